@@ -62,7 +62,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tls: bool | None = None
     """True: listen with TLS; False: without. None: with TLS, unless on loopback and without ``certfile``."""
     user: str = ""
-    """Name of the account that jobs run as (only root can give another one); empty: the node's own."""
+    """Name of the account that jobs run as (only root can give another one); empty: the node's own. Several names,
+    separated by commas: clients get them in turn."""
     dest_path_prefix: str = ""
     """Directory in which the node keeps working directories, created if missing; empty: the temporary directory."""
     debug: bool = False

@@ -78,7 +78,7 @@ def public_place(place: Place) -> Iterator[None]:
     place.temporary.chmod(0o1777)
     place.runtime.chmod(0o755)
     place.state.chmod(0o755)
-    for_other = place.temporary / f"dispy-node-{os.getuid()}-{NAME}"
+    for_other = place.temporary / f"dispy-node-{os.getuid()}-accounts"
     for_other.mkdir()
     for_other.chmod(0o711)
     of_other = place.temporary / f"dispy-node-{account().pw_uid}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import pty
 import re
 import signal
@@ -107,7 +108,7 @@ def test_identity(node: Node, make_cluster: MakeCluster, place: Place, secret: P
     assert {name for name in environment if name.startswith(("DISPY_", "XDG_", "SUDO_"))} == {"DISPY_NODE"}
     path, owner, mode = found["directory"]
     assert (owner, mode) == (entry.pw_uid, 0o700)
-    assert path.startswith(f"{place.temporary}/dispy-node-{os.getuid()}-{NAME}/")
+    assert path.startswith(f"{place.temporary}/dispy-node-{os.getuid()}-accounts/")
 
 
 # What works as always.
@@ -167,10 +168,10 @@ def examine(names: list[str]) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-def test_files_are_the_accounts_own_or_only_to_be_read(
+def test_files_are_the_accounts_own(
     node: Node, make_cluster: MakeCluster, secret: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A large one that nobody was to write to is a link to the node's, which jobs cannot change."""
+    """No file of the node is lent to them."""
     uid = account().pw_uid
     here = place.root / "here"
     here.mkdir()
@@ -194,7 +195,7 @@ def test_files_are_the_accounts_own_or_only_to_be_read(
         assert found == {
             "small": (uid, 1, "ours"),
             "large": (uid, 1, "ours"),
-            "deep/fixed": (os.getuid(), 2, "to be read"),
+            "deep/fixed": (uid, 1, "ours"),
             "brought": (uid, 1, "ours"),
         }
         assert cluster.send_file("brought") == 0
@@ -294,7 +295,7 @@ def test_killed_node_takes_all_with_it(
     path = place.temporary / "pids"
     make_cluster(stubborn, secret_file=str(secret)).submit(True, str(path))
     pids = [*pids_in(path), *node.descendants()]
-    work = place.temporary / f"dispy-node-{os.getuid()}-{NAME}"
+    work = place.temporary / f"dispy-node-{os.getuid()}-accounts"
     assert list(work.iterdir())
     place.is_swept = True
     node.send(signal.SIGKILL)
@@ -363,7 +364,10 @@ def test_nothing_of_the_nodes_can_be_reached(
         *below(ours / incarnation, "**/*"),
         Path(other["directory"][0]),
     ]
-    theirs = [f"/dev/shm/dispy-{os.getuid()}-{NAME}", f"{place.temporary}/dispy-node-{os.getuid()}-{NAME}"]
+    theirs = [
+        f"/dev/shm/dispy-{os.getuid()}-accounts",
+        f"{place.temporary}/dispy-node-{os.getuid()}-accounts",
+    ]
     cluster = make_cluster(pry, secret_file=str(secret))
     job = cluster.submit([str(path) for path in paths] + theirs)
     assert job() == [], job.exception
@@ -529,7 +533,7 @@ def test_whatever_jobs_leave_is_removed_and_nothing_else(
     assert node.stop() == 0, node.stderr
     assert "Traceback" not in node.stderr
     assert secret.exists()
-    assert list((place.temporary / f"dispy-node-{os.getuid()}-{NAME}").iterdir()) == []
+    assert list((place.temporary / f"dispy-node-{os.getuid()}-accounts").iterdir()) == []
 
 
 # The terminal.
@@ -689,3 +693,42 @@ def test_a_prefix_that_is_not_writable(place: Place, python_for_all: str, below:
         assert f"'{prefix}' cannot be written to by this user; see " in node.stderr
     finally:
         node.end()
+
+
+# Several accounts.
+
+
+IN_TURN = """
+import os, sys
+import dispy
+
+def who():
+    with open("mine", "w") as file:
+        file.write("of this user")
+    return os.getuid(), os.path.abspath("mine")
+
+uids = []
+for dest_path in (None, "a/b/c"):
+    with dispy.JobCluster(who, secret_file=sys.argv[1], dest_path=dest_path) as cluster:
+        uid, path = cluster.submit()()
+        uids.append(uid)
+print(*uids, path)
+"""
+
+
+def test_programs_get_accounts_in_turn(
+    start_node: StartNode, run_program: RunProgram, python_for_all: str, secret: Path
+) -> None:
+    """Two accounts, three programs: each keeps its own, and the third shares the account of the first."""
+    node = start_node("--user", f"{NAME},daemon", "--secret_file", str(secret), python=[python_for_all])
+    found = []
+    for _ in range(3):
+        program = run_program(IN_TURN, str(secret))
+        assert program.wait(20) == 0, program.stderr
+        *uids, path = program.stdout.split()
+        found.append([int(uid) for uid in uids])
+        assert not os.path.exists(path)
+    nobody, daemon = account().pw_uid, pwd.getpwnam("daemon").pw_uid
+    assert found == [[nobody] * 2, [daemon] * 2, [nobody] * 2]
+    assert node.stop() == 0, node.stderr
+    assert "Traceback" not in node.stderr

@@ -270,7 +270,7 @@ def _at(place: Place, what: str) -> Path:
     return {
         "state": place.temporary / "dispy",
         "work": place.temporary / "prefix" / f"dispy-node-{os.getuid()}",
-        "work of account": place.temporary / "prefix" / f"dispy-node-{os.getuid()}-{NAME}",
+        "work of account": place.temporary / "prefix" / f"dispy-node-{os.getuid()}-accounts",
     }[what]
 
 
@@ -377,7 +377,7 @@ exec "$@"
 def test_what_others_have_planted_in_memory_is_refused(
     place: Place, python_for_all: str, plant: str, user: str
 ) -> None:
-    name = f"{MINE}-{user}" if user else MINE
+    name = f"{MINE}-accounts" if user else MINE
     alone = ["unshare", "--mount", "sh", "-c", ALONE_WITH_MEMORY, "sh", plant, name, NAME, python_for_all]
     node = Node(place, "--listen_port", "0", *(["--user", user] if user else []), python=alone)
     try:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +23,15 @@ from dispy.files.manifest import Manifest, collect
 from dispy.files.store import Store
 from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry, check_entries, check_path
+
+
+def put_into(
+    store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
+) -> dict[bytes, int]:
+    """Put files into a directory, given its path."""
+    with Tree(work) as tree:
+        return put_files(store, entries, tree, *more, **named)
+
 
 CONTENT = b"what is sent"
 DIGEST = hashlib.sha256(CONTENT).digest()
@@ -95,7 +105,7 @@ def test_a_node_puts_files_inside_or_nowhere(path: str, mode: int) -> None:
         before = seen(outside)
         entry = FileEntry(path, DIGEST, len(CONTENT), mode, 10**18)
         try:
-            put_files(store, [entry], inside, None)
+            put_into(store, [entry], inside)
         except (OSError, ValueError):
             assert plain_files(inside) == {}
         else:
@@ -115,11 +125,10 @@ def test_nothing_outside_is_moved_or_removed(path: str) -> None:
         before = seen(outside)
         with Tree(inside) as tree:
             for do in (
-                lambda: tree.set_aside(path, 1),
-                lambda: tree.put_back(path, 1),
-                lambda: tree.remove(path),
+                lambda: tree.release([(path, 1, tree.reserve([(path, 1)])[0])]),
+                lambda: tree.release([(path, 1, ["in", "out"])], was_put=False),
                 lambda: tree.remove_directory(path),
-                lambda: tree.remove_empty(tree.missing_directories(path)),
+                lambda: tree.empty() and None,
                 lambda: tree.holds(FileEntry(path, DIGEST, 1, 0o644, 0)),
             ):
                 with suppress(ValueError):

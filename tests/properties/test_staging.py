@@ -22,6 +22,7 @@ from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.part import SMALL
 from dispy.files.store import Store
+from dispy.files.untrusted_directory import Tree
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
 
@@ -69,7 +70,7 @@ class World:
         self.asked: dict[ClientId, list[tuple[int, node.Piece]]] = {client: [] for client in CLIENTS}
         self.ended: dict[Stage, str] = {}
         self.store = Store(base / "store", 1 << 30)
-        seams = Seams(self._send, self._post, self._later, None)
+        seams = Seams(self._send, self._post, self._later, Tree)
         self.stager = Stager(self.store, seams)
         self.stages: list[Stage] = []
         self.liars: set[ClientId] = set()

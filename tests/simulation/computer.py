@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from dispy.core.execution.dispatch import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.files.fetching import stager, wanted_files
 from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.node.processes.file_helpers import attempt
 from dispy.node.results import delivery
 from dispy.node.service import NodeService
 from dispy.node.staging import working_directories
@@ -114,7 +115,7 @@ class Stager(stager.Stager):
                 self._send,
                 service._post,
                 service._loop.call_later,
-                None,
+                service._workspace.tree,
                 threads,
                 PIECE_MAX,
                 PIECES_MAX,
@@ -217,6 +218,8 @@ class Service(NodeService):
     def __init__(self, computer: Computer, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
         self.computer = computer
+        self._asked: deque[tuple[Callable[[], Any], Callable[[Any], None]]] = deque()
+        """What another process is to do with files, and who is told."""
         self.placing: dict[int, list[FileEntry]] = {}
         """What it was told to put into directories, by itself."""
         self._listener = Listener(self._new_connection, computer)  # type: ignore[assignment]
@@ -231,7 +234,37 @@ class Service(NodeService):
         """What decides."""
         return self._machine
 
-    def _new_host(self) -> Any:
+    def _with_files(self, account: Any, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """In every second world another process does it, one thing after the other, and takes its time."""
+        if self.computer.world.seed % 2 or self.computer.work is None or self._stopped.is_set():
+            super()._with_files(None, work, then)
+            return
+        self._asked.append((work, then))
+        if len(self._asked) == 1:
+            self._answer_later()
+
+    def _answer_later(self) -> None:
+        computer = self.computer
+        assert computer.party is not None
+        pause = min(computer.put_s * computer.world.chance() * computer.slowness, PUT_MAX_S)
+        computer.world.after(pause, computer.party, self._answer)
+
+    def _answer(self) -> None:
+        if not self._asked:
+            return  # done when the node began to end
+        work, then = self._asked[0]
+        result = attempt(work)
+        self._asked.popleft()
+        if self._asked:
+            self._answer_later()
+        then(result)
+
+    async def _end(self) -> None:
+        while self._asked:
+            attempt(self._asked.popleft()[0])
+        await super()._end()
+
+    def _new_host(self, account: Any) -> Any:
         if self.computer.forks_fail:
             self.computer.note_refusal()
             raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -460,7 +493,7 @@ class Computer:
         try:
             cpus = self.cpus
             parts = NodeParts(
-                SECRET, None, None, cpus, cpus, spare, incarnation, files, None, work, self.kept, world,  # type: ignore[arg-type]
+                SECRET, None, (), cpus, cpus, spare, incarnation, files, None, work, self.kept, clock=world,  # type: ignore[arg-type]
                 read_available=lambda: Available(50.0, 1 << 30, 1 << 40, 100.0),
             )  # fmt: skip
             self.service = Service(self, settings, parts)

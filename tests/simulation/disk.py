@@ -158,6 +158,11 @@ class Disk:
         path.write_bytes(data[:place] if place % 2 else data[:place] + b"\xc1" * 8 + data[place + 8 :])
 
 
+def _open_segment(directory: Path, name: int) -> int:
+    """Open a file that ``Spool._bring`` has brought."""
+    return os.open(directory / str(name), os.O_RDONLY)
+
+
 class Spool(spool.Spool):
     """The spool of a node.
 
@@ -174,7 +179,7 @@ class Spool(spool.Spool):
         self._computer = computer
         self._disk = disk = computer.disk
         super().__init__(
-            disk.base, incarnation, computer.name, fingerprint, disk.bytes_max, os.getuid(), tell
+            disk.base, incarnation, computer.name, fingerprint, disk.bytes_max, tell, _open_segment
         )
         self._queue: Any = Turns(computer.world, computer.party, self._take_turn, self._pause)
         self._thread: Any = self

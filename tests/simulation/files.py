@@ -98,7 +98,7 @@ class Files:
 
     # As of ``Place``.
 
-    def open(self, name: str) -> PurePosixPath:
+    def open(self, name: str, account: None = None) -> PurePosixPath:
         """A subdirectory."""
         self._check_room()
         directory = self.root / name
@@ -109,9 +109,12 @@ class Files:
         """Remove a subdirectory."""
         self.directories.pop(directory, None)
 
-    def leave(self, directory: PurePosixPath) -> bool:
-        """Nobody names directories here."""
-        return False
+    def leave(self, directory: PurePosixPath) -> None:
+        """A working directory is not needed any more."""
+        self.drop(directory)
+
+    def tree(self, directory: PurePosixPath) -> None:
+        """No files are sent here."""
 
     def close(self) -> None:
         """Remove all."""
@@ -123,9 +126,9 @@ class Files:
         """There is nothing beside memory."""
         return ""
 
-    def find(self, directory: PurePosixPath, name: int) -> PurePosixPath:
-        """Where a segment is."""
-        return directory / str(name)
+    def open_segment(self, directory: PurePosixPath, name: int) -> int:
+        """The spool has its own way."""
+        raise NotImplementedError
 
     def sweep(self) -> None:
         """Nobody leaves anything in a world of its own."""

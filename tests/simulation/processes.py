@@ -210,6 +210,7 @@ class HostProcess:
     """
 
     def __init__(self, computer: Computer, slots_max: int) -> None:
+        self.account = None
         self.computer = computer
         self.incarnation = computer.incarnation
         """Of the node that started it."""

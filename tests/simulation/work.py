@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dispy.files.untrusted_directory import Tree
+
 from .contents import by_digest
 from .files import no_space
 
@@ -35,7 +37,7 @@ class WorkSpace:
         """What may lie in each directory under each name: one content, or several while it is being
         replaced; an empty digest stands for nothing."""
 
-    def open(self, name: str) -> Path:
+    def open(self, name: str, account: None = None) -> Path:
         """A working directory."""
         if self.is_full:
             raise no_space()
@@ -44,11 +46,17 @@ class WorkSpace:
         self.wanted.setdefault(path, {})
         return path
 
-    def leave(self, path: Path) -> bool:
+    def leave(self, path: Path) -> None:
         """It is not needed any more."""
         self.wanted.pop(path, None)
         shutil.rmtree(path, ignore_errors=True)
-        return True
+
+    def tree(self, path: Path) -> Tree:
+        """The files of a directory."""
+        return Tree(path)
+
+    def account_at(self, path: Path) -> None:
+        """All run as one."""
 
     def close(self) -> None:
         """Remove all."""

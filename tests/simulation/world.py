@@ -127,6 +127,7 @@ class World:
     """
 
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
+        self.seed = seed
         self.random = Random(seed)
         self.chance = self.random.random
         self.now = 0.0

@@ -15,8 +15,17 @@ from dispy.files.checkout import put_files
 from dispy.files.copy_in_progress import Following
 from dispy.files.part import SMALL
 from dispy.files.store import FOLLOWED_MIN, Store, filesystem
-from dispy.files.untrusted_directory import COPY_MAX
+from dispy.files.untrusted_directory import COPY_MAX, Tree
 from dispy.protocol.files import FileEntry
+
+
+def put_into(
+    store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
+) -> dict[bytes, int]:
+    """Put files into a directory, given its path."""
+    with Tree(work) as tree:
+        return put_files(store, entries, tree, *more, **named)
+
 
 SIZE = 2 << 20
 HALF = SIZE // 2
@@ -40,7 +49,7 @@ class Pair:
             (base / name).mkdir()
         self.part = self.stores[0].begin(self.entry.digest, SIZE)
         self.part.write(0, self.content[:HALF])
-        self.copy = Following(self.part.path, base / "second")
+        self.copy = Following(self.part.path, Tree(base / "second"))
         self.read = 0
         """Bytes that were read or copied when it was put where the second one's job finds it."""
 
@@ -48,14 +57,14 @@ class Pair:
         """The rest comes, and the first node puts the file where its job finds it."""
         self.part.write(HALF, self.content[HALF:])
         assert self.part.finish()
-        assert put_files(self.stores[0], [self.entry], self.base / "first", None) == {}
+        assert put_into(self.stores[0], [self.entry], self.base / "first") == {}
         return self.base / "first" / "a" / "b"
 
     def put(self) -> Path:
         """The second node does."""
         begun: dict[bytes, Following | None] = {self.entry.digest: self.copy}
         before = bytes_read()
-        assert put_files(self.stores[1], [self.entry], self.base / "second", None, begun=begun) == {}
+        assert put_into(self.stores[1], [self.entry], self.base / "second", begun=begun) == {}
         self.read = bytes_read() - before
         assert not begun
         path = self.base / "second" / "a" / "b"
@@ -112,8 +121,8 @@ def test_it_is_closed_once_it_is_used(pair: Pair) -> None:
     pair.copy.advance(wanted)
     pair.complete()
     pair.put()
-    # Two of the copy, and the part.
-    assert len(os.listdir("/proc/self/fd")) == before - 3
+    # Those of the copy, of its directory, of the part twice.
+    assert len(os.listdir("/proc/self/fd")) == before - 4
     pair.copy.close()
     pair.copy.advance(wanted)
 
@@ -148,7 +157,7 @@ def test_what_a_job_has_changed_is_not_copied(pair: Pair) -> None:
     pair.copy.advance(wanted)
     alter(pair.complete())
     begun: dict[bytes, Following | None] = {pair.entry.digest: pair.copy}
-    missing = put_files(pair.stores[1], [pair.entry], pair.base / "second", None, begun=begun)
+    missing = put_into(pair.stores[1], [pair.entry], pair.base / "second", begun=begun)
     assert missing == {pair.entry.digest: SIZE}
     assert not (pair.base / "second" / "a").exists()
 
@@ -160,7 +169,7 @@ def test_what_changes_while_the_rest_is_copied_is_not_used(
     path = pair.complete()
     begun: dict[bytes, Following | None] = {pair.entry.digest: pair.copy}
     is_wanted = at_second_look(lambda: alter(path))
-    missing = put_files(pair.stores[1], [pair.entry], pair.base / "second", None, is_wanted, begun)
+    missing = put_into(pair.stores[1], [pair.entry], pair.base / "second", is_wanted, begun)
     assert missing == {pair.entry.digest: SIZE}
     assert not (pair.base / "second" / "a" / "b").exists()
     assert is_wanted.looks >= 2
@@ -201,17 +210,17 @@ def test_it_is_not_made_where_a_copy_is_not_needed(tmp_path: Path) -> None:
     part = store.begin(digest, FOLLOWED_MIN)
     entry = FileEntry("b", digest, FOLLOWED_MIN, 0o644, 10**18)
     small = FileEntry("b", digest, FOLLOWED_MIN - 1, 0o644, 10**18)
-    for_all = FileEntry("b", digest, FOLLOWED_MIN, 0o444, 10**18)
-    copy = store.follow(entry, tmp_path, 1)
+    copy = store.follow(entry, lambda: Tree(tmp_path))
     if filesystem(tmp_path) in ("btrfs", "xfs"):
         assert copy is None
     else:
         assert copy is not None
         copy.close()
-    assert store.follow(small, tmp_path, None) is None
-    assert store.follow(for_all, tmp_path, 1) is None
+    assert store.follow(small, lambda: Tree(tmp_path)) is None
     part.abandon()
-    assert store.follow(entry, tmp_path, None) is None
+    before = len(os.listdir("/proc/self/fd"))
+    assert store.follow(entry, lambda: Tree(tmp_path)) is None
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 # What spares the second node the hashing.

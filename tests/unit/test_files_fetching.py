@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from dispy.core.execution.ids import ClientId
+from dispy.core.execution.ids import ClientId, WorkerId
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.part import SMALL, Part
 from dispy.files.store import FOLLOWED_MIN, Store
 from dispy.files.untrusted_directory import Tree
-from dispy.node.staging.job_files import Brought
+from dispy.node.staging.job_files import Brought, Work
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
+from dispy.protocol.node import Job
+from dispy.protocol.worker import Record
 
 CLIENT = ClientId(b"c" * 16)
 EMPTY = FileEntry("empty", hashlib.sha256(b"").digest(), 0, 0o644, 10**18)
@@ -62,7 +64,7 @@ def test_an_empty_file_is_asked_for_once(tmp_path: Path) -> None:
         for task in due:
             task()
 
-    seams = Seams(send, lambda call, *rest: call(*rest), lambda *_: None, None, lambda *_: Threads(left))
+    seams = Seams(send, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(left))
     stager = Stager(Store(tmp_path / "store", 1 << 20), seams)
     ended: list[str] = []
     stages = [stager.stage(Stage(CLIENT, number, [EMPTY], None, ended.append)) for number in (1, 2)]
@@ -94,7 +96,7 @@ def test_what_was_copied_early_is_let_go_when_nobody_wants_it(tmp_path: Path) ->
     def later(_: float, call: Callable[..., None], *rest: Any) -> None:
         due.append(lambda: call(*rest))
 
-    seams = Seams(lambda *_: True, lambda call, *rest: call(*rest), later, None, lambda *_: Threads(left))
+    seams = Seams(lambda *_: True, lambda call, *rest: call(*rest), later, Tree, lambda *_: Threads(left))
     stager = Stager(Store(tmp_path / "store", 1 << 30), seams)
     other = Store(tmp_path / "store", 1 << 30)
     part = other.begin(entry.digest, size)
@@ -108,7 +110,7 @@ def test_what_was_copied_early_is_let_go_when_nobody_wants_it(tmp_path: Path) ->
     for _ in range(5):
         run()
     assert list(stages[0].begun) == [entry.digest]
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert len(os.listdir("/proc/self/fd")) == before + 3
     stager.drop(stages[0])
     for _ in range(3):
         run()
@@ -135,7 +137,7 @@ def test_a_node_that_ends_lets_go_of_what_it_copied(tmp_path: Path) -> None:
     entry = FileEntry("zeros", hashlib.sha256(bytes(size)).digest(), size, 0o644, 10**18)
     left: list[Callable[[], None]] = []
     seams = Seams(
-        lambda *_: True, lambda call, *rest: call(*rest), lambda *_: None, None, lambda *_: Threads(left)
+        lambda *_: True, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(left)
     )
     stager = Stager(Store(tmp_path / "store", 1 << 30), seams)
     part = Store(tmp_path / "store", 1 << 30).begin(entry.digest, size)
@@ -143,7 +145,7 @@ def test_a_node_that_ends_lets_go_of_what_it_copied(tmp_path: Path) -> None:
     stage = stager.stage(Stage(CLIENT, 1, [entry], tmp_path, lambda _: None))
     while left:
         left.pop(0)()
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert len(os.listdir("/proc/self/fd")) == before + 3
     stager.close()
     assert not stage.begun
     assert len(os.listdir("/proc/self/fd")) == before
@@ -188,7 +190,7 @@ class Place:
         self.timers: list[Callable[[], object]] = []
         self.sent: list[node.FromNode] = []
         self.ended: list[str] = []
-        seams = Seams(self._send, self._post, self._later, None, lambda *_: Threads(self.threads))
+        seams = Seams(self._send, self._post, self._later, Tree, lambda *_: Threads(self.threads))
         self.stager = Stager(self.store, seams)
 
     def _send(self, client: ClientId, message: node.FromNode) -> bool:
@@ -317,13 +319,22 @@ def test_a_whole_part_that_cannot_get_its_name_fails_with_the_reason(
 
 
 def test_computations_with_one_directory_do_not_overwrite_what_was_moved_aside(tmp_path: Path) -> None:
-    both = [Brought(tmp_path, None, *[lambda *_: None] * 4) for _ in range(2)]  # type: ignore[arg-type, list-item]
+    def run(work: Work, then: Callable[[Any], None]) -> None:
+        with Tree(tmp_path) as tree:
+            result = work(tree)
+        then(result)
+
+    def stage(files: list[FileEntry], done: Callable[[str], None]) -> Any:
+        """No thread ever comes to it."""
+
+    both = [Brought(run, stage, *[lambda *_: None] * 3) for _ in range(2)]  # type: ignore[list-item]
     entries = [FileEntry(name, bytes(32), 1, 0o600, 0) for name in ("a", "b")]
     for entry in entries:
         (tmp_path / entry.path).write_text(f"own {entry.path}")
-    with Tree(tmp_path) as tree:
-        for brought, entry in zip(both, entries, strict=True):
-            brought._reserve(tree, entry)
-        for brought, entry in zip(both, entries, strict=True):
-            brought._remove(tree, entry.path)
+    for brought, entry in zip(both, entries, strict=True):
+        brought.note(1, [entry])
+        assert brought.offer(WorkerId(1), Record(1, [Job(1, 0, b"")]))
+    assert not any((tmp_path / entry.path).exists() for entry in entries)
+    for brought in both:
+        brought.close()
     assert [(tmp_path / entry.path).read_text() for entry in entries] == ["own a", "own b"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dispy.files.installed_packages import Installed
+from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry
 
 PACKAGE = {
@@ -38,7 +41,7 @@ class Site:
         self.paths = [str(tmp_path / "missing"), str(tmp_path / "first"), str(self.root)]
         for path, content in PACKAGE.items():
             self.write(path, content)
-        self.installed = Installed(lambda: self.paths)
+        self.installed = Installed()
 
     def write(self, path: str, content: bytes) -> None:
         place = self.root / path
@@ -46,7 +49,9 @@ class Site:
         place.write_bytes(content)
 
     def missing(self, files: list[FileEntry] = FILES) -> list[str]:
-        return [each.path for each in self.installed.missing(files, self.work)]
+        with Tree(self.work) as work:
+            missing = self.installed.missing(files, self.paths, work.has_names)
+        return [each.path for each in missing]
 
 
 @pytest.fixture
@@ -153,16 +158,25 @@ def test_libraries_alone_are_no_package(site: Site) -> None:
     assert site.missing(files) == [files[0].path, files[1].path]
 
 
-def test_what_jobs_cannot_read_is_missing(site: Site) -> None:
-    """They run as another account."""
-    installed = Installed(lambda: site.paths, is_ours=False)
-    assert installed.missing(FILES, site.work) == []
-    (site.root / "disinst" / "_fast.so").chmod(0o600)
-    assert installed.missing(FILES, site.work) == FILES
+def test_what_jobs_cannot_read_is_missing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process runs as they do."""
+    unreadable = site.root / "disinst" / "_fast.so"
+    real = os.open
+
+    def refuse(path: Any, *more: Any, **named: Any) -> int:
+        if path == str(unreadable):
+            raise PermissionError(errno.EACCES, "refused")
+        return real(path, *more, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert site.missing() == [each.path for each in FILES]
 
 
 def test_nobody_looks_on_when_it_is_not_wanted(site: Site) -> None:
-    assert site.installed.missing(FILES, site.work, lambda: False) == FILES
+    assert (
+        site.installed.missing(FILES, site.paths, lambda names: [False] * len(names), lambda: False)
+        == FILES
+    )
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/proc/self/mem", "relative", "", "\udcff"])

@@ -14,8 +14,17 @@ import pytest
 from dispy.files.checkout import put_files
 from dispy.files.part import SMALL
 from dispy.files.store import Store, filesystem
-from dispy.files.untrusted_directory import CHUNK
+from dispy.files.untrusted_directory import CHUNK, Tree
 from dispy.protocol.files import FileEntry
+
+
+def put_into(
+    store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
+) -> dict[bytes, int]:
+    """Put files into a directory, given its path."""
+    with Tree(work) as tree:
+        return put_files(store, entries, tree, *more, **named)
+
 
 SIZES = [100, SMALL + 1, 3 * CHUNK]
 
@@ -48,7 +57,7 @@ class Place:
         directory = self.base / work
         directory.mkdir(exist_ok=True)
         path = directory / "a" / "b"
-        if put_files(store or self.store, [self.entry], directory, None, is_wanted):
+        if put_into(store or self.store, [self.entry], directory, is_wanted):
             assert not path.exists()
             return None
         assert path.read_bytes() == self.content
@@ -156,5 +165,5 @@ def test_a_file_that_nobody_may_read_is_not_lent(place: Place) -> None:
     place.entry = FileEntry("a/b", place.entry.digest, place.entry.size, 0o200, 10**18)
     directory = place.base / "work"
     directory.mkdir()
-    assert put_files(place.store, [place.entry], directory, None) == {}
+    assert put_into(place.store, [place.entry], directory) == {}
     assert (directory / "a" / "b").stat().st_nlink == 1

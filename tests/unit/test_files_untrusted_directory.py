@@ -9,11 +9,20 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from dispy.files.checkout import put_files
 from dispy.files.store import Store
 from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry
+
+
+def put_into(
+    store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
+) -> dict[bytes, int]:
+    """Put files into a directory, given its path."""
+    with Tree(work) as tree:
+        return put_files(store, entries, tree, *more, **named)
 
 
 def test_threads_put_the_same_file_at_once(tmp_path: Path) -> None:
@@ -32,7 +41,7 @@ def test_threads_put_the_same_file_at_once(tmp_path: Path) -> None:
 
     def put(_: int) -> dict[bytes, int]:
         barrier.wait()
-        return put_files(store, [entry], work, None)
+        return put_into(store, [entry], work)
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):
@@ -45,12 +54,22 @@ def test_threads_put_the_same_file_at_once(tmp_path: Path) -> None:
 def test_what_lay_there_comes_back(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("first")
     with Tree(tmp_path) as tree:
-        assert tree.set_aside("a", 1)
-        assert not tree.set_aside("a", 2)
+        assert tree.reserve([("a", 1), ("x/y/z", 2)]) == [[], ["x/y", "x"]]
         assert not (tmp_path / "a").exists()
-        tree.put_back("a", 1)
-        tree.put_back("a", 2)
-        assert tree.missing_directories("x/y/z") == ["x/y", "x"]
+        (tmp_path / "a").write_text("second")
+        (tmp_path / "x" / "y").mkdir(parents=True)
+        (tmp_path / "x" / "y" / "z").write_text("third")
+        tree.release([("a", 1, []), ("x/y/z", 2, ["x/y", "x"])])
+        tree.release([("b", 3, [])])
+    assert (tmp_path / "a").read_text() == "first"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_was_not_displaced_stays(tmp_path: Path) -> None:
+    """Making way has failed before it came to this file, and nothing was put in its place."""
+    (tmp_path / "a").write_text("first")
+    with Tree(tmp_path) as tree:
+        tree.release([("a", 1, [])], was_put=False)
     assert (tmp_path / "a").read_text() == "first"
 
 
@@ -63,7 +82,7 @@ def test_what_was_compiled_of_the_file_before_is_not_used(tmp_path: Path) -> Non
         digest = hashlib.sha256(content).digest()
         assert store.add(digest, content)
         entry = FileEntry("package/module.py", digest, len(content), 0o644, 10**18)
-        assert put_files(store, [entry], work, None) == {}
+        assert put_into(store, [entry], work) == {}
         command = [sys.executable, "-c", "import package.module"]
         printed = subprocess.run(command, cwd=work, capture_output=True, check=True).stdout
         assert printed.strip() == content[6:7]

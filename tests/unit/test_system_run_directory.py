@@ -10,6 +10,12 @@ import pytest
 from dispy.system.run_directory import MAKING_S, Place, sweep
 
 
+def leave_file(place: Place) -> None:
+    """Something lies in a subdirectory."""
+    (place.root / "sub").mkdir()
+    (place.root / "sub" / "file").touch()
+
+
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
@@ -17,7 +23,7 @@ def base(tmp_path: Path) -> Path:
 
 def test_a_place_of_the_living_stays_and_one_of_the_dead_goes(base: Path) -> None:
     living, dead = Place(base, "living"), Place(base, "dead")
-    (dead.open("sub") / "file").touch()
+    leave_file(dead)
     os.close(dead._lock)  # as the kernel does at the end of a process
     sweep(base)
     assert [path.name for path in base.iterdir()] == ["living"]
@@ -27,7 +33,7 @@ def test_a_place_of_the_living_stays_and_one_of_the_dead_goes(base: Path) -> Non
 
 def test_whoever_tidied_up_was_killed_at_it(base: Path) -> None:
     dead = Place(base, "dead")
-    (dead.open("sub") / "file").touch()
+    leave_file(dead)
     (dead.root / "lock").unlink()
     sweep(base)
     assert not list(base.iterdir())

@@ -76,7 +76,12 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 @click.option(
     "--tls/--no_tls", default=None, help="Encrypt links.  [default: unless --host is on loopback]"
 )
-@click.option("--user", default="", help="Account that jobs run as; only root may give one.")
+@click.option(
+    "--user",
+    default="",
+    metavar="NAME[,NAME…]",
+    help="Account that jobs run as; only root may give one. Of several, clients get one each, in turn.",
+)
 @click.option(
     "--dest_path_prefix",
     type=UserPath(or_none=True),

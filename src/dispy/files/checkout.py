@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
+from typing import Protocol
 
 from dispy.files.copy_in_progress import Following
 from dispy.files.store import Store
-from dispy.files.untrusted_directory import ChangedError, Linker, Tree
+from dispy.files.untrusted_directory import ChangedError, Linker
 from dispy.protocol.files import FileEntry
 
 TRIES_MAX = 5
 """Attempts to put one file into a directory while the file changes in the store each time. After the last one it
 counts as missing from the store."""
 
+BATCH = 64
+"""Files that a directory is asked for at once: with one question for each, a process that does the work for us would
+spend more time on questions than on small files."""
+
+
+class Directory(Protocol):
+    """The directory that files are put into: an ``untrusted_directory.Tree``, in this process or another one.
+
+    ``put`` may wait with its work until ``flush``, which then raises the errors. With ``can_link`` False, ``put``
+    takes no ``link``.
+    """
+
+    can_link: bool
+
+    def holds_all(self, entries: list[FileEntry]) -> list[bool]: ...
+
+    def put(
+        self,
+        entry: FileEntry,
+        source: int,
+        link: Linker | None = None,
+        is_wanted: Callable[[], bool] = ...,
+        is_unchanged: Callable[[], bool] = ...,
+    ) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def nameless(self) -> int: ...
+
+    def copy_range(
+        self, source: int, target: int, start: int, end: int, is_wanted: Callable[[], bool]
+    ) -> None: ...
+
+    def finish(self, made: int, entry: FileEntry) -> None: ...
+
 
 def put_files(
     store: Store,
     entries: Iterable[FileEntry],
-    work: Path,
-    owner: tuple[int, int] | None,
+    directory: Directory,
     is_wanted: Callable[[], bool] = lambda: True,
     begun: dict[bytes, Following | None] | None = None,
 ) -> dict[bytes, int]:
@@ -30,8 +65,7 @@ def put_files(
     Args:
         store: Where the files are.
         entries: The files, with their paths below the directory.
-        work: The directory.
-        owner: User and group that the files are given to; None: they keep the node's.
+        directory: The directory.
         is_wanted: Called between files and between steps of copies; returns False to end the work: between files
             without an error, in a copy with OSError.
         begun: Early copies of these files (``copy_in_progress``), by digest; None as a value: no early copy could be
@@ -42,37 +76,39 @@ def put_files(
         in the directory, unless ``is_wanted`` has ended the work.
 
     Raises:
-        OSError: A file cannot be put there; files after it were not tried.
+        OSError: A file cannot be put there; files after it may not have been tried.
         ValueError: A path leads out of the directory.
     """
     missing: dict[bytes, int] = {}
-    with Tree(work, owner) as tree:
-        for entry in entries:
+    left = iter(entries)
+    while batch := list(itertools.islice(left, BATCH)):
+        for entry, is_held in zip(batch, directory.holds_all(batch), strict=True):
             if not is_wanted():
-                break
-            if entry.digest in missing or tree.holds(entry):
+                return missing
+            if entry.digest in missing or is_held:
                 continue
             early = begun.pop(entry.digest, None) if begun else None
             try:
-                if not _put_file(store, entry, tree, owner, is_wanted, early):
+                if not _put_file(store, entry, directory, is_wanted, early):
                     missing[entry.digest] = entry.size
             finally:
                 if early is not None:
                     early.close()
+        directory.flush()
     return missing
 
 
 def _put_file(
     store: Store,
     entry: FileEntry,
-    tree: Tree,
-    owner: tuple[int, int] | None,
+    directory: Directory,
     is_wanted: Callable[[], bool],
     early: Following | None,
 ) -> bool:
     """Put one file into a directory; returns False if it is not in the store, or changed there ``TRIES_MAX`` times.
 
-    The ways are tried in this order: complete the early copy (``early``), link the file in the store, copy it.
+    The ways are tried in this order: complete the early copy (``early``), link the file in the store, copy it. The
+    early copy comes first, since the node that has received the file may have been lent it, and one link is all.
 
     Raises:
         OSError: The file cannot be put there. The text begins with the file's path below the directory.
@@ -83,12 +119,10 @@ def _put_file(
             return False
         try:
             is_unchanged = partial(store.is_unchanged, entry.digest, source)
-            link = store.linker(entry, source, owner[1] if owner is not None else None)
-            if early is not None:
-                # The early copy first: the node that has received the file may have been lent it, and one link is
-                # all.
-                link = _first_of(early.linker(entry, source, owner, is_wanted, is_unchanged), link)
-            tree.put(entry, source, link, is_wanted, is_unchanged)
+            if early is not None and early.finish(entry, source, is_wanted, is_unchanged):
+                return True
+            link = store.linker(entry, source, None) if directory.can_link else None
+            directory.put(entry, source, link, is_wanted, is_unchanged)
             return True
         except ChangedError:
             # The file was lent or given back meanwhile, or the job that it was lent to has written to it.
@@ -98,15 +132,3 @@ def _put_file(
         finally:
             os.close(source)
     return False
-
-
-def _first_of(first: Linker, second: Linker | None) -> Linker:
-    """Returns a ``Linker`` that calls ``first``, and then ``second`` (if not None) if ``first`` returns False.
-
-    Used to prefer an early copy of a file to a link to the file in the store.
-    """
-
-    def link(directory: int, name: str) -> bool:
-        return first(directory, name) or (second is not None and second(directory, name))
-
-    return link

@@ -16,10 +16,23 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from typing import Protocol
 
-from dispy.files.untrusted_directory import Linker, copy_range
-from dispy.protocol.files import MODE_BITS, FileEntry
+from dispy.protocol.files import FileEntry
+
+
+class Directory(Protocol):
+    """The directory in which jobs are to find the copy: an ``untrusted_directory.Tree``, or one that is like it."""
+
+    def nameless(self) -> int: ...
+
+    def copy_range(
+        self, source: int, target: int, start: int, end: int, is_wanted: Callable[[], bool]
+    ) -> None: ...
+
+    def finish(self, made: int, entry: FileEntry) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Following:
@@ -29,15 +42,16 @@ class Following:
 
     Args:
         part: Path of the part: the file in the store to which another node appends what it receives.
-        work: Any directory on the file system on which jobs are to find the copy.
+        directory: The directory in which jobs are to find the copy. ``close`` closes it.
 
     Raises:
         OSError: The part is not there, or the file system has no files without names.
     """
 
-    __slots__ = ("_copied", "_lock", "_made", "_part", "_source")
+    __slots__ = ("_copied", "_directory", "_lock", "_made", "_part", "_source")
 
-    def __init__(self, part: str, work: Path) -> None:
+    def __init__(self, part: str, directory: Directory) -> None:
+        self._directory = directory
         self._lock = threading.Lock()
         """Guards ``_source`` and ``_made`` between the threads that copy and the one that closes: closing waits until
         a copy is done."""
@@ -48,7 +62,7 @@ class Following:
         self._source = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         """Descriptor of the part; -1 after ``close``."""
         try:
-            self._made = os.open(work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._made = directory.nameless()
             """Descriptor of the copy, a file without a name; -1 after ``close``."""
         except OSError:
             os.close(self._source)
@@ -70,7 +84,7 @@ class Following:
             if self._source < 0 or not self._is_coming():
                 return
             size = os.fstat(self._source).st_size
-            copy_range(self._source, self._made, self._copied, size, is_wanted)
+            self._directory.copy_range(self._source, self._made, self._copied, size, is_wanted)
             if self._is_coming():
                 self._copied = size
 
@@ -84,46 +98,36 @@ class Following:
         except FileNotFoundError:
             return False
 
-    def linker(
+    def finish(
         self,
         entry: FileEntry,
         source: int,
-        owner: tuple[int, int] | None,
         is_wanted: Callable[[], bool],
         is_unchanged: Callable[[], bool],
-    ) -> Linker:
-        """Returns a function that completes the copy, and gives it a name where jobs find it.
-
-        The function takes the descriptor of a directory and the new name of the copy there. It returns False if the
-        early copy cannot be used, so that the caller links or copies the whole file: if the copy is closed, was made
-        of another file, is not wanted any more, or cannot be written or linked.
+    ) -> bool:
+        """Complete the copy, and give it its name in the directory, where jobs find it.
 
         Args:
-            entry: Permission bits, time of writing and size that the copy is to have.
+            entry: Path, permission bits, time of writing and size that the copy is to have.
             source: Descriptor of the complete file in the store, which was verified.
-            owner: User and group that the copy is given to; None: it stays ours.
             is_wanted: Called between steps of the copy; returns False to end it.
             is_unchanged: Called after the copy: returns True if the source is as it was when it was verified.
+
+        Returns:
+            False if the early copy cannot be used, so that the caller links or copies the whole file: if the copy is
+            closed, was made of another file, is not wanted any more, or cannot be written or named.
         """
-
-        def link(directory: int, name: str) -> bool:
-            try:
-                with self._lock:
-                    if self._source < 0 or not os.path.samestat(os.fstat(source), os.fstat(self._source)):
-                        return False
-                    copy_range(source, self._made, self._copied, entry.size, is_wanted)
-                    if not is_unchanged():
-                        return False
-                    if owner is not None:
-                        os.fchown(self._made, *owner)
-                    os.fchmod(self._made, entry.mode & MODE_BITS)
-                    os.utime(self._made, ns=(entry.mtime_ns, entry.mtime_ns))
-                    os.link(f"/proc/self/fd/{self._made}", name, dst_dir_fd=directory)
-                    return True
-            except OSError:
-                return False
-
-        return link
+        try:
+            with self._lock:
+                if self._source < 0 or not os.path.samestat(os.fstat(source), os.fstat(self._source)):
+                    return False
+                self._directory.copy_range(source, self._made, self._copied, entry.size, is_wanted)
+                if not is_unchanged():
+                    return False
+                self._directory.finish(self._made, entry)
+                return True
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close the copy. Unless it was given a name, it is gone. Safe to repeat."""
@@ -131,4 +135,5 @@ class Following:
             if self._source >= 0:
                 os.close(self._source)
                 os.close(self._made)
+                self._directory.close()
                 self._source = self._made = -1

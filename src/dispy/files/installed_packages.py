@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import PathFinder
-from pathlib import Path
 
 from dispy.files.distributions import LIBRARIES, METADATA
 from dispy.files.untrusted_directory import digest_of
@@ -35,15 +34,10 @@ taken to have the same content, and is not hashed again."""
 class Installed:
     """Packages that the Python of jobs finds without our sending them. Several threads may call the methods.
 
-    Args:
-        search_path: Returns the directories in which the Python of jobs looks for modules, in order.
-        is_ours: True if jobs run under our own account, and can read all files that we can read. False: only files
-            that everyone may read count as installed.
+    Only files that this process can read count as installed. So it has to run as the user of the jobs.
     """
 
-    def __init__(self, search_path: Callable[[], Sequence[str]], *, is_ours: bool = True) -> None:
-        self._search_path = search_path
-        self._is_ours = is_ours
+    def __init__(self) -> None:
         self._digests: dict[Signature, bytes] = {}
         """SHA-256 of each installed file that was hashed, by its signature."""
         self._guard = threading.Lock()
@@ -52,7 +46,8 @@ class Installed:
     def missing(
         self,
         entries: list[FileEntry],
-        work: Path | None,
+        search_path: Sequence[str],
+        has_names: Callable[[list[str]], list[bool]],
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[FileEntry]:
         """Returns the files to send: all but those of packages that are installed here as in the program.
@@ -61,7 +56,9 @@ class Installed:
 
         Args:
             entries: All files that are to be in a working directory.
-            work: The working directory, whose modules are imported first. None: it is empty.
+            search_path: Directories in which the Python of jobs looks for modules, in order.
+            has_names: Returns for each name whether the working directory, whose modules are imported first, has an
+                entry of that name.
             is_wanted: Called between files; returns False to end the work. Then packages that were not compared
                 count as missing.
         """
@@ -71,14 +68,14 @@ class Installed:
                 packages.setdefault(entry.package, []).append(entry)
         if not packages:
             return entries
-        paths = self._search_path()
         PathFinder.invalidate_caches()  # something may have been installed since the last look
         own = {_top(entry.path) for entry in entries if not entry.package}
+        tops = list({_top(entry.path) for entry in entries if entry.package})
+        own.update(top for top, is_there in zip(tops, has_names(tops), strict=True) if is_there)
         here = {
             number
             for number, files in packages.items()
-            if is_wanted()
-            and self._has(files, paths, lambda top: top in own or _lies_in(work, top), is_wanted)
+            if is_wanted() and self._has(files, search_path, own, is_wanted)
         }
         return [entry for entry in entries if entry.package not in here]
 
@@ -86,7 +83,7 @@ class Installed:
         self,
         files: list[FileEntry],
         paths: Sequence[str],
-        is_hidden: Callable[[str], bool],
+        hidden: set[str],
         is_wanted: Callable[[], bool],
     ) -> bool:
         """True if a package is installed here, whole and with the same content, and jobs would import it.
@@ -94,13 +91,13 @@ class Installed:
         Args:
             files: All files of the package.
             paths: Directories in which modules are looked for, in order.
-            is_hidden: Returns True for a name of a module or package that the user's own files have, too: these
-                would be imported in its place, or mix with it.
+            hidden: Names of modules and packages that the user's own files have: these would be imported in place of
+                the package, or mix with it.
             is_wanted: Called before each file; returns False to end the comparison, with False as the answer.
         """
         tops = dict.fromkeys(_top(entry.path) for entry in files)
         code = [top for top in tops if not top.endswith((LIBRARIES, *METADATA))]
-        if not code or any(map(is_hidden, code)):
+        if not code or not hidden.isdisjoint(code):
             return False
         roots = {_root_of(top, files, paths) for top in code}
         root = roots.pop()
@@ -114,13 +111,12 @@ class Installed:
         )
 
     def _may_be(self, path: str, entry: FileEntry) -> bool:
-        """True if jobs can read a regular file at a path, of the size in ``entry``. The content is not read."""
+        """True if there is a regular file at a path, of the size in ``entry``. The content is not read."""
         try:
             status = os.stat(path)
         except OSError:
             return False
-        can_read = self._is_ours or status.st_mode & stat.S_IROTH
-        return bool(stat.S_ISREG(status.st_mode) and status.st_size == entry.size and can_read)
+        return stat.S_ISREG(status.st_mode) and status.st_size == entry.size
 
     def _is(self, path: str, entry: FileEntry) -> bool:
         """True if the file at a path has the digest of ``entry``; False if it is unreadable or changes meanwhile."""
@@ -156,14 +152,6 @@ def _top(path: str) -> str:
 def _signature(status: os.stat_result) -> Signature:
     """Returns the signature of a file that has this status."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _lies_in(work: Path | None, top: str) -> bool:
-    """True if ``work``, the working directory, has an entry named ``top``, which hides an installed module.
-
-    False if ``work`` is None: the directory is empty.
-    """
-    return work is not None and os.path.lexists(work / top)
 
 
 def _root_of(top: str, files: Iterable[FileEntry], paths: Sequence[str]) -> str:

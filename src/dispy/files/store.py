@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dispy.files.copy_in_progress import Following
+from dispy.files.copy_in_progress import Directory, Following
 from dispy.files.part import BusyError, Part
 from dispy.files.untrusted_directory import Linker, copy_range, digest_of
 from dispy.files.verification import has_mark, mark, note_of, seen, unmark
@@ -387,23 +387,27 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def follow(self, entry: FileEntry, work: Path, group: int | None) -> Following | None:
+    def follow(self, entry: FileEntry, open_directory: Callable[[], Directory]) -> Following | None:
         """Begin an early copy of a file that another node receives; returns None if impossible or not needed.
 
-        The caller must close the copy. Not needed are copies of small files, copies on file systems that clone files,
-        and copies for jobs of another account of files that can be lent any number of times.
+        The caller must close the copy. Not needed are copies of small files, and copies on file systems that clone
+        files.
 
         Args:
             entry: The file.
-            work: The working directory of the jobs that need the file: the copy is made on its file system.
-            group: Group of jobs of another account; None: jobs run under our account.
+            open_directory: Opens the working directory of the jobs that need the file: the copy is made there.
         """
-        is_needed = group is None or not _is_for_all(entry)
-        if entry.size < FOLLOWED_MIN or self._kind in _CLONING or not is_needed:
+        if entry.size < FOLLOWED_MIN or self._kind in _CLONING:
             return None
-        with contextlib.suppress(OSError):
-            return Following(self._path(entry.digest, ".part"), work)
-        return None
+        try:
+            directory = open_directory()
+        except OSError:
+            return None
+        try:
+            return Following(self._path(entry.digest, ".part"), directory)
+        except OSError:
+            directory.close()
+            return None
 
     @functools.cached_property
     def _kind(self) -> str:

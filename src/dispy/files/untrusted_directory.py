@@ -15,12 +15,12 @@ import itertools
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from dispy.files.removal import empty_directory
 from dispy.protocol.files import MODE_BITS, RESERVED, FileEntry, check_path
-from dispy.system.run_directory import remove_tree
 
 CHUNK = 1 << 20
 """Bytes of a file that are read and hashed at once: 0.6 ms, during which other threads run."""
@@ -51,6 +51,12 @@ Linker = Callable[[int, str], bool]
 directory and the file's name there. Returns False if that is not possible: then the caller copies the content."""
 
 
+FindMissing = Callable[
+    [list[FileEntry], Sequence[str], Callable[[list[str]], list[bool]], Callable[[], bool]], list[FileEntry]
+]
+"""The method ``Installed.missing``."""
+
+
 class ChangedError(OSError):
     """Raised when a file was changed while it was copied: the copy is worthless, and may be tried again."""
 
@@ -62,24 +68,25 @@ class Tree:
     One thread at a time may use it.
 
     Args:
-        path: Path or descriptor of the directory, which must exist. A descriptor stays the caller's.
-        owner: User and group that all files and directories made here are given to; None: they stay ours.
+        directory: Descriptor of the directory, which stays the caller's; or its path, if no job can write to any
+            directory on the way.
 
     Raises:
         OSError: The directory is not there, or is a link.
     """
 
-    def __init__(self, path: Path | str | int, owner: tuple[int, int] | None = None) -> None:
-        self._owner = owner
-        self._root = os.dup(path) if isinstance(path, int) else os.open(path, _DIRECTORY)
+    can_link = True
+    """True: files of the store may be lent by links (``put``), since this process may link them."""
+
+    def __init__(self, directory: Path | str | int) -> None:
+        self._root = os.dup(directory) if isinstance(directory, int) else os.open(directory, _DIRECTORY)
         self._last: tuple[tuple[str, ...], int] = ((), self._root)
         """Directory used last: the names on the way to it, and its descriptor, kept open since many files lie in one
         directory."""
 
     def close(self) -> None:
         """Close all descriptors that the tree has opened. To be called once."""
-        if self._last[1] != self._root:
-            os.close(self._last[1])
+        self._forget_last()
         os.close(self._root)
 
     def __enter__(self) -> Tree:
@@ -157,7 +164,7 @@ class Tree:
     def _make(
         self, parent: int, name: str, entry: FileEntry, source: int, is_wanted: Callable[[], bool]
     ) -> None:
-        """Copy an open file to a new one, with the owner, permission bits and time of ``entry``.
+        """Copy an open file to a new one, with the permission bits and the time of ``entry``.
 
         Raises:
             FileExistsError: Something in directory ``parent`` has this name already.
@@ -166,12 +173,75 @@ class Tree:
         made = os.open(name, _NEW, 0o600, dir_fd=parent)
         try:
             copy(source, made, entry.size, is_wanted)
-            if self._owner is not None:
-                os.fchown(made, *self._owner)
-            os.fchmod(made, entry.mode & MODE_BITS)
-            os.utime(made, ns=(entry.mtime_ns, entry.mtime_ns))
+            _set_status(made, entry)
         finally:
             os.close(made)
+
+    def flush(self) -> None:
+        """Return at once: ``put`` has put each file there already."""
+
+    def nameless(self) -> int:
+        """Make an empty file without a name on the file system of the directory; returns its descriptor.
+
+        The caller closes it. Without ``finish`` the file is gone then.
+
+        Raises:
+            OSError: There is no room, or the file system has no files without names.
+        """
+        return os.open(f"/proc/self/fd/{self._root}", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def copy_range(
+        self, source: int, target: int, start: int, end: int, is_wanted: Callable[[], bool]
+    ) -> None:
+        """Copy bytes of an open file to the same offsets of a file of ``nameless`` (see the function)."""
+        copy_range(source, target, start, end, is_wanted)
+
+    def finish(self, made: int, entry: FileEntry) -> None:
+        """Put a file of ``nameless``, which has its whole content, into the directory, as ``put`` does.
+
+        Args:
+            made: Descriptor of the file.
+            entry: Path, permission bits and time of writing that it gets.
+
+        Raises:
+            OSError: There is no room, or something is in the way.
+            ValueError: The path leads out of the directory.
+        """
+        _set_status(made, entry)
+
+        def link(directory: int, name: str) -> bool:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)  # of a dead process that had our PID
+            os.link(f"/proc/self/fd/{made}", name, dst_dir_fd=directory)
+            return True
+
+        *above, name = check_path(entry.path)
+        parent = self.descend(tuple(above))
+        self._replace(parent, name, entry, made, link, lambda: True, lambda: True)
+        if name.endswith(".py"):
+            _forget_compiled(parent, name)
+
+    def holds_all(self, entries: list[FileEntry]) -> list[bool]:
+        """Returns for each file whether the directory has it already (``holds``)."""
+        return [self.holds(entry) for entry in entries]
+
+    def find_missing(
+        self,
+        find_missing: FindMissing,
+        entries: list[FileEntry],
+        search_path: Sequence[str],
+        is_wanted: Callable[[], bool],
+    ) -> list[FileEntry]:
+        """Returns the files to send, those of packages that are installed here left out.
+
+        ``find_missing`` is ``Installed.missing``; its other arguments are passed on.
+        """
+        return find_missing(entries, search_path, self.has_names, is_wanted)
+
+    def has_names(self, names: list[str]) -> list[bool]:
+        """Returns for each name whether the directory has an entry of that name."""
+        found = set(os.listdir(self._root))
+        return [name in found for name in names]
 
     def holds(self, entry: FileEntry) -> bool:
         """True if the directory has the file of ``entry`` already: with its size, time of writing and digest.
@@ -202,11 +272,52 @@ class Tree:
             os.close(descriptor)
         return True
 
-    def missing_directories(self, path: str) -> list[str]:
-        """Returns paths of the directories on the way to a file that are not there, the deepest first.
+    def reserve(self, files: list[tuple[str, int]]) -> list[list[str]]:
+        """Make way for files that are to be there for a while: files that have their names are moved aside.
 
-        Called before the file is put there; ``remove_empty`` takes the list when the file has gone.
+        A file that lies there gets a hidden name, and its own again by ``release``. Used for the files of a single
+        job, which may hide those of the computation. Without ``release`` jobs do not find the hidden file.
+
+        Args:
+            files: Path of each file, and a number that is unique in the directory, part of the hidden name: a file
+                that has the hidden name is overwritten.
+
+        Returns:
+            For each file the paths of directories on the way to it that are not there, the deepest first.
         """
+        missing = []
+        for path, number in files:
+            missing.append(self._missing_directories(path))
+            *above, name = check_path(path)
+            with contextlib.suppress(OSError):
+                parent = self.descend(tuple(above), make=False)
+                os.rename(name, f"{RESERVED}aside-{number}", src_dir_fd=parent, dst_dir_fd=parent)
+        return missing
+
+    def release(self, files: list[tuple[str, int, list[str]]], *, was_put: bool = True) -> None:
+        """Remove files, and give those that ``reserve`` has moved aside their names back. Errors are ignored.
+
+        Args:
+            files: Path and number of each file, as given to ``reserve``, and directories, as returned: they are
+                removed if they are empty, in this order.
+            was_put: False: the files were not put there, since ``reserve`` has failed; what has their names stays,
+                unless a hidden file is there to take its place.
+        """
+        for path, number, directories in files:
+            *above, name = check_path(path)
+            with contextlib.suppress(OSError):
+                parent = self.descend(tuple(above), make=False)
+                if was_put:
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=parent)
+                os.rename(f"{RESERVED}aside-{number}", name, src_dir_fd=parent, dst_dir_fd=parent)
+            for made in directories:
+                *above, name = check_path(made)
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=self.descend(tuple(above), make=False))
+
+    def _missing_directories(self, path: str) -> list[str]:
+        """Returns paths of the directories on the way to a file that are not there, the deepest first."""
         names = check_path(path)
         missing = []
         for depth in range(len(names) - 1, 0, -1):
@@ -218,49 +329,11 @@ class Tree:
                 break
         return missing
 
-    def remove_empty(self, directories: list[str]) -> None:
-        """Remove directories if they are empty, in the order given (as of ``missing_directories``); others stay."""
-        for path in directories:
-            *above, name = check_path(path)
-            with contextlib.suppress(OSError):
-                os.rmdir(name, dir_fd=self.descend(tuple(above), make=False))
-
-    def set_aside(self, path: str, number: int) -> bool:
-        """Rename a file to a hidden name, so that another file can take its place until ``put_back``.
-
-        Used for the files of a single job, which may hide those of the computation. Without ``put_back`` the file
-        keeps the hidden name, and jobs do not find it.
-
-        Args:
-            path: Path of the file.
-            number: Part of the hidden name, unique in the directory: a file that has the hidden name is overwritten.
-
-        Returns:
-            False if there is no file, or it cannot be renamed.
-        """
-        *above, name = check_path(path)
-        try:
-            parent = self.descend(tuple(above), make=False)
-            os.rename(name, f"{RESERVED}aside-{number}", src_dir_fd=parent, dst_dir_fd=parent)
-        except OSError:
-            return False
-        return True
-
-    def put_back(self, path: str, number: int) -> None:
-        """Give a file its name back after ``set_aside`` with this number, in place of a file that has the name now.
-
-        If that fails, as when the file is gone, nothing is done.
-        """
-        *above, name = check_path(path)
-        with contextlib.suppress(OSError):
-            parent = self.descend(tuple(above), make=False)
-            os.rename(f"{RESERVED}aside-{number}", name, src_dir_fd=parent, dst_dir_fd=parent)
-
-    def remove(self, path: str) -> None:
-        """Remove a file. Errors are ignored, as when the file is gone."""
-        *above, name = check_path(path)
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=self.descend(tuple(above), make=False))
+    def empty(self, limit_s: float = float("inf")) -> bool:
+        """Remove all that is in the directory, within ``limit_s`` seconds; returns False if some is left for more
+        calls (``empty_directory``)."""
+        self._forget_last()
+        return empty_directory(self._root, limit_s)
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory with its content, and then those above it, below the tree's own, that are empty.
@@ -269,11 +342,13 @@ class Tree:
         """
         names = check_path(path)
         with contextlib.suppress(OSError):
-            # By the descriptor of the directory above: no link on the way can lead elsewhere during the removal.
-            parent = self.descend(names[:-1], make=False)
-            remove_tree(Path(f"/proc/{os.getpid()}/fd/{parent}/{names[-1]}"))
-            for depth in range(len(names) - 1, 0, -1):
+            empty_directory(self.descend(names, make=False))
+            for depth in range(len(names), 0, -1):
                 os.rmdir(names[depth - 1], dir_fd=self.descend(names[: depth - 1], make=False))
+
+    def open_below(self, names: tuple[str, ...], *, make: bool = True) -> int:
+        """Returns the descriptor of a directory below (``descend``), which the caller closes."""
+        return os.dup(self.descend(names, make=make))
 
     def descend(self, names: tuple[str, ...], *, make: bool = True) -> int:
         """Returns the descriptor of a directory below. It stays ours, and is valid until the next call of any method.
@@ -298,10 +373,15 @@ class Tree:
             if current != self._root:
                 os.close(current)
             raise
-        if self._last[1] != self._root:
-            os.close(self._last[1])
+        self._forget_last()
         self._last = (names, current)
         return current
+
+    def _forget_last(self) -> None:
+        """Close the directory that was used last."""
+        if self._last[1] != self._root:
+            os.close(self._last[1])
+        self._last = ((), self._root)
 
     def _step(self, parent: int, name: str, make: bool) -> int:
         """Open a directory by its name in directory ``parent``; returns the descriptor, which the caller closes.
@@ -311,22 +391,23 @@ class Tree:
         Raises:
             OSError: The directory is not there, cannot be made, or is a link or a file.
         """
-        is_made = False
         if make:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o755 if self._owner is None else 0o700, dir_fd=parent)
-                is_made = True
+                os.mkdir(name, 0o755, dir_fd=parent)
         try:
-            descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+            return os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise NotADirectoryError(
                     errno.ENOTDIR, "something is there that is no directory", name
                 ) from None
             raise
-        if is_made and self._owner is not None:
-            os.fchown(descriptor, *self._owner)
-        return descriptor
+
+
+def _set_status(made: int, entry: FileEntry) -> None:
+    """Give an open file the permission bits and the time of writing of ``entry``; an ``OSError`` is passed on."""
+    os.fchmod(made, entry.mode & MODE_BITS)
+    os.utime(made, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def _forget_compiled(parent: int, name: str) -> None:

@@ -29,7 +29,9 @@ from dispy.node.machine.accounts import Account
 from dispy.node.machine.availability import Gauge
 from dispy.node.machine.cpus import usable_cpus
 from dispy.node.payloads.segments import Segments
+from dispy.node.processes.file_helpers import FileHelpers
 from dispy.node.processes.hosts import HostProcess
+from dispy.node.processes.spared import Spared
 from dispy.node.service import NodeService
 from dispy.node.staging.workspace import WorkSpace
 from dispy.node.state import NodeParts
@@ -101,15 +103,15 @@ def run(settings: NodeSettings) -> int:
         secret = secrets.choose(settings.secret, settings.secret_file)
         os.environ.pop(secrets.VARIABLE, None)
         secrets.require_given(secret, address)
-        account = accounts.find(settings.user)
-        accounts.prepare_prefix(settings.dest_path_prefix, account)
+        users = accounts.find(settings.user)
+        accounts.prepare_prefix(settings.dest_path_prefix, users)
         settings = msgspec.structs.replace(settings, host=address)
         listens = listener_tls(tls) if tls.is_used(address) else None
         warn_if_open(tls, address)
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
         processes.hide_memory()
-        return _run_checked(settings, secret, listens, account, (cpus, present), early, found, log)
+        return _run_checked(settings, secret, listens, users, (cpus, present), early, found, log)
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
@@ -159,7 +161,7 @@ def _run_checked(
     settings: NodeSettings,
     secret: secrets.Secret,
     listens: ListenerTls | None,
-    account: Account | None,
+    users: tuple[Account, ...],
     cpus: tuple[int, int],  # offered and present
     early: list[int],
     found: frozenset[int],
@@ -171,30 +173,36 @@ def _run_checked(
         settings: Checked settings.
         secret: Secret shared with clients.
         listens: TLS of the listener; None: none.
-        account: Account that jobs run as; None: that of this process.
+        users: Accounts that jobs run as; none: that of this process.
         cpus: Number of CPUs offered, and number of CPUs present.
         early: Numbers of the signals that have arrived so far; the list grows until the loop handles signals.
         found: Pids of children that this process had before it became a node. They are never killed.
         log: Thread that writes the log; what hosts print goes there, too.
     """
     incarnation = randomness.token_bytes(16)
-    segments = Segments(incarnation.hex(), account)
+    spared = Spared()
+    helpers = FileHelpers(spared) if users else None
+    segments = Segments(incarnation.hex(), helpers)
     # The spare host comes first, so that it does its imports while this process does its own.
     try:
-        spare = HostProcess(workers_max(max(cpus)), str(segments.root), account)
+        spare = HostProcess(workers_max(max(cpus)), str(segments.root), users[0] if users else None)
     except OSError:
         segments.close()
+        if helpers is not None:
+            helpers.close()
         raise
     spool = _spool_directory(settings)
     try:
+        if helpers is not None:
+            helpers.of((users[0].uid, users[0].gid), users[0].groups).start()
         import uvloop
 
-        workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), account)
+        workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), helpers)
         segments.use_disk(workspace)
         gauge = Gauge(str(workspace.root), time)
         store = Store(_store_directory(workspace), settings.store_max)
         parts = NodeParts(
-            secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace, store,
+            secret, listens, users, *cpus, spare, incarnation, segments, spool, workspace, store, spared, helpers,
             read_available=gauge.read, found=found, say=log.say,
         )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -206,6 +214,8 @@ def _run_checked(
         spare.process.wait()
         spare.close()
         segments.close()
+        if helpers is not None:
+            helpers.close()
 
 
 def _spool_directory(settings: NodeSettings) -> Path | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -108,12 +107,14 @@ class NodeService(NodeState):
         self._stall = Stall(settings.stall_s)
         """Watchdog: finds when jobs that could go on have stood still for ``stall_s`` seconds. ``_on_pulse`` logs
         that as an error, once for each standstill; no job is ended."""
-        account = parts.account
-        self._search_path = SearchPath(account)
-        owner = None if account is None else (account.uid, account.gid)
+        self._search_paths = {
+            account: SearchPath(account, parts.spared) for account in parts.accounts or (None,)
+        }
+        """By account of the jobs: returns the directories in which they look for modules, by which the stager knows
+        installed packages."""
         seams = Seams(
             lambda supplier, message: delivery.send_to(self, ClientId(supplier), message),
-            self._post, self._loop.call_later, owner, search_path=self._search_path,
+            self._post, self._loop.call_later, self._workspace.tree, search_path=self._find_modules,
         )  # fmt: skip
         self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
@@ -123,8 +124,12 @@ class NodeService(NodeState):
         if parts.spool is not None:
             self._spool = Spool(
                 parts.spool, self.incarnation, self.name, parts.secret.fingerprint(), settings.spool_max,
-                os.getuid() if account is None else account.uid, self._tell_written, self._segments.find,
+                self._tell_written, self._segments.open_segment,
             )  # fmt: skip
+
+    def _find_modules(self, work: Path) -> list[str]:
+        """Returns the directories in which jobs with a working directory look for modules; called on a thread."""
+        return self._search_paths[self._workspace.account_at(work)]()
 
     @property
     def uses_tls(self) -> bool:
@@ -345,11 +350,15 @@ class NodeService(NodeState):
             if loaded.brought is not None:
                 loaded.brought.close()
         self._stager.close()
+        if self._helpers is not None:
+            self._helpers.finish()
         if self._spool is not None:
             self._handle(core.Stopping(sorted(self._gone)))
             self._spool.close()
         self._segments.close()
         self._workspace.close()
+        if self._helpers is not None:
+            self._helpers.close()
 
     async def _say_farewell(self, deadline: float) -> None:
         """Tell clients that the node leaves, each after the last byte of its results.

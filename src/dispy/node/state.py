@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 from msgspec import Struct
 
 from dispy.core import execution as core
@@ -28,8 +29,11 @@ from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.node.guests import Reports
+from dispy.node.machine.accounts import AccountTurns
 from dispy.node.machine.live_output import read_printed
+from dispy.node.processes.file_helpers import FileHelpers, attempt
 from dispy.node.processes.hosts import HostProcess
+from dispy.node.processes.spared import Spared
 from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
@@ -44,7 +48,6 @@ if TYPE_CHECKING:
     from dispy.net.connection import Connection
     from dispy.node.machine.accounts import Account
     from dispy.node.payloads.segments import Segments
-    from dispy.node.processes.python_path import SearchPath
     from dispy.node.results.spool import Spool
     from dispy.node.staging.job_files import Brought
     from dispy.node.staging.workspace import WorkSpace
@@ -140,7 +143,7 @@ class NodeParts(Struct, frozen=True):
     Attributes:
         secret: Secret shared with clients.
         tls: TLS of the listener; None: connections are not encrypted.
-        account: Account that jobs run as; None: that of the node.
+        accounts: Accounts that jobs run as; none: that of the node.
         cpus: Number of CPUs offered at first: jobs that may run at once.
         cpus_present: Number of CPUs that can be offered at most.
         spare: Host that is starting already, for the first computation.
@@ -151,13 +154,15 @@ class NodeParts(Struct, frozen=True):
         store: Files that clients sent to nodes of this user, kept to be used again.
         clock: Source of the time.
         read_available: Returns free CPU, memory, disk and swap of the machine; None: clients are not told.
+        spared: Pids of processes that the node starts for itself.
+        helpers: Processes that work with files as ``accounts``; None: there are no accounts.
         found: Pids of children that this process had before it became a node. They are never killed as strays.
         say: Prints a text (whole lines) that hosts, or code that they load, have printed.
     """
 
     secret: Secret
     tls: ListenerTls | None
-    account: Account | None
+    accounts: tuple[Account, ...]
     cpus: int
     cpus_present: int
     spare: HostProcess
@@ -166,6 +171,8 @@ class NodeParts(Struct, frozen=True):
     spool: Path | None
     workspace: WorkSpace
     store: Store
+    spared: Spared = msgspec.field(default_factory=Spared)
+    helpers: FileHelpers | None = None
     clock: Clock = time
     read_available: Callable[[], node.Available] | None = None
     found: frozenset[int] = frozenset()
@@ -184,9 +191,6 @@ class NodeState:
     """Functions that perform the core's actions, by the type of the action; called with service and action."""
     _stager: Stager
     """Fetches files from clients, and puts them into the store and the working directories."""
-    _search_path: SearchPath
-    """Returns the directories in which jobs look for modules, by which the stager knows installed packages. Has the
-    pids of the Python processes that it asks, too, which are no strays."""
     _spool: Spool | None
     """Results of clients that are away, on disk; None: such results stay in memory, and end with the node."""
 
@@ -283,7 +287,9 @@ class NodeState:
         self.incarnation = parts.incarnation
         self.address = (settings.host, 0)
         self.failed = False
-        self._account = parts.account
+        self._accounts = AccountTurns(parts.accounts)
+        self._spared = parts.spared
+        self._helpers = parts.helpers
         self._clock = parts.clock
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
@@ -310,6 +316,9 @@ class NodeState:
         self._leaving = {}
         self._dropping = set()
         self._waiting = {}
+        self._opened: dict[Key, Path | Exception] = {}
+        """Working directory that a thread has opened for a computation, or its error, while the action that has
+        waited for it is performed."""
         self._spare = parts.spare
         self._ending = []
         self._found = set(parts.found)
@@ -373,6 +382,31 @@ class NodeState:
                     workers.append((place, owner[1].words, owner[1].output))
             self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
 
+    def _account_of(self, key: Key) -> Account | None:
+        """Returns the account that jobs of a computation run as; None: that of the node."""
+        return self._accounts.of(key[0])
+
+    def _next_account(self) -> Account | None:
+        """Returns the account that the next new client gets; None: that of the node."""
+        return self._accounts.next()
+
+    def _with_files(
+        self, account: Account | None, work: Callable[[], Any], then: Callable[[Any], None]
+    ) -> None:
+        """Have something done with files of jobs, and call ``then`` on the loop with its result, or its exception.
+
+        Files of this user are worked with at once; those of an account by a thread that asks the account's helper,
+        in the order of the calls.
+        """
+        if account is not None and self._helpers is not None:
+            self._helpers.run(work, then, self._post)
+        else:
+            then(attempt(work))
+
+    def _perform(self, action: core.Action) -> None:
+        """Perform an action that has waited."""
+        self._perform_by_type[type(action)](self, action)
+
     def _post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Have a function called on the loop, from any thread; not at all if the loop has ended."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
@@ -380,13 +414,13 @@ class NodeState:
 
     # The following methods touch the operating system; the simulation replaces them.
 
-    def _new_host(self) -> HostProcess:
+    def _new_host(self, account: Account | None) -> HostProcess:
         """Start a host process without a computation, with slots for the workers of ``cpus_most`` CPUs.
 
         Raises:
             OSError: There is no process, descriptor or memory to be had.
         """
-        return HostProcess(workers_max(self.cpus_most), str(self._segments.root), self._account)
+        return HostProcess(workers_max(self.cpus_most), str(self._segments.root), account)
 
     def _kill_strays(self, keep: set[int]) -> None:
         """Kill the processes that jobs have left: all descendants of this process not in or below ``keep``.
@@ -394,10 +428,10 @@ class NodeState:
         ``keep`` has the pids of hosts.
 
         Called after a host has ended, and at the node's end. Spared are children that were there before the node, and
-        the Python that ``_search_path`` asks.
+        processes that the node has started for itself.
         """
-        with self._search_path.starting:
-            kill_strays(keep | self._found | self._search_path.asked)
+        with self._spared.starting:
+            kill_strays(keep | self._found | self._spared.pids)
 
     def _bury_others(self, own: set[int]) -> None:
         """Reap dead children that are not hosts: those in ``_found`` and, as process 1 of a container, all orphans.
@@ -408,9 +442,9 @@ class NodeState:
             own: Pids of all hosts.
         """
         if self._found or os.getpid() == 1:
-            with self._search_path.starting:
+            with self._spared.starting:
                 for pid in children(os.getpid()):
-                    if pid not in own and pid not in self._search_path.asked and reap(pid):
+                    if pid not in own and pid not in self._spared.pids and reap(pid):
                         self._found.discard(pid)
 
     def _has_reply(self, handle: WorkerHandle) -> bool:

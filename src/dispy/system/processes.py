@@ -25,6 +25,7 @@ _PF_EXITING = 0x4
 """Flag that the kernel shows of a process that is ending (``include/linux/sched.h``): its exit code is fixed."""
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 _ROUNDS_MAX = 1000
 """Rounds of ``kill_strays``, which then gives up. Processes that fork faster than we kill are a fork bomb, and left
@@ -84,6 +85,29 @@ def reset_signals(*kept: int) -> None:
 
 def hide_memory() -> None:
     """Keep other processes of this user from reading our memory, and have no core written: we hold a secret."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def drop_privileges(uid: int, gid: int, groups: list[int], shield: int) -> None:
+    """Become an account for all that concerns files, for good, with no capabilities and no way to get any.
+
+    Processes of the account could signal and trace this one if it had the account's user id only. So the real and the
+    saved user are ``shield``, except where the system knows no such user, as in a container with few user ids.
+
+    Args:
+        uid, gid, groups: Ids of the account, and of its other groups.
+        shield: User id that no account has.
+
+    Raises:
+        OSError: This process is not root.
+    """
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    try:
+        os.setresuid(shield, uid, shield)
+    except OSError:
+        os.setresuid(uid, uid, uid)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
 
 

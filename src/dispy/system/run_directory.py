@@ -11,13 +11,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import stat
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.system.directories import private_directory, reopen_private
+from dispy.system.directories import private_directory
 
 MAKING_S = 60.0
 """Age (seconds) from which a directory that still has its hidden name counts as left by a process that was killed: it
@@ -32,7 +32,9 @@ class Place:
     Args:
         base: Directory in which it is made; made if it is missing, and private.
         incarnation: Name of this run, which no other run has; becomes the name of the directory.
-        owner: User and group that the subdirectories are given to; None: they stay ours.
+        mode: Permission bits of ``base`` and of the directory. 0o711 lets other users pass through, to subdirectories
+            that are theirs.
+        remove: Removes a directory of a run with all that is in it; raises no OSError. None: ``remove_tree``.
 
     Raises:
         StateDirectoryError: A directory cannot be made, or is not private.
@@ -41,17 +43,17 @@ class Place:
         root: Path of the directory.
     """
 
-    def __init__(self, base: Path, incarnation: str, owner: tuple[int, int] | None = None) -> None:
-        self._owner = owner
-        """Ids of the user and the group that subdirectories are given to; None: they stay ours."""
-        mode = 0o700 if owner is None else 0o711
+    def __init__(
+        self, base: Path, incarnation: str, mode: int = 0o700, remove: Callable[[Path], None] | None = None
+    ) -> None:
+        self._remove_run = remove or remove_tree
         private_directory(base, mode)
-        if owner is not None:
+        if mode != 0o700:
             os.chmod(base, mode)  # whatever the umask
-        sweep(base)
+        sweep(base, self._remove_run)
         # The directory gets its name only when the lock is held.
         fresh = private_directory(base / f".{incarnation}", mode)
-        if owner is not None:
+        if mode != 0o700:
             os.chmod(fresh, mode)
         self._lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         """Descriptor of the locked file, which keeps others from removing the directory; -1 after ``close``."""
@@ -59,54 +61,12 @@ class Place:
         self.root = base / incarnation
         os.rename(fresh, self.root)
 
-    def open(self, name: str) -> Path:
-        """Make subdirectory ``name`` and give it to the owner, or take one that the owner has; returns its path.
-
-        Raises:
-            OSError: The directory cannot be made, or another user's is there.
-        """
-        return open_for(self._owner, self.root / name)
-
-    def drop(self, directory: Path) -> None:
-        """Remove a subdirectory with all that is in it. Raises no OSError."""
-        remove_tree(directory)
-
     def close(self) -> None:
         """Remove the directory with all that is in it, and release the lock. Safe to repeat."""
         if self._lock >= 0:
-            remove_tree(self.root)
+            self._remove_run(self.root)
             os.close(self._lock)
             self._lock = -1
-
-
-def open_for(owner: tuple[int, int] | None, directory: Path) -> Path:
-    """Make a private directory and give it to a user and group, or open one that this user has; returns its path.
-
-    A computation comes back to its directories when its host is restarted. They are the owner's by then. Only we
-    make entries in the directory around it, so the owner cannot have put anything else in its place.
-
-    Args:
-        owner: User and group; None: the directory stays ours.
-        directory: Path of the directory, in a directory of ours.
-
-    Raises:
-        OSError: The directory cannot be made, or another user's is there.
-    """
-    if owner is not None and _belongs_to(directory, owner[0]):
-        return directory
-    reopen_private(directory)
-    if owner is not None:
-        os.chown(directory, *owner)
-    return directory
-
-
-def _belongs_to(directory: Path, uid: int) -> bool:
-    """True if a path is a directory (no link to one) of this user."""
-    try:
-        status = directory.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
 
 
 def remove_tree(path: Path) -> None:
@@ -126,15 +86,19 @@ def remove_tree(path: Path) -> None:
                 )
 
 
-def sweep(base: Path) -> None:
+def sweep(base: Path, remove: Callable[[Path], None] = remove_tree) -> None:
     """Remove directories below ``base`` that dead runs have left: unlocked, and not in the making.
+
+    Args:
+        base: Directory with the directories of runs.
+        remove: Removes one with all that is in it; raises no OSError.
 
     Raises:
         OSError: ``base`` cannot be read.
     """
     for path in base.iterdir():
         if is_abandoned(path) and not (path.name.startswith(".") and _is_young(path)):
-            remove_tree(path)
+            remove(path)
 
 
 def _is_young(path: Path) -> bool:

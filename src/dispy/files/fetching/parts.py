@@ -27,6 +27,7 @@ receiving, checking          content is wrong            pieces of several suppl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,8 +160,9 @@ class Parts:
         begun = stage.begun.get(digest)
         if begun is None and digest not in stage.begun:
             entry = next(entry for entry in stage.entries if entry.digest == digest)
-            group = self._seams.owner[1] if self._seams.owner is not None else None
-            begun = stage.begun[digest] = self._store.follow(entry, work, group)
+            begun = stage.begun[digest] = self._store.follow(
+                entry, partial(self._seams.open_directory, work)
+            )
         if begun is None:
             return
         try:

@@ -63,7 +63,7 @@ class Stager:
     def __init__(self, store: Store, seams: Seams, file_max: int = 0) -> None:
         self._store = store
         self._seams = seams
-        self._installed = Installed(seams.search_path, is_ours=seams.owner is None)
+        self._installed = Installed()
         self._file_max = file_max
         self._stages: set[Stage] = set()
         """Stages that have neither ended nor been dropped."""
@@ -81,11 +81,6 @@ class Stager:
         self._trimming: Future[None] | None = None
         """Future of the last trimming of the store, queued, running or done; None: there was none yet. While it is
         queued, no second one is begun."""
-
-    @property
-    def owner(self) -> tuple[int, int] | None:
-        """User and group that files are given to; None: files stay the node's."""
-        return self._seams.owner
 
     # Requests of the service.
 
@@ -168,7 +163,17 @@ class Stager:
 
         Called on a thread.
         """
-        return self._installed.missing(stage.entries, stage.around, lambda: not stage.is_dropped)
+        assert stage.around is not None
+        paths = self._seams.search_path(stage.around)
+        try:
+            with self._seams.open_directory(stage.around) as directory:
+                return directory.find_missing(
+                    self._installed.missing, stage.entries, paths, lambda: not stage.is_dropped
+                )
+        except OSError as error:
+            # The computation leaves, or the directory cannot be looked at: then nothing counts as installed.
+            logger.debug("installed packages were not looked for: %s", error)
+            return stage.entries
 
     def _on_missing(self, stage: Stage, missing: list[FileEntry]) -> None:
         """Leave out the files of a stage that are installed here, and go on with ``missing``, the others."""
@@ -229,14 +234,10 @@ class Stager:
                     if not stage.is_dropped and not self._store.has(entry.digest, entry.size)
                 }
             else:
-                missing = put_files(
-                    self._store,
-                    stage.entries,
-                    stage.work,
-                    self._seams.owner,
-                    lambda: not stage.is_dropped,
-                    stage.begun,
-                )
+                with self._seams.open_directory(stage.work) as directory:
+                    missing = put_files(
+                        self._store, stage.entries, directory, lambda: not stage.is_dropped, stage.begun
+                    )
         except (OSError, ValueError) as error:
             return {}, f"files cannot be put into the working directory: {error}"
         return missing, ""

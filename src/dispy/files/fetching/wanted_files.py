@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple, NewType, Protocol
 
+from dispy.files import checkout, copy_in_progress
 from dispy.files.copy_in_progress import Following
 from dispy.files.part import Part
+from dispy.files.untrusted_directory import FindMissing
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
 
@@ -39,6 +42,24 @@ class Landed(Protocol):
         """Drop the data unread, and give its memory back."""
 
 
+class WorkingDirectory(checkout.Directory, copy_in_progress.Directory, Protocol):
+    """A working directory that files are put into: a ``Tree``, or a ``node.processes.file_helpers.LentTree``."""
+
+    def find_missing(
+        self,
+        find_missing: FindMissing,
+        entries: list[FileEntry],
+        search_path: Sequence[str],
+        is_wanted: Callable[[], bool],
+    ) -> list[FileEntry]: ...
+
+    def __enter__(self) -> WorkingDirectory: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Seams(NamedTuple):
     """Functions by which the stager acts on the world around it, and limits.
 
@@ -46,21 +67,22 @@ class Seams(NamedTuple):
         send: Sends a message to a supplier; returns False if that is not connected.
         post: Has a function called with arguments on the event loop; may be called from any thread.
         later: Has a function called with arguments after some seconds (first argument); called on the event loop.
-        owner: User and group that files are given to; None: files stay the node's.
+        open_directory: Opens a working directory by its path, for one use; called on a thread.
         threads: Makes a pool of threads: number of threads, and prefix of their names.
         piece_max: Bytes of the largest piece that is asked for; a larger file is asked for in several pieces.
         pieces_max: Bytes of pieces that a supplier is asked for at once; more are asked for as these are written.
-        search_path: Returns the directories in which the Python of jobs looks for modules; called on a thread.
+        search_path: Returns the directories in which the Python of jobs looks for modules, given their working
+            directory; called on a thread.
     """
 
     send: Callable[[SupplierId, node.FromNode], bool]
     post: Callable[..., object]
     later: Callable[..., object]
-    owner: tuple[int, int] | None
+    open_directory: Callable[[Path], WorkingDirectory]
     threads: Callable[[int, str], Executor] = ThreadPoolExecutor
     piece_max: int = limits.PIECE_MAX
     pieces_max: int = limits.PIECES_SIZE_MAX
-    search_path: Callable[[], Sequence[str]] = tuple
+    search_path: Callable[[Path], Sequence[str]] = lambda _: ()
 
 
 class Stage:

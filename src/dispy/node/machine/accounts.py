@@ -1,4 +1,4 @@
-"""The account that jobs run as if it is not the node's own (``dispynode --user``)."""
+"""The accounts that jobs run as if it is not the node's own (``dispynode --user``)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,44 @@ class Account(Struct, frozen=True):
         return {**kept, "HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
 
 
+KEPT = 4096
+"""Clients whose account is remembered, the last that have come."""
+
+
+class AccountTurns:
+    """Which client's jobs run as which account: a new client gets the next one in turn, and keeps it.
+
+    A client that comes again finds the directories that it has left.
+
+    Args:
+        accounts: The accounts; none: all jobs run as this process.
+    """
+
+    def __init__(self, accounts: tuple[Account, ...]) -> None:
+        self._accounts = accounts
+        self._by_client: dict[bytes, Account] = {}
+        """Accounts of the last ``KEPT`` clients that were asked for, by the client's identity."""
+        self._turn = 0
+        """Number of times that an account was given to a new client."""
+
+    def of(self, client: bytes) -> Account | None:
+        """Returns the account of a client; None: its jobs run as this process."""
+        account = self._by_client.pop(client, None)
+        if account is None:
+            account = self.next()
+            if account is None:
+                return None
+            self._turn += 1
+        self._by_client[client] = account
+        if len(self._by_client) > KEPT:
+            del self._by_client[next(iter(self._by_client))]
+        return account
+
+    def next(self) -> Account | None:
+        """Returns the account that the next new client gets; None: its jobs run as this process."""
+        return self._accounts[self._turn % len(self._accounts)] if self._accounts else None
+
+
 def starts_as(account: Account | None) -> dict[str, Any]:
     """Returns keyword arguments of ``subprocess.Popen`` for a process that runs code of clients.
 
@@ -70,15 +108,27 @@ def starts_as(account: Account | None) -> dict[str, Any]:
     }
 
 
-def find(name: str) -> Account | None:
-    """Returns the account with a login name, checked to be able to run jobs; None if the name is empty.
+def find(names: str) -> tuple[Account, ...]:
+    """Returns the accounts with these login names (separated by commas), checked to be able to run jobs.
 
     Raises:
-        UsageError: There is no such account, it is root, this process is not root and so cannot take it on, or the
-            account cannot run this Python.
+        UsageError: There is no such account, it is root or is named twice, this process is not root and so cannot
+            take it on, or the account cannot run this Python.
     """
-    if not name:
-        return None
+    found = tuple(_find(name.strip()) for name in names.split(",")) if names else ()
+    if len({account.uid for account in found}) < len(found):
+        raise UsageError(
+            f"user: {names!r} has an account twice", hint="each account once: clients get them in turn"
+        )
+    return found
+
+
+def _find(name: str) -> Account:
+    """Returns the account with a login name, checked to be able to run jobs.
+
+    Raises:
+        UsageError: See ``find``.
+    """
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -101,12 +151,12 @@ def find(name: str) -> Account | None:
     return account
 
 
-def prepare_prefix(prefix: str, account: Account | None) -> None:
+def prepare_prefix(prefix: str, accounts: tuple[Account, ...]) -> None:
     """Make the directory for the node's files if it is missing, and check that jobs can enter it.
 
     Args:
         prefix: Absolute path; empty for the temporary directory, which exists.
-        account: Account that jobs run as; None: that of this process.
+        accounts: Accounts that jobs run as; none: that of this process.
 
     Raises:
         UsageError: The directory cannot be made, or the account cannot enter it.
@@ -114,12 +164,12 @@ def prepare_prefix(prefix: str, account: Account | None) -> None:
     if not prefix:
         return
     try:
-        directories.make_directories(prefix, 0o700 if account is None else 0o711)
+        directories.make_directories(prefix, 0o711 if accounts else 0o700)
     except OSError as error:
         raise UsageError(
             f"dest_path_prefix: {prefix!r} cannot be made: {error.strerror}", hint="give another directory"
         ) from error
-    if account is not None:
+    for account in accounts:
         enter = subprocess.run(
             ["/bin/sh", "-c", 'cd -- "$1"', "sh", prefix],
             user=account.uid,

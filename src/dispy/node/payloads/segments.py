@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from dispy.errors import StateDirectoryError
 from dispy.node.machine.accounts import Account
 from dispy.node.payloads.payload_files import Incoming, Outgoing
+from dispy.node.processes.file_helpers import FileHelpers
+from dispy.node.staging.job_directories import STALL_MAX, JobDirectories, apart
 from dispy.node.staging.workspace import WorkSpace
 from dispy.protocol import worker as worker_protocol
 from dispy.protocol.node import PutObject
@@ -29,9 +29,9 @@ from dispy.system.directories import (
     private_directory,
     shared_memory,
 )
-from dispy.system.free_space import Room, find, has_room, write_new
+from dispy.system.free_space import Room, has_room, write_new
 from dispy.system.processes import kill_marked
-from dispy.system.run_directory import Place, is_abandoned, open_for, remove_tree, sweep
+from dispy.system.run_directory import is_abandoned
 from dispy.system.shared_memory import ADOPTED_MIN, free_file
 from dispy.system.wording import counted
 
@@ -40,19 +40,22 @@ logger = logging.getLogger("dispy.node")
 _LARGE = "large"
 """Name of the directory for segments on disk, inside the node's own directory of working directories."""
 
-_STALL_MAX = 64 * 1024 * 1024
-"""Bytes of files whose pages are given back at once, on the event loop: 20 ms here. For more a thread is started."""
+_OF_ACCOUNTS = "-accounts"
+"""Ending of the name of the directory beside ours in which segments of other accounts lie: ours lets nobody pass."""
 
 
-class Segments(Place):
+class Segments(JobDirectories):
     """Segments of one node. Clients on this machine can map those in memory; those on disk are sent to them.
 
     The path of their directory is also the mark that all processes of the node carry in their environment. Processes
     with the mark of a dead node were left behind; the next node kills them when it makes its segments.
 
+    A new file is written in the node's own directory and moved into that of the computation when it is whole, by its
+    descriptor and one name: jobs do as they like there.
+
     Args:
         incarnation: Name of this run of the node.
-        account: Account of the workers; None: ours.
+        helpers: Processes that work as the accounts of jobs; None: all jobs run as this user.
 
     Raises:
         StateDirectoryError: The directory is not safe to use.
@@ -60,24 +63,24 @@ class Segments(Place):
     Attributes:
         is_in_memory: True if there is a memory file system, which is tried before the disk. False: all is on disk.
         free: Directory of free files in memory, whose pages a later payload takes; empty if there is none: if workers
-            run as another account, which must not reach it, or if all is on disk.
+            run as other accounts, which must not reach it, or if all is on disk.
     """
 
-    def __init__(self, incarnation: str, account: Account | None = None) -> None:
+    def __init__(self, incarnation: str, helpers: FileHelpers | None = None) -> None:
         killed = kill_marked(lambda mark: is_abandoned(Path(mark)))
         if killed:
             logger.info(
                 "killed %s that a dead node had left behind", counted(killed, "process", "processes")
             )
-        self._account = account
         self.is_in_memory = False
         self._disk: Path | None = None
         """Directory for segments on disk that find no room in memory; None before ``use_disk``, and if nothing is in
         memory."""
+        ending = "" if helpers is None else _OF_ACCOUNTS
         memory = shared_memory()
         if memory is not None:
             try:
-                self._begin(memory, incarnation)
+                super().__init__(memory.with_name(memory.name + ending), incarnation, helpers)
                 self.is_in_memory = True
             except (OSError, StateDirectoryError) as error:
                 if isinstance(error, StateDirectoryError) and not cannot_be(error):
@@ -86,47 +89,39 @@ class Segments(Place):
                     "large data goes to disk, since %s cannot be used: %s", memory, error.__cause__ or error
                 )
         if not self.is_in_memory:
-            self._begin(disk_directory(), incarnation)
+            disk = disk_directory()
+            super().__init__(disk.with_name(disk.name + ending), incarnation, helpers)
+        if helpers is not None:
+            helpers.mark = str(self.root)
         self._next = 1
         """Number that the last file was named by: the next file gets the number after it, so names never repeat."""
         self._arriving: list[Incoming] = []
         """Payloads that arrive and are going to take more of the memory file system. Another payload goes to disk if
         there is no room in memory for these and it together."""
         self.free = ""
-        if account is None and self.is_in_memory:
+        if helpers is None and self.is_in_memory:
             self.free = str(private_directory(self.root / FREE))
             private_directory(self.root / GIVEN)
-
-    def _begin(self, base: Path, incarnation: str) -> None:
-        """Make the node's directory below ``base``; for workers of another account below a directory beside ``base``.
-
-        Raises:
-            OSError, StateDirectoryError: The directory cannot be made, or is not safe to use.
-        """
-        if self._account is not None:
-            # Our own directory lets no other account pass.
-            base = base.with_name(f"{base.name}-{self._account.name}")
-        ids = (self._account.uid, self._account.gid) if self._account is not None else None
-        super().__init__(base, incarnation, ids)
 
     def use_disk(self, workspace: WorkSpace) -> None:
         """Put data that finds no room in memory on disk, in ``workspace``'s directory. Called before ``open``."""
         if self.is_in_memory:
-            self._disk = private_directory(
-                workspace.root / _LARGE, 0o700 if self._account is None else 0o711
-            )
-            if self._account is not None:
-                self._disk.chmod(0o711)  # whatever the umask
+            mode = 0o700 if self._helpers is None else 0o711
+            self._disk = private_directory(workspace.root / _LARGE, mode)
+            self._disk.chmod(mode)  # whatever the umask
 
-    def open(self, name: str) -> Path:
-        """Make the directories for a computation's segments, called ``name`` (``place_name``).
+    def open(self, name: str, account: Account | None = None) -> Path:
+        """Make the directories for a computation's segments, called ``name`` (``place_name``), for an account.
 
         Returns:
             The directory in memory, or that on disk if nothing is in memory. Other methods take it as ``directory``.
+
+        Raises:
+            OSError: They cannot be made.
         """
-        directory = super().open(name)
+        directory = super().open(name, account)
         if self._disk is not None:
-            open_for(self._owner, self._disk / name)
+            self._hold(self._disk / name, account)
         return directory
 
     def room(self, directory: Path) -> Room:
@@ -154,16 +149,33 @@ class Segments(Place):
             return Room("", str(self.root))
         return Room(str(self.root), "" if self._disk is None else str(self._disk))
 
-    def find(self, directory: Path, name: int | str) -> Path:
-        """Returns the path of a computation's file: on disk if it is there and not in memory, otherwise in memory.
+    def _places(self, directory: Path) -> list[int]:
+        """Returns the descriptors of the directories in which files of a computation may be, that in memory first.
 
-        The file need not exist. If nothing is in memory the path is always on disk.
+        Raises:
+            FileNotFoundError: The directory was given up.
         """
-        return Path(find(self.room(directory), str(name)))
+        places = [self._held_at(directory).descriptor]
+        if self._disk is not None:
+            places.append(self._held_at(self._disk / directory.name).descriptor)
+        return places
+
+    def _find(self, directory: Path, name: str) -> tuple[int, os.stat_result]:
+        """Returns the descriptor of the directory that has a file of a computation, and the status of the file.
+
+        Raises:
+            FileNotFoundError: There is no file of that name.
+        """
+        for place in self._places(directory):
+            with suppress(FileNotFoundError):
+                return place, os.stat(name, dir_fd=place, follow_symlinks=False)
+        raise FileNotFoundError(f"segment {name} is not there")
 
     def is_shared(self, directory: Path, name: int) -> bool:
         """True if clients of this machine can map a segment, since it is in memory. Otherwise it is sent to them."""
-        return self.is_in_memory and os.path.lexists(f"{directory}/{name}")
+        with suppress(OSError):
+            return self.is_in_memory and self._find(directory, str(name))[0] == self._places(directory)[0]
+        return False
 
     def has_room(self, size: int) -> bool:
         """True if a payload of ``size`` bytes would find room now, in memory or on disk."""
@@ -183,15 +195,8 @@ class Segments(Place):
             OSError: The file is not there.
         """
         self._next += 1
-        os.rename(f"{self.root}/{GIVEN}/{given}", f"{directory}/{self._next}")
+        os.rename(f"{self.root}/{GIVEN}/{given}", str(self._next), dst_dir_fd=self._places(directory)[0])
         return self._next
-
-    def sweep(self) -> None:
-        """Remove directories that killed programs and nodes have left beside ours, on a thread.
-
-        Called when the connection to a client that shares memory is lost: the client may have been killed.
-        """
-        _apart(sweep, self.root.parent)
 
     def trim(self) -> None:
         """Remove the free files (``free``), on a thread: their memory can then be used for other data.
@@ -199,7 +204,7 @@ class Segments(Place):
         Called when a payload finds no room in memory, and when the node has had no computation for a while.
         """
         if self.free:
-            _apart(_empty, self.free)
+            apart(_empty, self.free)
 
     def remove_given(self, given: int) -> None:
         """Remove a file that a client has put into the directory ``GIVEN`` for a computation that is not here.
@@ -230,13 +235,14 @@ class Segments(Place):
             directory: Directory of the computation that the workers ran for.
             held: Names of segments with results that the node holds for clients; they stay.
         """
-        for place in filter(None, self.room(directory)):
-            with suppress(OSError):
+        with suppress(OSError):
+            for place in self._places(directory):
                 for name in os.listdir(place):
                     pid = worker_protocol.writer(name)
                     is_left = pid and not (name.isdecimal() and int(name) in held)
                     if is_left and not os.path.exists(f"/proc/{pid}"):
-                        Path(place, name).unlink(missing_ok=True)
+                        with suppress(OSError):
+                            os.unlink(name, dir_fd=place)
 
     def incoming(self, size: int) -> Incoming:
         """Returns a file for a payload of ``size`` bytes that arrives; its ``finish`` raises if there is no room."""
@@ -260,14 +266,19 @@ class Segments(Place):
         """
         path = incoming.finish()
         self._next += 1
-        if self._account is not None:
-            os.chown(path, self._account.uid, self._account.gid)
-        os.rename(path, self._beside(path, directory) / str(self._next))
+        account = self._held_at(directory).account
+        if account is not None:
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
+        self._move_in(path, directory, str(self._next))
         return self._next
 
-    def _beside(self, path: Path, directory: Path) -> Path:
-        """Returns the computation's directory on the file system of ``path``, to which a payload can be renamed."""
-        return directory if path.parent == self.root else path.parent / directory.name
+    def _move_in(self, path: Path, directory: Path, name: str) -> None:
+        """Move a whole file from the node's own directory into a computation's, on the same file system.
+
+        A file that has the name there is replaced.
+        """
+        places = self._places(directory)
+        os.rename(path, name, dst_dir_fd=places[0] if path.parent == self.root else places[-1])
 
     def put_object(self, directory: Path, message: PutObject, incoming: Incoming | None) -> None:
         """Store an object under the name by which workers find it. Workers of another account cannot write to it.
@@ -282,20 +293,17 @@ class Segments(Place):
             OSError: There was no room for the object, or the file is not there.
         """
         name = worker_protocol.object_name(message.number)
-        if incoming is not None:
-            arrived = incoming.finish()
-            path = self._beside(arrived, directory) / name
-            os.rename(arrived, path)
-        elif message.given:
-            os.rename(self.root / GIVEN / str(message.given), directory / name)
+        if incoming is None and message.given:
+            os.rename(self.root / GIVEN / str(message.given), name, dst_dir_fd=self._places(directory)[0])
             return
-        else:
-            self._remove(directory, name)
-            path = self._write(directory, name, message.payload)
-        if self._account is not None:
+        self._remove(directory, name)
+        path = incoming.finish() if incoming is not None else self._write(message.payload)
+        account = self._held_at(directory).account
+        if account is not None:
             # The account of the workers may read it by its group. We stay the owner, so it cannot change the mode.
-            os.chown(path, os.getuid(), self._account.gid)
+            os.chown(path, os.getuid(), account.gid, follow_symlinks=False)
             path.chmod(0o440)
+        self._move_in(path, directory, name)
 
     def drop_object(self, directory: Path, number: int) -> None:
         """Remove an object. Workers that have it mapped keep its memory until they unmap it."""
@@ -308,56 +316,67 @@ class Segments(Place):
             OSError: There was no room for the code.
         """
         self._remove(directory, "code")
-        return self._write(directory, "code", code)
+        path = self._write(code)
+        account = self._held_at(directory).account
+        if account is not None:
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
+        self._move_in(path, directory, "code")
+        return (directory if path.parent == self.root else path.parent / directory.name) / "code"
 
     def _remove(self, directory: Path, name: str) -> None:
         """Remove a file of a computation, in memory and on disk. A file that is gone is fine."""
-        for place in filter(None, self.room(directory)):
-            with suppress(OSError):
-                os.unlink(f"{place}/{name}")
+        with suppress(OSError):
+            for place in self._places(directory):
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=place)
 
-    def _write(self, directory: Path, name: str, data: bytes | bytearray) -> Path:
-        """Write a new file of a computation, owned by the workers' account, in memory or else on disk.
-
-        Returns:
-            Path of the file.
+    def _write(self, data: bytes | bytearray) -> Path:
+        """Write a new file in the node's own directory, in memory or else on disk; returns its path.
 
         Raises:
-            OSError: There was no room for the data, or the name exists.
+            OSError: There was no room for the data.
         """
 
         def fill(descriptor: int) -> None:
-            if self._account is not None:
-                os.fchown(descriptor, self._account.uid, self._account.gid)
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
 
-        return Path(write_new(self.room(directory), name, len(data), fill))
+        self._next += 1
+        return Path(write_new(self._own_room(), f"in-{self._next}", len(data), fill))
 
-    def outgoing(self, directory: Path, name: int) -> Outgoing:
-        """Open a segment, to send its content to a client.
+    def open_segment(self, directory: Path, name: int) -> int:
+        """Open a segment to read it; returns the descriptor, which the caller closes. Any thread may call it.
 
         Workers write segments, so a segment may be a link to a file of ours, or a pipe without a writer. Where
-        workers run under our account they could read our files anyway. Workers of another account get sent what they
+        workers run under our account they could read our files anyway. Workers of another account get read what they
         wrote and nothing else: a plain file of their own, with one name and without holes.
 
         Raises:
-            OSError: The segment is not there, or not such a file.
+            FileNotFoundError: The segment is not there, or not such a file.
+            OSError: It cannot be opened.
         """
-        path = find(self.room(directory), str(name))
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with self._guard:
+            account = self._held_at(directory).account
+            place, _ = self._find(directory, str(name))
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(str(name), flags, dir_fd=place)
         status = os.fstat(descriptor)
-        owner = os.getuid() if self._account is None else self._account.uid
+        owner = os.getuid() if account is None else account.uid
         # A program of ours may have linked the segment to itself, and have died before it said so.
-        is_single = status.st_nlink == 1 or self._account is None
+        is_single = status.st_nlink == 1 or account is None
         if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or not is_single:
             os.close(descriptor)
-            raise OSError(f"segment {name} is not what a worker writes")
-        if self._account is not None and _has_holes(descriptor, status):
+            raise FileNotFoundError(f"segment {name} is not what a worker writes")
+        if account is not None and _has_holes(descriptor, status):
             os.close(descriptor)
-            raise OSError(f"segment {name} has holes")
-        return Outgoing(descriptor, status.st_size)
+            raise FileNotFoundError(f"segment {name} has holes")
+        return descriptor
+
+    def outgoing(self, directory: Path, name: int) -> Outgoing:
+        """Open a segment, to send its content to a client (``open_segment``)."""
+        descriptor = self.open_segment(directory, name)
+        return Outgoing(descriptor, os.fstat(descriptor).st_size)
 
     def remove(self, directory: Path, name: int, *, was_shared: bool) -> None:
         """Remove a segment: its file becomes a free file for a later payload, or is deleted if that is not possible.
@@ -370,40 +389,34 @@ class Segments(Place):
             was_shared: True if a client may have mapped the segment. Then a file of ``ADOPTED_MIN`` bytes or more is
                 deleted, not used again: the client maps such segments, and gives us another file for them.
         """
-        path = find(self.room(directory), str(name))
         with suppress(OSError):
-            status = os.lstat(path)
+            place, status = self._find(directory, str(name))
             # A file with another link is a client's, which may write to it again.
             is_ours = status.st_nlink == 1 and not (was_shared and status.st_size >= ADOPTED_MIN)
-            is_ours &= os.path.dirname(path) == str(directory)  # and not on disk
-            free = self.free if is_ours else ""
-            if status.st_size > _STALL_MAX:
-                _apart(free_file, free, path, status.st_size)
+            is_ours &= place == self._places(directory)[0]  # and not on disk
+            if self.free and is_ours:
+                path = f"{directory}/{name}"  # of this user, and of no account: ``free``
+                if status.st_size > STALL_MAX:
+                    apart(free_file, self.free, path, status.st_size)
+                else:
+                    free_file(self.free, path, status.st_size)
+            elif status.st_size > STALL_MAX:
+                apart(_unlink, str(name), os.dup(place))
             else:
-                free_file(free, path, status.st_size)
+                os.unlink(str(name), dir_fd=place)
 
-    def drop(self, directory: Path) -> None:
-        """Remove the directories with a computation's segments, or a working directory.
+    def drop(self, path: Path) -> None:
+        """Give the directories with a computation's segments up, and remove them (``JobDirectories.drop``)."""
+        super().drop(path)
+        if self._disk is not None:
+            super().drop(self._disk / path.name)
 
-        Directories with more than ``_STALL_MAX`` bytes are removed by a thread.
-        """
-        self._drop(directory)
-        if self._disk is not None and directory.parent == self.root:
-            self._drop(self._disk / directory.name)
 
-    def _drop(self, directory: Path) -> None:
-        """Remove one directory with all in it. If the files directly in it have more than ``_STALL_MAX`` bytes, it
-        gets another name at once, so that its own is free, and is removed by a thread."""
-        with suppress(OSError):
-            with os.scandir(directory) as entries:
-                size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-            if size > _STALL_MAX:
-                gone = directory.with_name(f".{directory.name}-{self._next}")
-                self._next += 1
-                os.rename(directory, gone)
-                _apart(remove_tree, gone)
-                return
-        remove_tree(directory)
+def _unlink(name: str, directory: int) -> None:
+    """Remove a file, and close the descriptor of its directory. Raises no OSError."""
+    with suppress(OSError):
+        os.unlink(name, dir_fd=directory)
+    os.close(directory)
 
 
 def _has_holes(descriptor: int, status: os.stat_result) -> bool:
@@ -411,14 +424,6 @@ def _has_holes(descriptor: int, status: os.stat_result) -> bool:
     if status.st_blocks * 512 >= status.st_size:
         return False
     return os.lseek(descriptor, 0, os.SEEK_HOLE) < status.st_size
-
-
-def _apart(remove: Callable[..., None], *arguments: object) -> None:
-    """Call a function on a thread of its own, so that the event loop goes on; at once if none can be started."""
-    try:
-        threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
-    except RuntimeError:
-        remove(*arguments)
 
 
 def _empty(directory: str) -> None:

@@ -34,6 +34,7 @@ from pathlib import Path
 from dispy.core import execution as core
 from dispy.core.execution.ids import Key, WorkerId
 from dispy.node import reporting, tracing
+from dispy.node.machine.accounts import Account
 from dispy.node.processes.hosts import HostProcess
 from dispy.node.processes.workers import (
     SETUP_GRACE_S,
@@ -105,15 +106,16 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         # The computation needs its directory, and needs it empty.
         service._waiting[action.key] = action
         return
-    host = _take_spare(service)
     before = service._loaded.get(action.key)
     had_work = before is not None or action.key in service._prepared
-    work = segments = None
+    account = service._account_of(action.key)
+    host = work = segments = None
     try:
-        if host is None:
-            host = service._new_host()
-        work = open_work(service, action.key, action.compute)
-        segments = service._segments.open(place_name(action.key))
+        work = open_work(service, action.key, action.compute, action)
+        if work is None:
+            return  # the action comes again
+        host = _take_spare(service, account) or service._new_host(account)
+        segments = service._segments.open(place_name(action.key), account)
         code_path = service._segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
         if segments is not None and before is None:
@@ -138,13 +140,15 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     service._loop.call_later(SPARE_S, _start_spare, service)
 
 
-def _take_spare(service: NodeState) -> HostProcess | None:
-    """Returns the spare host, which is then no spare any more; None if none lives, so that one has to be started."""
+def _take_spare(service: NodeState, account: Account | None) -> HostProcess | None:
+    """Returns the spare host, which is then no spare any more; None if none of this account lives, so that one has to
+    be started."""
+    if service._spare is None or service._spare.account != account:
+        return None
     spare, service._spare = service._spare, None
-    if spare is not None:
-        service._loop.remove_reader(spare.control)
-        service._loop.remove_reader(spare.output)
-    return spare if spare is not None and not spare.is_dead else None
+    service._loop.remove_reader(spare.control)
+    service._loop.remove_reader(spare.output)
+    return spare if not spare.is_dead else None
 
 
 def _fail_start(service: NodeState, key: Key, host: HostProcess | None, error: Exception) -> None:
@@ -418,7 +422,7 @@ def _start_spare(service: NodeState) -> None:
     if service._spare is not None or service._stopped.is_set():
         return
     try:
-        service._spare = service._new_host()
+        service._spare = service._new_host(service._next_account())
         logger.debug("host %d is started ahead", service._spare.process.pid)
     except OSError as error:
         # The next computation tries again; if that fails, its program is told.

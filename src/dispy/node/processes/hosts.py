@@ -51,6 +51,7 @@ class HostProcess:
         control: Socket for messages to and from the host; readable, too, when the host is gone.
         output: Descriptor of the pipe that is its stdout and stderr, and that of ``setup``; -1 when it is closed. The
             node passes the text on, so that code of clients does not reach the node's terminal.
+        account: Account that the host runs as; None: that of this process.
         workers: Workers that live or whose end is not handled yet, by number.
         is_dead: True once the process has ended and was reaped; set by the owner of this object. No worker can be
             started then.
@@ -64,6 +65,7 @@ class HostProcess:
             self._start(slots_max, mark, account, undo)
             undo.pop_all()
         self.control.setblocking(False)
+        self.account = account
         self.workers: dict[WorkerId, WorkerHandle] = {}
         self._free_slots = list(range(slots_max - 1, -1, -1))
         """Indexes of slots (areas of shared memory) without a worker; the next worker gets the last one."""

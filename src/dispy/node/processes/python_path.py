@@ -12,6 +12,7 @@ import sys
 import threading
 
 from dispy.node.machine.accounts import Account, starts_as
+from dispy.node.processes.spared import Spared
 
 logger = logging.getLogger("dispy.node")
 
@@ -35,10 +36,12 @@ class SearchPath:
 
     Args:
         account: Account that hosts run as; None: that of this process.
+        spared: Has the pid of a Python process while that is asked.
     """
 
-    def __init__(self, account: Account | None) -> None:
+    def __init__(self, account: Account | None, spared: Spared) -> None:
         self._account = account
+        self._spared = spared
         self._paths: list[str] = []
         """Directories of the last answer, in the order of the search; empty: there is none, so Python is asked."""
         self._seen: list[tuple[str, int]] = []
@@ -46,11 +49,6 @@ class SearchPath:
         0: it is missing). When one has changed, a package may have come, and Python is asked again."""
         self._guard = threading.Lock()
         """Held while ``_paths`` and ``_seen`` are read or renewed: of several threads that call, one asks Python."""
-        self.starting = threading.Lock()
-        """Held while a process is started and put into ``asked``. The loop holds it while it kills or reaps children:
-        it would otherwise take a process that has just started for a stray."""
-        self.asked: set[int] = set()
-        """Pids of the Python processes that are being asked: the node must not kill or reap them."""
 
     def __call__(self) -> list[str]:
         """Returns the directories, in the order of the search; empty if Python does not answer.
@@ -89,7 +87,7 @@ class SearchPath:
         Raises:
             OSError, subprocess.SubprocessError: It cannot be started, or has not ended after ``_ASK_S``.
         """
-        with self.starting:
+        with self._spared.starting:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _SAY],
                 **starts_as(self._account),
@@ -97,14 +95,14 @@ class SearchPath:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
             )
-            self.asked.add(process.pid)
+            self._spared.pids.add(process.pid)
         with process:
             try:
                 said: bytes = process.communicate(timeout=_ASK_S)[0]
                 return said
             finally:
                 process.kill()
-                self.asked.discard(process.pid)
+                self._spared.pids.discard(process.pid)
 
 
 def _seen(paths: list[str]) -> list[tuple[str, int]]:

@@ -19,10 +19,10 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -96,9 +96,9 @@ class Spool:
         fingerprint: Fingerprint of its secret. Rooms of dead nodes with another secret are not taken over.
         bytes_max: Bytes that all files of results may take together. A batch above it stays in memory, and is tried
             again when there may be room.
-        owner: User id of the processes that write segments; files of others are not read.
         tell: Called from the thread with batches that are on disk, and their file.
-        find: Returns the path of a segment, given the directory of its computation and its number.
+        open_segment: Opens a segment to read it, given the directory of its computation and its number; returns the
+            descriptor, or raises FileNotFoundError. Called from the thread.
     """
 
     def __init__(
@@ -108,17 +108,15 @@ class Spool:
         name: str,
         fingerprint: str,
         bytes_max: int,
-        owner: int,
         tell: Callable[[Stored, Path], None],
-        find: Callable[[Path, int], Path] = lambda directory, name: directory / str(name),
+        open_segment: Callable[[Path, int], int],
     ) -> None:
         self._base = base
         self._names = RoomNames([incarnation.hex()], [name], [], fingerprint)
         """Names of this node, for its own room and to recognise rooms of dead nodes; ``restore`` adds its port."""
         self._bytes_max = bytes_max
-        self._owner = owner
         self._tell = tell
-        self._find = find
+        self._open_segment = open_segment
         self._rooms: list[Room] = []
         """Rooms that this process has locked: those that it took over, and its own once there is one."""
         self._own: Room | None = None
@@ -395,7 +393,7 @@ class Spool:
             OSError: There is no room, or the disk fails.
         """
         batches: list[JobsEnded] = []
-        paths: list[Path] = []
+        opens: list[Callable[[], int]] = []
         seconds: set[int] = set()
         """Numbers (from 1) of payloads that are the second of their result: their CRC goes on from the first's."""
         for task in group:
@@ -410,15 +408,15 @@ class Spool:
                         if segment:
                             if task.directory is None:
                                 raise FileNotFoundError("its computation is gone")
-                            paths.append(self._find(task.directory, segment))
-                            setattr(result, attribute, len(paths))
+                            opens.append(partial(self._open_segment, task.directory, segment))
+                            setattr(result, attribute, len(opens))
                     if result.stream and result.output_stream:
                         seconds.add(result.output_stream)
                 ended.append(result)
             batches.append(JobsEnded(batch.batch, batch.computation, ended))
         first = group[0].store
         assert first is not None
-        sizes = [self._size(path) for path in paths]
+        sizes = [_size(open_part) for open_part in opens]
         head = pack_header(Header(first.client, first.name, batches), sizes)
         size = len(head) + sum(sizes) + CRC.size * len(sizes)
         if self._used + size > self._bytes_max:
@@ -427,24 +425,21 @@ class Spool:
         name = f"{first.client.hex()}-{self._next:08}.results"
         self._next += 1
         parts = [
-            (path, size, number in seconds)
-            for number, (path, size) in enumerate(zip(paths, sizes, strict=True), 1)
+            (open_part, size, number in seconds)
+            for number, (open_part, size) in enumerate(zip(opens, sizes, strict=True), 1)
         ]
         path = write(room.path, name, head, parts)
         self._used += size
         self._tell(Stored(first.client, [batch.batch for batch in batches]), path)
 
-    def _size(self, path: Path) -> int:
-        """Returns the size of a segment (bytes).
 
-        Raises:
-            FileNotFoundError: The path is not a regular file of a worker. A job can put anything there, such as a
-                link.
-        """
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != self._owner:
-            raise FileNotFoundError(f"{path} is not what a worker writes")
-        return status.st_size
+def _size(open_part: Callable[[], int]) -> int:
+    """Returns the size (bytes) of a segment, given what opens it; raises FileNotFoundError if it is gone."""
+    descriptor = open_part()
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 def _client(task: _Task) -> ClientId | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -115,14 +116,17 @@ def pack_header(header: Header, sizes: list[int]) -> bytes:
     return MAGIC + _HEAD.pack(len(data), crc, len(sizes)) + lengths + data
 
 
-def write(directory: Path, name: str, head: bytes, parts: list[tuple[Path, int, bool]]) -> Path:
+def write(
+    directory: Path, name: str, head: bytes, parts: list[tuple[Callable[[], int], int, bool]]
+) -> Path:
     """Write a file whole or not at all, and sync it and its name to the disk.
 
     Args:
         directory, name: Where the file is to be.
         head: Content of the file before the parts (``pack_header``, ``pack_note``).
-        parts: Segments that are copied into the file as its parts, in this order: path, size (bytes), and True if the
-            part's CRC goes on from that of the part before. The CRC-32 of each part is written after the last part.
+        parts: Segments that are copied into the file as its parts, in this order: function that opens it and returns
+            the descriptor, size (bytes), and True if the part's CRC goes on from that of the part before. The CRC-32
+            of each part is written after the last part.
 
     Returns:
         Path of the file.
@@ -138,8 +142,8 @@ def write(directory: Path, name: str, head: bytes, parts: list[tuple[Path, int, 
             _write_all(file.fileno(), memoryview(head))
             crc = 0
             crcs = []
-            for path, size, goes_on in parts:
-                crc = _copy(path, size, file.fileno(), crc if goes_on else 0)
+            for open_part, size, goes_on in parts:
+                crc = _copy(open_part, size, file.fileno(), crc if goes_on else 0)
                 crcs.append(CRC.pack(crc))
             _write_all(file.fileno(), memoryview(b"".join(crcs)))
             os.fsync(file.fileno())
@@ -159,7 +163,7 @@ def _write_all(descriptor: int, data: memoryview) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _copy(path: Path, size: int, target: int, crc: int) -> int:
+def _copy(open_part: Callable[[], int], size: int, target: int, crc: int) -> int:
     """Append ``size`` bytes of a segment to the file of descriptor ``target``; returns their CRC, begun from ``crc``.
 
     The segment is read, not mapped: a segment that is used again meanwhile may shrink, and a mapping would crash.
@@ -167,13 +171,13 @@ def _copy(path: Path, size: int, target: int, crc: int) -> int:
     Raises:
         FileNotFoundError: The segment is gone or has become shorter.
     """
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    source = open_part()
     try:
         left = size
         while left:
             piece = os.read(source, min(left, _COPY))
             if not piece:
-                raise FileNotFoundError(f"{path} is shorter than it was")
+                raise FileNotFoundError("a segment is shorter than it was")
             _write_all(target, memoryview(piece))
             crc = zlib.crc32(piece, crc)
             left -= len(piece)

@@ -11,48 +11,66 @@ The way of a job that brings files:
 state      event                                   next, and what is done
 =========  ======================================  ==================================================================
 noted      ``offer``: a worker is to run it        waiting
-waiting    no other content has its names          placing: names are reserved, the stager puts the files there
+waiting    no other content has its names          reserving: its names are taken, and what has them is moved aside
+reserving  all is moved aside                      placing: the stager puts the files there
 placing    files are there                         placed: the record is given to the worker
+reserving  it cannot be moved aside                gone: names are released, the record fails
 placing    files cannot be put there               gone: names are released, the record fails
 waiting    ``release`` or ``withdraw``             gone
+reserving  ``release`` or ``withdraw``             gone: names are released once all is moved aside
 placing    ``release`` or ``withdraw``             gone: names are released once no thread puts files there
 placed     ``release``: job or worker has ended    gone: names are released
 =========  ======================================  ==================================================================
+
+A name that is released is free when the file is removed and what was moved aside is back. That may take a while, as
+another process does it where jobs run as another account.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from typing import Any, Protocol
 
 from dispy.core.execution.ids import WorkerId
 from dispy.files.fetching.wanted_files import Stage
-from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry
 from dispy.protocol.worker import Record
 
 
+class Directory(Protocol):
+    """The working directory: an ``untrusted_directory.Tree``, or one that is like it."""
+
+    def reserve(self, files: list[tuple[str, int]]) -> list[list[str]]: ...
+
+    def release(self, files: list[tuple[str, int, list[str]]], *, was_put: bool = True) -> None: ...
+
+
+Work = Callable[[Directory], Any]
+"""Something to do in the working directory; the result is passed on."""
+
+
 class _Placed:
-    """A file that is in the working directory for jobs, or is being put there.
+    """A file that is in the working directory for jobs, is being put there, or is being removed.
 
     Args:
         entry: Description of the file.
-        aside: Number under which a file that had its name was moved aside (``Tree.set_aside``); 0: there was none.
-        directories: Paths of directories that are made for the file, the deepest first. They are removed with it if
-            they are empty then.
+        aside: Number under which a file that had its name is moved aside (``Tree.reserve``).
     """
 
-    __slots__ = ("aside", "directories", "entry", "users")
+    __slots__ = ("aside", "directories", "entry", "is_free", "users")
 
-    def __init__(self, entry: FileEntry, aside: int, directories: list[str]) -> None:
+    def __init__(self, entry: FileEntry, aside: int) -> None:
         self.entry = entry
         self.aside = aside
-        self.directories = directories
-        self.users = 0
-        """Number of jobs that need the file; at 0 it is removed."""
+        self.directories: list[str] = []
+        """Paths of directories that are made for the file, the deepest first. They are removed with it if they are
+        empty then."""
+        self.is_free = False
+        """True once what had the name is moved aside: files can be put there."""
+        self.users = 1
+        """Number of jobs that need the file. At 0 it is being removed, and no job can share it any more."""
 
 
 class _Offered:
@@ -63,14 +81,16 @@ class _Offered:
         entries: Descriptions of the files of the job.
     """
 
-    __slots__ = ("entries", "is_placed", "record", "stage")
+    __slots__ = ("entries", "has_names", "is_placed", "record", "stage")
 
     def __init__(self, record: Record, entries: list[FileEntry]) -> None:
         self.record = record
         self.entries = entries
+        self.has_names = False
+        """True once the names of the files are taken for this record."""
         self.stage: Stage | None = None
         """Task of the stager that puts the files there; None while the record waits for names that other files
-        have."""
+        have, or while these files are moved aside."""
         self.is_placed = False
         """True once ``stage`` has ended: the worker has the record, or the record has failed."""
 
@@ -96,8 +116,8 @@ class Brought:
     """The files that jobs of one computation bring to a node. All methods are called on the event loop.
 
     Args:
-        work: The working directory.
-        owner: User and group that directories and files are given to; None: they stay ours.
+        run: Has something done in the working directory, and then calls a function (second argument) with the
+            result, or with the exception: at once, or later on the loop. What is given first is done first.
         stage: Has the stager put files into the working directory; returns the task (``Stage``). Its second argument
             is called later, with the reason why the files cannot be there, empty if they are.
         drop: Gives a task that ``stage`` has returned up, and calls a function (None: none) when no thread puts files
@@ -108,15 +128,13 @@ class Brought:
 
     def __init__(
         self,
-        work: Path,
-        owner: tuple[int, int] | None,
+        run: Callable[[Work, Callable[[Any], None]], None],
         stage: Callable[[list[FileEntry], Callable[[str], None]], Stage],
         drop: Callable[[Stage, Callable[[], None] | None], None],
         give: Callable[[WorkerId, Record], None],
         fail: Callable[[WorkerId, Record, str], None],
     ) -> None:
-        self._work = work
-        self._owner = owner
+        self._run = run
         self._stage = stage
         self._drop = drop
         self._give = give
@@ -201,20 +219,40 @@ class Brought:
         if offered is None:
             return
         if offered.stage is None:
+            # If its names are taken, ``_on_reserved`` releases them.
             self._place_waiting()
         elif offered.is_placed:
             self._clear(offered.entries)
         else:
             self._drop(offered.stage, partial(self._clear, offered.entries))
 
-    def _clear(self, entries: list[FileEntry]) -> None:
+    def _clear(self, entries: list[FileEntry], *, was_put: bool = True) -> None:
         """Release the files of one job: those that no other job needs are removed, and files that waited are placed.
 
         Called when the job has ended, or its files cannot be put into the working directory.
+
+        Args:
+            entries: The files.
+            was_put: False: no file was put there, as ``Tree.reserve`` has failed.
         """
-        with suppress(OSError), Tree(self._work, self._owner) as tree:
-            for entry in entries:
-                self._remove(tree, entry.path)
+        unused = []
+        for entry in entries:
+            placed = self._placed.get(entry.path)
+            if placed is not None and placed.users:
+                placed.users -= 1
+                if not placed.users:
+                    unused.append(placed)
+        if unused:
+            files = [(placed.entry.path, placed.aside, placed.directories) for placed in unused]
+            self._run(partial(_release, files, was_put), partial(self._on_cleared, unused))
+        else:
+            self._place_waiting()
+
+    def _on_cleared(self, unused: list[_Placed], _: object) -> None:
+        """Free the names of files that were removed, and place files that waited for them."""
+        for placed in unused:
+            if self._placed.get(placed.entry.path) is placed:
+                del self._placed[placed.entry.path]
         self._place_waiting()
 
     def close(self) -> None:
@@ -231,11 +269,11 @@ class Brought:
             if put.stage is not None:
                 self._drop(put.stage, None)
         self._puts.clear()
-        if self._placed:
-            with suppress(OSError), Tree(self._work, self._owner) as tree:
-                for placed in list(self._placed.values()):
-                    placed.users = 1
-                    self._remove(tree, placed.entry.path)
+        placed, self._placed = list(self._placed.values()), {}
+        for was_put in (True, False):
+            files = [(p.entry.path, p.aside, p.directories) for p in placed if p.is_free == was_put]
+            if files:
+                self._run(partial(_release, files, was_put), lambda _: None)
 
     def _place_waiting(self) -> None:
         """Start putting files whose names are free into the working directory: first those that stay, then jobs'.
@@ -246,8 +284,10 @@ class Brought:
             if put.stage is None and not self._is_in_use(put):
                 self._begin(put)
         for worker, offered in list(self._offered.items()):
-            if offered.stage is None and not any(self._is_taken(entry) for entry in offered.entries):
-                self._place(worker, offered)
+            is_waiting = offered.stage is None and not offered.has_names
+            is_waiting &= self._offered.get(worker) is offered
+            if is_waiting and not any(self._is_taken(entry) for entry in offered.entries):
+                self._reserve(worker, offered)
 
     def _is_in_use(self, put: _Put) -> bool:
         """True if files that stay must wait: files of jobs, or files that stay and came before, have their names."""
@@ -278,26 +318,58 @@ class Brought:
             return True
         placed = self._placed.get(entry.path)
         if placed is not None:
-            return placed.entry.digest != entry.digest
+            return placed.entry.digest != entry.digest or not placed.is_free or not placed.users
         return any(_clash(entry.path, path) for path in self._placed)
 
-    def _place(self, worker: WorkerId, offered: _Offered) -> None:
-        """Reserve the names of a job's files and put them there; then the record is given to the worker, or fails."""
-        reserved = []
-        try:
-            with Tree(self._work, self._owner) as tree:
-                for entry in offered.entries:
-                    self._reserve(tree, entry)
-                    reserved.append(entry)
-        except (OSError, ValueError) as error:
+    def _reserve(self, worker: WorkerId, offered: _Offered) -> None:
+        """Take the names of a job's files, and have files moved aside that no job has brought and that have them."""
+        offered.has_names = True
+        new = []
+        for entry in offered.entries:
+            placed = self._placed.get(entry.path)
+            if placed is None:
+                # Computations with one ``dest_path``, and nodes, share the directory: a count of ours is not enough.
+                number = int.from_bytes(os.urandom(8), "big") >> 1
+                placed = self._placed[entry.path] = _Placed(entry, number)
+                new.append(placed)
+            else:
+                placed.users += 1
+        if not new:
+            self._place(worker, offered)
+            return
+        files = [(placed.entry.path, placed.aside) for placed in new]
+        self._run(
+            lambda directory: directory.reserve(files), partial(self._on_reserved, worker, offered, new)
+        )
+
+    def _on_reserved(self, worker: WorkerId, offered: _Offered, new: list[_Placed], result: Any) -> None:
+        """Put a job's files there once all is moved aside; if that has failed, the record fails.
+
+        Args:
+            worker: The worker.
+            offered: Its record; released meanwhile, perhaps.
+            new: The files that had to be made way for.
+            result: For each of them the directories that are missing; or the exception.
+        """
+        if not isinstance(result, Exception):
+            for placed, directories in zip(new, result, strict=True):
+                placed.directories, placed.is_free = directories, True
+        if self._offered.get(worker) is not offered:
+            self._clear(offered.entries, was_put=False)
+        elif isinstance(result, Exception):
             del self._offered[worker]
-            self._clear(reserved)
+            self._clear(offered.entries, was_put=False)
             self._fail(
                 worker,
                 offered.record,
-                f"files of the job cannot be put into the working directory: {error}",
+                f"files of the job cannot be put into the working directory: {result}",
             )
-            return
+        else:
+            self._place(worker, offered)
+            self._place_waiting()  # jobs that share a file wait until its name is free
+
+    def _place(self, worker: WorkerId, offered: _Offered) -> None:
+        """Have the stager put a job's files there; then the record is given to the worker, or fails."""
 
         def done(reason: str) -> None:
             if self._offered.get(worker) is not offered:
@@ -311,31 +383,10 @@ class Brought:
 
         offered.stage = self._stage(offered.entries, done)
 
-    def _reserve(self, tree: Tree, entry: FileEntry) -> None:
-        """Reserve the name of a file for one more job. A file of that name that no job has brought is moved aside."""
-        placed = self._placed.get(entry.path)
-        if placed is None:
-            # Computations with one ``dest_path``, and nodes, share the directory: a count of ours is not enough.
-            number = int.from_bytes(os.urandom(8), "big") | 1
-            directories = tree.missing_directories(entry.path)
-            aside = number if tree.set_aside(entry.path, number) else 0
-            placed = self._placed[entry.path] = _Placed(entry, aside, directories)
-        placed.users += 1
 
-    def _remove(self, tree: Tree, path: str) -> None:
-        """Release the name of a file for one job. When no job needs the file it is removed, and a file that was moved
-        aside comes back."""
-        placed = self._placed.get(path)
-        if placed is None:
-            return
-        placed.users -= 1
-        if placed.users:
-            return
-        del self._placed[path]
-        tree.remove(path)
-        if placed.aside:
-            tree.put_back(path, placed.aside)
-        tree.remove_empty(placed.directories)
+def _release(files: list[tuple[str, int, list[str]]], was_put: bool, directory: Directory) -> None:
+    """Have a directory release files (``Tree.release``)."""
+    directory.release(files, was_put=was_put)
 
 
 def _clash(path: str, other: str) -> bool:

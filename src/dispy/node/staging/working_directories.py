@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId, Key, WorkerId
@@ -11,7 +13,7 @@ from dispy.files.fetching.wanted_files import Stage, SupplierId
 from dispy.net.connection import Connection
 from dispy.node.processes.workers import give
 from dispy.node.results.delivery import release, send_to
-from dispy.node.staging.job_files import Brought
+from dispy.node.staging.job_files import Brought, Work
 from dispy.node.state import Loaded, NodeState, Prepared
 from dispy.protocol import node
 from dispy.protocol import worker as worker_protocol
@@ -25,8 +27,12 @@ def place_name(key: Key) -> str:
     return f"{key[0].hex()[:8]}-{key[1]}"
 
 
-def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
+def open_work(
+    service: NodeState, key: Key, compute: node.Compute, action: core.StartHost | core.StageFiles
+) -> Path | None:
     """Returns the working directory of a computation: the one that it has, or a new one.
+
+    None: a thread opens it, as another account does the work; the action is performed again when it is open.
 
     Raises:
         OSError: The directory cannot be made, or the one around it is open to other users.
@@ -38,13 +44,46 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
     prepared = service._prepared.get(key)
     if prepared is not None:
         return prepared.work
-    name = place_name(key)
+    opened = service._opened.pop(key, None)
+    if isinstance(opened, Exception):
+        raise opened
+    if opened is not None:
+        return opened
+    name, account = place_name(key), service._account_of(key)
     is_kept = compute.keep and not service.settings.force_cleanup
     if not compute.dest_path and not is_kept:
-        return service._workspace.open(name)
+        return service._workspace.open(name, account)
     connection = service._clients.get(key[0])
     address = connection.peer_address if connection is not None else ""
-    return service._workspace.open_named(address, compute.dest_path or name, is_kept=is_kept)
+    name = compute.dest_path or name
+    if account is None:
+        return service._workspace.open_named(address, name, is_kept=is_kept)
+    service._dropping.add(key)
+    service._waiting[key] = action
+    service._with_files(
+        account,
+        lambda: service._workspace.open_named(address, name, account, is_kept=is_kept),
+        partial(_on_opened, service, key),
+    )
+    return None
+
+
+def _on_opened(service: NodeState, key: Key, result: Path | Exception) -> None:
+    """Perform the action that has waited for a working directory; give the directory up if there is none any more.
+
+    Args:
+        service: The node.
+        key: The computation.
+        result: The directory, or the reason why there is none.
+    """
+    service._dropping.discard(key)
+    waiting = service._waiting.pop(key, None)
+    if waiting is not None and not service._stopped.is_set():
+        service._opened[key] = result
+        service._perform(waiting)
+        result = service._opened.pop(key, OSError())
+    if isinstance(result, Path):
+        drop_work(service, key, result)
 
 
 def drop_work(service: NodeState, key: Key, work: Path) -> None:
@@ -57,16 +96,21 @@ def drop_work(service: NodeState, key: Key, work: Path) -> None:
 
 
 def _remove_work(service: NodeState, key: Key, work: Path) -> None:
-    """Remove a working directory, unless others use or keep it.
+    """Remove a working directory, unless others use or keep it."""
+    service._with_files(
+        service._account_of(key),
+        partial(service._workspace.leave, work),
+        partial(_on_removed, service, key),
+    )
 
-    If its computation was opened again meanwhile, the action of the core that has waited for that is performed now.
-    """
+
+def _on_removed(service: NodeState, key: Key, _: object) -> None:
+    """Perform the action of the core that has waited until the directory of the computation's earlier generation is
+    gone, if there is one."""
     service._dropping.discard(key)
-    if not service._workspace.leave(work):
-        service._segments.drop(work)
     waiting = service._waiting.pop(key, None)
     if waiting is not None and not service._stopped.is_set():
-        service._perform_by_type[type(waiting)](service, waiting)
+        service._perform(waiting)
 
 
 def drop_places(service: NodeState, key: Key) -> None:
@@ -98,7 +142,9 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
         service._waiting[key] = action
         return
     try:
-        work = open_work(service, key, compute)
+        work = open_work(service, key, compute, action)
+        if work is None:
+            return
     except (OSError, ValueError) as error:
         reason = f"node {service.name} has no working directory for the computation: {error}"
         service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, reason))
@@ -196,8 +242,7 @@ def _brought(service: NodeState, loaded: Loaded) -> Brought:
     if loaded.brought is None:
         supplier, computation = SupplierId(loaded.key[0]), loaded.key[1]
         loaded.brought = Brought(
-            loaded.work,
-            service._stager.owner,
+            partial(_in_directory, service, loaded),
             lambda files, done: service._stager.stage(
                 Stage(supplier, computation, files, loaded.work, done)
             ),
@@ -206,6 +251,17 @@ def _brought(service: NodeState, loaded: Loaded) -> Brought:
             partial(_fail_offer, service),
         )
     return loaded.brought
+
+
+def _in_directory(service: NodeState, loaded: Loaded, work: Work, then: Callable[[Any], None]) -> None:
+    """Have something done in the working directory of a computation, and call ``then`` with the result, or with the
+    exception that was raised."""
+
+    def do() -> Any:
+        with service._workspace.tree(loaded.work) as directory:
+            return work(directory)
+
+    service._with_files(service._account_of(loaded.key), do, then)
 
 
 def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
