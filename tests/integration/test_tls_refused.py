@@ -57,6 +57,7 @@ OURS = r"does not believe our certificate.*dispy cert new "
         (("expired node", "ours"), CLIENT, r"expired.*dispy cert new node", OURS + "node"),
         (NODE, ("expired client", "ours"), OURS + "client", r"expired.*dispy cert new client"),
         (CLIENT, CLIENT, r"purpose.*dispy cert new node", OURS + "node"),
+        (NODE, NODE, OURS + "client", r"purpose.*dispy cert new client"),
         (None, (), r"does not speak TLS.*tls=False", r"127\.0\.0\.1: TLS before the proof"),
         ((), None, r"speaks TLS only.*tls=True", r"127\.0\.0\.1: dispy's protocol instead of TLS"),
         (NODE, None, r"speaks TLS only.*tls=True", r"127\.0\.0\.1: dispy's protocol instead of TLS"),
