@@ -51,6 +51,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     user's own."""
     secret_file: str | None = None
     """Path of the file with the secret; None: not used."""
+    force_weak_secret: bool = False
+    """True: listen beyond loopback also with a typed secret that is easy to guess. False: the node does not start."""
     certfile: str | None = None
     """Path of the PEM file with the certificate that clients get, and its key unless that is in ``keyfile``; None: a
     certificate is made for this run."""

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from dispy.net.discovery import running_nodes
+from dispy.security import secrets
 from tests.integration.helpers import PYTHON, Node, Place, Program, wait_for
 from tests.integration.proxy import Proxy
 
@@ -43,7 +44,7 @@ FROZEN_S = (0.05, 0.3, 1.0, 2.5)
 PULLED_S = (0.3, 1.0, 2.5, 7.0)
 """How long a cable is out: also for longer than it takes to be dead."""
 
-SECRET = "a secret for the nodes of a storm"
+SECRET = secrets.generate()
 
 
 @dataclass(slots=True)

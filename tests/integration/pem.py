@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dispy.security.certificates import Kind, new_ca, new_leaf
 
@@ -45,6 +46,44 @@ def self_signed(directory: Path, name: str) -> Pair:
     return pair
 
 
+def for_both_ends(authority: Path, directory: Path) -> Pair:
+    """What older versions made for a node: a certificate that serves a listener as well as a dialer."""
+    issuer_key = serialization.load_pem_private_key((authority / "ca-key.pem").read_bytes(), None)
+    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    issuer = x509.load_pem_x509_certificate((authority / "ca.pem").read_bytes())
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+            critical=False,
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
+        )
+        .sign(issuer_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    pair = Pair(str(directory / "old-node.pem"), str(directory / "old-node-key.pem"))
+    Path(pair.certfile).write_bytes(certificate.public_bytes(pem))
+    Path(pair.keyfile).write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return pair
+
+
 class Files:
     """Certificates of all kinds; ``ours`` and ``theirs`` are two authorities.
 
@@ -68,6 +107,7 @@ class Files:
         self.pairs = {
             "node": leaf(self.ours, "node", "127.0.0.1", "localhost"),
             "client": leaf(self.ours, "client", "laptop"),
+            "old node": for_both_ends(self.ours, root),
             "node of theirs": leaf(self.theirs, "node", "127.0.0.1"),
             "client of theirs": leaf(self.theirs, "client", "laptop"),
             "node elsewhere": leaf(self.ours, "node", "192.0.2.7", "node.example"),

@@ -75,6 +75,10 @@ def refused(place: Place, *arguments: str, code: int = 2) -> str:
         (["--host", "0.0.0.0"], r"0\.0\.0\.0" + BEYOND),
         (["--host", "192.0.2.1"], r"192\.0\.2\.1" + BEYOND),
         (["--host", "::"], r"::" + BEYOND),
+        (
+            ["--host", "192.0.2.1", "--secret", "open sesame"],
+            r"192\.0\.2\.1.*31 bits, and 60.*--force_weak_secret",
+        ),
         (["--host", "no.such.host.invalid"], r"no\.such\.host\.invalid.*cannot be resolved"),
         (["--listen_port", "70000"], r"'70000' is not a port number, or 0 for any free one"),
         (["--dispy_port", "0"], r"dispy_port.*'0' is not a port number from 1 to 65000"),
@@ -188,7 +192,8 @@ def test_help(place: Place, option: str) -> None:
     node = Node(place, option)
     try:
         assert node.wait() == 0
-        for name in ("cpus", "host", "dispy_port", "listen_port", "name", "secret", "secret_file", "certfile",
+        for name in ("cpus", "host", "dispy_port", "listen_port", "name", "secret", "secret_file",
+                     "force_weak_secret", "certfile",
                      "keyfile", "cafile", "tls", "no_tls", "user", "dest_path_prefix", "debug", "daemon",
                      "help"):  # fmt: skip
             assert f"--{name}" in node.stdout

@@ -15,9 +15,13 @@ import pytest
 
 import dispy
 from dispy.client.engine.private_node import PrivateNode
+from dispy.security import secrets
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import PYTHON, Node, Place, Program, free_base_port, opened, wait_for
+
+RANDOM = secrets.generate()
+"""A secret that serves beyond loopback."""
 
 ASKS = """
 import dispy, sys
@@ -260,7 +264,7 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 def test_a_node_for_other_machines_takes_no_other_port(place: Place) -> None:
     base = free_base_port()
     with listening(port=base + 1):
-        node = Node(place, "--host", "0.0.0.0", "--secret", "x", "--dispy_port", str(base))
+        node = Node(place, "--host", "0.0.0.0", "--secret", RANDOM, "--dispy_port", str(base))
         assert node.wait() == 1
     assert node.stdout == ""
     for part in (
@@ -276,7 +280,7 @@ def test_a_node_for_other_machines_takes_no_other_port(place: Place) -> None:
 def test_a_node_says_which_other_node_has_its_port(start_node: StartNode, place: Place) -> None:
     base = free_base_port()
     first = start_node("--name", "first", "--dispy_port", str(base), port=None)
-    node = Node(place, "--host", "0.0.0.0", "--secret", "x", "--dispy_port", str(base))
+    node = Node(place, "--host", "0.0.0.0", "--secret", RANDOM, "--dispy_port", str(base))
     assert node.wait() == 1
     assert f"in use by your dispynode 'first' (process {first.pid})" in node.stderr
     node.end()
@@ -286,7 +290,7 @@ def test_a_node_waits_for_the_port_of_one_that_ends(place: Place) -> None:
     """As on a restart, where nobody waits between the two."""
     base = free_base_port()
     before = listening(port=base + 1)
-    node = Node(place, "--host", "0.0.0.0", "--secret", "x", "--dispy_port", str(base))
+    node = Node(place, "--host", "0.0.0.0", "--secret", RANDOM, "--dispy_port", str(base))
     wait_for(lambda: "anon_inode:[eventpoll]" in opened(node.pid), what="its loop runs")
     begun = psutil.Process(node.pid).num_ctx_switches().voluntary
     wait_for(
@@ -303,7 +307,7 @@ def test_a_node_waits_for_the_port_of_one_that_ends(place: Place) -> None:
 
 
 def test_an_address_that_is_not_of_this_machine_is_refused_at_once(place: Place) -> None:
-    node = Node(place, "--host", "192.0.2.1", "--secret", "x")
+    node = Node(place, "--host", "192.0.2.1", "--secret", RANDOM)
     assert node.wait() == 1
     assert "cannot listen on 192.0.2.1 port 9701" in node.stderr
     assert "an address of this machine" in node.stderr
@@ -366,7 +370,7 @@ def test_jobs_that_wait_for_a_pattern_are_not_told_to_start_a_node_here(make_clu
 def test_jobs_that_wait_for_a_node_elsewhere_are_told_how_to_start_it_there(
     make_cluster: MakeCluster,
 ) -> None:
-    cluster = make_cluster(name_of_node, nodes=["192.0.2.1"], secret="x")
+    cluster = make_cluster(name_of_node, nodes=["192.0.2.1"], secret=RANDOM)
     assert "Start 'dispynode --host 192.0.2.1' there, with the same secret." in cluster.why(
         cluster.submit()
     )
@@ -385,13 +389,15 @@ SEVERAL_NAMES = """
 import subprocess, sys
 import dispy
 
+secret = sys.argv[1]
+
 
 def where():
     return dispy_node_name
 
 
 def start(name):
-    command = [sys.executable, '-m', 'dispy.cli.node', '--host', '0.0.0.0', '--secret', 'x', '--name', name]
+    command = [sys.executable, '-m', 'dispy.cli.node', '--host', '0.0.0.0', '--secret', secret, '--name', name]
     node = subprocess.Popen(command, stdout=subprocess.PIPE)
     node.stdout.readline()
     return node
@@ -399,7 +405,7 @@ def start(name):
 
 node = start('found')
 loopback, pattern, named = clusters = [
-    dispy.JobCluster(where, nodes=nodes, secret='x') for nodes in ('127.*', '10.77.*', ['10.77.0.1'])
+    dispy.JobCluster(where, nodes=nodes, secret=secret) for nodes in ('127.*', '10.77.*', ['10.77.0.1'])
 ]
 print([cluster.submit()() for cluster in clusters], pattern.submit_node('10.77.0.1')())
 node.kill()
@@ -420,7 +426,7 @@ def test_a_node_on_all_addresses_is_covered_by_patterns_of_any(
     """Also while it is in use under another of its addresses, and after it was started anew."""
     python = apart("--net", "ip link set lo up && ip addr add 10.77.0.1/24 dev lo")
     place.is_swept = True
-    program = run_program(SEVERAL_NAMES, python=python)
+    program = run_program(SEVERAL_NAMES, RANDOM, python=python)
     assert program.wait(20) == 0, program.stderr
     assert program.stdout.splitlines() == ["['found', 'found', 'found'] found", "['anew', 'anew', 'anew']"]
 

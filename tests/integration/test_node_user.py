@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pwd
 import pty
+import pwd
 import re
 import signal
 import stat

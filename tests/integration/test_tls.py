@@ -151,12 +151,14 @@ def test_names_are_those_of_nodes(start_node: StartNode, make_cluster: MakeClust
         assert cluster.submit()() == "guarded"
 
 
-def test_a_nodes_certificate_is_good_for_its_own_clients(
+def test_a_node_certificate_of_older_versions_still_serves(
     start_node: StartNode, make_cluster: MakeCluster, files: Files
 ) -> None:
-    node = start_node(*options(files.parameters("node", "ours")))
-    cluster = make_cluster(where, nodes=at(node), **files.parameters("node", "ours"))
-    assert cluster.submit()() == node.name
+    """It is good for both ends, as it says itself."""
+    node = start_node(*options(files.parameters("old node", "ours")))
+    for name in ("client", "old node"):
+        cluster = make_cluster(where, nodes=at(node), **files.parameters(name, "ours"))
+        assert cluster.submit()() == node.name
 
 
 def test_certificates_made_by_command(

@@ -15,11 +15,15 @@ import pytest
 
 import dispy
 from dispy.errors import UsageError
+from dispy.security import secrets
 from dispy.security.certificates import Kind, new_ca, new_leaf
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Node, Place, Program
-from .pem import options
+from .pem import Files, options
+
+RANDOM = secrets.generate()
+"""A secret that serves beyond loopback."""
 
 
 def where() -> str:
@@ -56,14 +60,14 @@ def test_own_secret_is_refused_beyond_loopback(place: Place) -> None:
 def test_links_that_are_not_encrypted_are_warned_about_at_the_start(
     start_node: StartNode, arguments: list[str], is_warned: bool
 ) -> None:
-    node = start_node("--secret", "of this test", *arguments)
+    node = start_node("--secret", RANDOM, *arguments)
     assert node.uses_tls == ("--no_tls" not in arguments and "0.0.0.0" in arguments)
     if is_warned:
         node.wait_line("0.0.0.0.*not encrypted|not encrypted.*0.0.0.0", stream="stderr")
     else:
         assert node.stop() == 0
         assert "not encrypted" not in node.stderr
-    assert "of this test" not in node.stderr
+    assert RANDOM not in node.stderr
 
 
 @pytest.mark.parametrize("tls", [None, True, False])
@@ -72,7 +76,7 @@ def test_cluster_warns_of_links_that_are_not_encrypted(
 ) -> None:
     for _ in range(2):
         with caplog.at_level(logging.WARNING, "dispy"):
-            make_cluster(where, nodes=["192.0.2.1"], secret="of this test", tls=tls)
+            make_cluster(where, nodes=["192.0.2.1"], secret=RANDOM, tls=tls)
         assert ("192.0.2.1 are not encrypted" in caplog.text) == (tls is False)
         caplog.clear()
 
@@ -80,10 +84,53 @@ def test_cluster_warns_of_links_that_are_not_encrypted(
 def test_node_on_all_addresses_is_reached_on_this_machine(
     start_node: StartNode, make_cluster: MakeCluster
 ) -> None:
-    """It listens with TLS on loopback, too, and programs here find that out by themselves."""
-    node = start_node("--host", "0.0.0.0", "--secret", "of this test", "--name", "open")
+    """It listens with TLS on loopback, too, and programs here find that out by themselves; typed secrets will do."""
+    words = "one of many words that nobody tries"
+    node = start_node("--host", "0.0.0.0", "--secret", words, "--name", "open")
     assert node.uses_tls
-    assert make_cluster(where, secret="of this test").submit()() == "open"
+    assert make_cluster(where, secret=words).submit()() == "open"
+    node.wait_line(
+        "programs on other machines do not dial 0.0.0.0, as the secret was typed", stream="stderr"
+    )
+
+
+def test_weak_secret_is_refused_beyond_loopback_unless_forced(place: Place, start_node: StartNode) -> None:
+    """Whichever way it was given; the refusal names both ways out."""
+    environment = place.environment | {"DISPY_SECRET": "a"}
+    refused = Node(place, "--listen_port", "0", "--host", "0.0.0.0", env=environment)
+    try:
+        assert refused.wait() == 2
+        assert refused.stdout == ""
+        assert "it counts 5 bits, and 60 are needed" in refused.stderr
+        assert "'dispy secret new dispy.secret'" in refused.stderr
+        assert "--force_weak_secret" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    finally:
+        refused.end()
+    for option in ("--force_weak_secret", "--force-weak-secret"):
+        assert start_node("--host", "0.0.0.0", option, env=environment).stop() == 0
+    assert start_node("--host", "127.0.0.1", env=environment).stop() == 0
+
+
+@pytest.mark.parametrize("secret", ["abc", "correct horse battery staple orbit"])
+def test_typed_secret_is_not_proved_to_strangers(
+    make_cluster: MakeCluster, files: Files, monkeypatch: pytest.MonkeyPatch, place: Place, secret: str
+) -> None:
+    """However strong it seems, and whichever way nodes are named; the program is told what else it can do."""
+    monkeypatch.setattr(dispy.config, "LocalNode", False)
+    refused = pytest.raises(
+        UsageError, match=r"192\.0\.2\.1 .*typed.*'dispy secret new .*'dispy cert new client"
+    )
+    for tls in (None, True, False):
+        with refused:
+            dispy.JobCluster(where, nodes=["192.0.2.1"], secret=secret, tls=tls)
+    assert place.processes() == []
+    cluster = make_cluster(where, secret=secret)
+    for call in (cluster.allocate_node, cluster.discover_nodes):
+        with refused:
+            call("192.0.2.1")
+    for certificates in (files.parameters("self-signed"), files.parameters("client", "ours")):
+        make_cluster(where, nodes=["192.0.2.1"], secret=secret, **certificates)
 
 
 _numbers = itertools.count()
@@ -202,7 +249,10 @@ def run_in(there: Elsewhere, run_program: RunProgram, source: str, *arguments: s
 def test_certificates_from_one_machine_to_another(
     network: tuple[str, str], start_node: StartNode, run_program: RunProgram, place: Place
 ) -> None:
-    """Mutual TLS; a client whose certificate is of another authority gets nowhere, although it has the secret."""
+    """Mutual TLS; a client whose certificate is of another authority gets nowhere, although it has the secret.
+
+    The secret is a typed one, as programs for dispy 4 have, and is forced at the node.
+    """
     secret = place.root / "dispy.secret"
     secret.write_text("of both machines")
     secret.chmod(0o600)
@@ -216,7 +266,7 @@ def test_certificates_from_one_machine_to_another(
             pair = {"certfile": str(certificate), "keyfile": str(key)}
             files[f"{kind} of {authority}"] = {"cafile": str(place.root / "ours" / "ca.pem"), **pair}
     node = start_node(
-        "--host", "198.51.100.1", "--secret_file", str(secret), "--name", "far away",
+        "--host", "198.51.100.1", "--secret_file", str(secret), "--name", "far away", "--force_weak_secret",
         *options(files["node of ours"]),
         python=["ip", "netns", "exec", network[0], sys.executable],
     )  # fmt: skip

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
+import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,7 @@ OURS = r"does not believe our certificate.*dispy cert new "
         (("expired node", "ours"), CLIENT, r"expired.*dispy cert new node", OURS + "node"),
         (NODE, ("expired client", "ours"), OURS + "client", r"expired.*dispy cert new client"),
         (CLIENT, CLIENT, r"purpose.*dispy cert new node", OURS + "node"),
+        (NODE, NODE, OURS + "client", r"purpose.*dispy cert new client"),
         (None, (), r"does not speak TLS.*tls=False", r"127\.0\.0\.1: TLS before the proof"),
         ((), None, r"speaks TLS only.*tls=True", r"127\.0\.0\.1: dispy's protocol instead of TLS"),
         (NODE, None, r"speaks TLS only.*tls=True", r"127\.0\.0\.1: dispy's protocol instead of TLS"),
@@ -112,6 +116,33 @@ def test_the_right_certificate_without_the_secret(
         wait_for(lambda: caplog.text, lambda text: "same secret" in text, what="told", deadline_s=LATE_S)
     assert not job.finish.is_set()
     assert cluster.cancel(job) == 0
+
+
+@pytest.mark.parametrize(
+    ("client_has", "hears"),
+    [((), True), (("self-signed",), False), (("client", "ours"), False)],
+    ids=["secret", "certfile", "cafile"],
+)
+def test_an_impostor_hears_nothing_where_certificates_are_checked(
+    make_cluster: MakeCluster, files: Files, client_has: tuple[str, ...], hears: bool
+) -> None:
+    """Not even the beginning of a handshake, at whose end it would have a proof to guess on."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files.pairs["another"])
+    parameters = files.parameters(*client_has) if client_has else {"tls": True}
+    heard = b""
+    with socket.create_server(("127.0.0.1", 0)) as impostor:
+        make_cluster(where, nodes=[impostor.getsockname()], secret="abc", **parameters)
+        impostor.settimeout(LATE_S)
+        link, _ = impostor.accept()
+        link.settimeout(LATE_S)
+        with (
+            link,
+            suppress(ssl.SSLError, ConnectionError),
+            context.wrap_socket(link, server_side=True) as secured,
+        ):
+            heard = secured.recv(1)
+    assert bool(heard) == hears
 
 
 # Files that cannot be used.

@@ -211,7 +211,7 @@ class Recovery:
             one = Dead(Journal(self.estate.program.shelf, volume, self.party))  # type: ignore[arg-type]
             for session in one.sessions:
                 for _, options in session.computations.values():
-                    session.keys[options.fingerprint] = SECRET.key, options
+                    session.keys[options.fingerprint] = SECRET, options
                 rows = [row for row in session.nodes if row.state == GIVEN_UP]
                 self.estate.given_up.update(row.incarnation for row in rows)
             self.found.append(one)

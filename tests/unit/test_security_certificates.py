@@ -191,8 +191,10 @@ def test_a_client_cannot_pass_for_a_node(ca: Path, client: list[Path]) -> None:
         connect(client, client, ca, "client-1.example")
 
 
-def test_a_node_may_dial_other_nodes(ca: Path, node: list[Path]) -> None:
-    connect(node, node, ca, "localhost")
+def test_a_node_cannot_pass_for_a_client(ca: Path, node: list[Path]) -> None:
+    """Who takes one node over does not come to the others with its certificate."""
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        connect(node, node, ca, "localhost")
 
 
 def test_a_node_of_another_ca_is_not_believed(tmp_path: Path, ca: Path, client: list[Path]) -> None:
@@ -295,7 +297,7 @@ def test_a_ca_signs_certificates_but_no_other_cas(ca: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "purposes"),
     [
-        ("node", [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+        ("node", [ExtendedKeyUsageOID.SERVER_AUTH]),
         ("client", [ExtendedKeyUsageOID.CLIENT_AUTH]),
     ],
 )
@@ -512,8 +514,8 @@ def test_of_several_that_start_at_once_one_makes_a_whole_pair(tmp_path: Path) ->
         won = [future.result() for future in [pool.submit(start) for _ in range(STARTERS)]]
     assert won.count(True) == 1
     assert set(snapshot(tmp_path)) == {"ca.pem", "ca-key.pem"}
-    files = new_leaf(tmp_path, "node", ["localhost"], 10)
-    connect(files, files, tmp_path, "localhost")
+    node, client = new_leaf(tmp_path, "node", ["localhost"], 10), new_leaf(tmp_path, "client", ["c"], 10)
+    connect(node, client, tmp_path, "localhost")
 
 
 def test_if_the_second_file_cannot_be_put_in_place_the_first_goes_too(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     "DISPY_SECRET keep it to you.  [default: this user's own]",
 )  # fmt: skip
 @click.option("--secret_file", type=UserPath(), default=None, help="File with the secret, mode 0600.")
+@click.option(
+    "--force_weak_secret",
+    is_flag=True,
+    help="Serve other machines also with a typed secret that is easy to guess.",
+)
 @click.option("--certfile", type=UserPath(), help="Certificate shown to clients, PEM.")
 @click.option("--keyfile", type=UserPath(), help="Its key, if that is not in certfile.")
 @click.option(

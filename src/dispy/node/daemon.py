@@ -35,7 +35,7 @@ from dispy.node.processes.spared import Spared
 from dispy.node.service import NodeService
 from dispy.node.staging.workspace import WorkSpace
 from dispy.node.state import NodeParts
-from dispy.security import secrets
+from dispy.security import reach, secrets
 from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.system import processes
@@ -102,12 +102,14 @@ def run(settings: NodeSettings) -> int:
         tls = check(Tls(settings.certfile, settings.keyfile, settings.cafile, settings.tls))
         secret = secrets.choose(settings.secret, settings.secret_file)
         os.environ.pop(secrets.VARIABLE, None)
-        secrets.require_given(secret, address)
+        if fault := reach.listen_fault(secret, address, is_forced=settings.force_weak_secret):
+            raise fault
         users = accounts.find(settings.user)
         accounts.prepare_prefix(settings.dest_path_prefix, users)
         settings = msgspec.structs.replace(settings, host=address)
         listens = listener_tls(tls) if tls.is_used(address) else None
         warn_if_open(tls, address)
+        reach.warn_if_avoided(secret, address, has_certificate=bool(tls.certfile))
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
         processes.hide_memory()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 Kind = Literal["node", "client"]
-"""Kinds of certificates: a node's serves both ends of a connection, a client's only the end that dials."""
+"""Kinds of certificates: a node's serves the end that listens, a client's the end that dials; neither both."""
 
 CA_DAYS = 3650
 """Days for which a CA is valid by default: ten years. When they are over, all its certificates have ended, too."""
@@ -134,7 +134,7 @@ def new_leaf(
 ) -> list[Path]:
     """Make a certificate for a node or a client, signed by the CA of a directory.
 
-    A node's is good for both ends of a connection, a client's only for the end that dials.
+    A node's is no client's: who takes a machine over must not come to the others as a client with its certificate.
 
     Args:
         directory: Directory with the files of ``new_ca``; the new files go there, too.
@@ -159,11 +159,11 @@ def new_leaf(
     now = _present(now)
     ca, ca_key = _load_ca(directory)
     not_before, not_after = _validity(ca, days, now)
-    purposes = [Purpose.SERVER_AUTH, Purpose.CLIENT_AUTH] if kind == "node" else [Purpose.CLIENT_AUTH]
+    purpose = Purpose.SERVER_AUTH if kind == "node" else Purpose.CLIENT_AUTH
     extensions: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_key_usage(), True),
-        (x509.ExtendedKeyUsage(purposes), False),
+        (x509.ExtendedKeyUsage([purpose]), False),
     ]
     if alternatives:
         extensions.append((x509.SubjectAlternativeName(alternatives), False))

@@ -17,7 +17,6 @@ from pathlib import Path
 from msgspec import Struct
 
 from dispy.errors import StateDirectoryError, UsageError
-from dispy.system.addresses import is_loopback
 from dispy.system.directories import state_directory, write_private
 
 KEY_SIZE = 32
@@ -25,6 +24,10 @@ KEY_SIZE = 32
 
 _GENERATED = "dispy1-"
 """Prefix of generated secrets: the key follows as 64 hexadecimal digits. 256 random bits need no stretching."""
+
+_STRETCHED = f"{_GENERATED}typed-"
+"""Prefix of the texts of keys that were stretched from typed secrets, followed by 64 hexadecimal digits: our own
+processes hand such keys on (``Secret.text``), and know of them that they were typed."""
 
 _SALT = b"dispy 5 secret typed by a person"
 """Salt for typed secrets. It is fixed, since both sides must derive the same key from the words alone. So typed
@@ -42,10 +45,19 @@ class Secret(Struct, frozen=True):
         key: 32 bytes, derived from the secret.
         is_own: True for the user's own secret, made by dispy: links beyond this machine are refused with it, since
             no other machine has it.
+        is_typed: True if people made the secret up: whoever gets a proof of it can try words until one fits. False if
+            it is random.
+        weakness: Why a typed secret is too easy to guess for listeners beyond loopback; empty if it is not.
     """
 
     key: bytes
     is_own: bool
+    is_typed: bool = False
+    weakness: str = ""
+
+    def text(self) -> str:
+        """Returns a text of which ``choose`` makes this key, typed or not, without stretching it once more."""
+        return (_STRETCHED if self.is_typed else _GENERATED) + self.key.hex()
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits by which two secrets are compared without showing anything else of them.
@@ -70,26 +82,16 @@ def choose(secret: str = "", secret_file: str | None = None) -> Secret:
     if secret_file:
         secret = _read_file(Path(secret_file))
     secret = secret or os.environ.get(VARIABLE, "")
-    return Secret(stretch(secret), is_own=False) if secret else own()
+    if not secret:
+        return own()
+    if _read_key(secret, _GENERATED):
+        return Secret(stretch(secret), is_own=False)
+    from dispy.security.strength import estimate  # 1 ms, which programs with other secrets do not need
 
-
-def require_given(secret: Secret, address: str) -> None:
-    """Refuse to use the user's own secret beyond this machine: no peer there has it, so each link would fail.
-
-    Args:
-        secret: The secret to use; a given one passes.
-        address: IP address to listen on or to connect to.
-
-    Raises:
-        UsageError: The own secret is used with an address that is not loopback. The hint has the commands that make
-            another secret and use it.
-    """
-    if secret.is_own and not is_loopback(address):
-        raise UsageError(
-            f"{address} is beyond this machine, where the secret of this user alone is of no use",
-            hint="make one with 'dispy secret new dispy.secret', copy that file to every machine, and give it: "
-            "'dispynode --host ADDRESS --secret_file dispy.secret', JobCluster(..., secret_file='dispy.secret')",
-        )
+    strength = estimate(secret)
+    return Secret(
+        stretch(secret), is_own=False, is_typed=True, weakness="" if strength.is_strong else strength.reason
+    )
 
 
 SECRET_FILE_MAX = 4096
@@ -144,16 +146,22 @@ def stretch(secret: str) -> bytes:
 
     Keys are remembered as long as the process lives.
     """
-    if secret.startswith(_GENERATED):
-        try:
-            key = bytes.fromhex(secret.removeprefix(_GENERATED))
-        except ValueError:
-            key = b""
-        if len(key) == KEY_SIZE:
-            return key
-    return hashlib.scrypt(
-        secret.encode("utf-8", "surrogateescape"), salt=_SALT, n=1 << 14, r=8, p=1, dklen=KEY_SIZE
+    return (
+        _read_key(secret, _GENERATED)
+        or _read_key(secret, _STRETCHED)
+        or hashlib.scrypt(
+            secret.encode("utf-8", "surrogateescape"), salt=_SALT, n=1 << 14, r=8, p=1, dklen=KEY_SIZE
+        )
     )
+
+
+def _read_key(secret: str, prefix: str) -> bytes:
+    """Returns the key (32 bytes) that follows a prefix in hexadecimal digits; empty if the text has another form."""
+    try:
+        key = bytes.fromhex(secret.removeprefix(prefix)) if secret.startswith(prefix) else b""
+    except ValueError:
+        return b""
+    return key if len(key) == KEY_SIZE else b""
 
 
 def generate() -> str:

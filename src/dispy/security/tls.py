@@ -105,6 +105,11 @@ class DialerTls(Struct, frozen=True):
     context: ssl.SSLContext
     pinned: Channel
 
+    @property
+    def checks_listener(self) -> bool:
+        """True if the listener must show a certificate that we trust, before we prove the secret to it."""
+        return bool(self.pinned) or self.context.verify_mode == ssl.CERT_REQUIRED
+
     def cipher(self, name: str) -> Cipher:
         """Returns the TLS of a new connection to a listener: with ``cafile`` its certificate must be for ``name``."""
         return Cipher(self.context, name)

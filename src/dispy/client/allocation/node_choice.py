@@ -23,7 +23,6 @@ from dispy.client.session.state import ClusterState
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
 from dispy.scheduler.link import NodeInfo
-from dispy.security import secrets
 from dispy.security.tls import warn_if_open
 from dispy.system.wording import of_error
 
@@ -49,11 +48,14 @@ def check_reach(cluster: ClusterState, wanted: list[NodeAllocate]) -> None:
         wanted: Elements of ``nodes``. Patterns are skipped: they match nodes of this machine only.
 
     Raises:
-        UsageError: A node is on another machine, and the secret is only this user's own.
+        UsageError: A node is on another machine, and the secret is only this user's own; or it was typed, and there
+            are no certificates.
     """
     for allocation in wanted:
         if allocation.ip_addr is not None:
-            secrets.require_given(cluster._secret, allocation.ip_addr)
+            target = cluster._target(allocation.ip_addr, allocation.port or 0, allocation.host)
+            if fault := node_discovery.dial_fault(cluster, target):
+                raise fault
             warn_if_open(cluster._tls, allocation.ip_addr)
 
 
@@ -70,7 +72,7 @@ def discover(cluster: Steering, wanted: list[NodeAllocate]) -> None:
         address = sought.ip_addr
         if address is not None and any(known.matches(address) for known in cluster._allocations):
             port = sought.port or config.node_port()
-            node_discovery.reach_now(cluster._engine, cluster._target(address, port, sought.host))
+            node_discovery.reach_now(cluster._engine, cluster, cluster._target(address, port, sought.host))
     node_discovery.discover(cluster._engine, cluster)
 
 

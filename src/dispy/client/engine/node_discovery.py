@@ -19,13 +19,15 @@ from dispy.client.engine.local_nodes import covers_loopback
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.nodes import NodeAllocate, say_blind
 from dispy.client.session import explain
-from dispy.errors import DispyError
+from dispy.errors import DispyError, UsageError
 from dispy.scheduler.link import Target
+from dispy.security import reach
 from dispy.system.addresses import alike, is_loopback, own
 
 if TYPE_CHECKING:
     from dispy.client.cluster_nodes import Steering
     from dispy.client.engine.engine import Engine
+    from dispy.client.session.state import ClusterState
     from dispy.net.discovery import Listing
     from dispy.security.secrets import Secret
 
@@ -89,13 +91,13 @@ def look(engine: Engine, cluster: Steering) -> None:
     for listing in listed:
         address = _address(listing, cluster._allocations)
         if address:
-            _reach(engine, cluster._target(address, listing.port, address, listing.tls))
+            _reach(engine, cluster, cluster._target(address, listing.port, address, listing.tls))
     for allocation in cluster._allocations:
         if allocation.ip_addr is not None:
             port = allocation.port or config.node_port()
             is_listed = is_loopback(allocation.ip_addr) and bool(listed) and not allocation.port
             if not is_listed:
-                _reach(engine, cluster._target(allocation.ip_addr, port, allocation.host))
+                _reach(engine, cluster, cluster._target(allocation.ip_addr, port, allocation.host))
     private = engine._private.get(secret.key)
     if private is not None and private.has_ended():
         # ``has_ended`` waits a while after the start: the next one may end at once as well.
@@ -110,7 +112,7 @@ def look(engine: Engine, cluster: Steering) -> None:
         private = None
     if private is not None:
         if private.address is not None:
-            _reach(engine, Target(*private.address, secret.key))
+            _reach(engine, cluster, Target(*private.address, secret.key))
         private.set_draining(bool(listed))
         for other in engine.clusters.values():
             drain(engine, other, private)
@@ -135,21 +137,31 @@ def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
     return ""
 
 
-def _reach(engine: Engine, target: Target) -> None:
+def _reach(engine: Engine, cluster: ClusterState, target: Target) -> None:
     """Have the scheduler dial an address, unless it is linked or was dialed less than ``RETRY_S`` ago.
 
-    The engine hears ``on_node_known`` or ``on_unreachable`` then.
+    The engine hears ``on_node_known`` or ``on_unreachable`` then. All dials of clusters begin here: one where the
+    cluster's secret would be given away is not made, and the engine hears ``on_unreachable`` at once.
     """
+    if fault := dial_fault(cluster, target):
+        engine.on_unreachable(target, fault)
+        return
     if engine.service.is_linked(target) or time.monotonic() - engine._tried.get(target, -RETRY_S) < RETRY_S:
         return
     engine._tried[target] = time.monotonic()
     engine.service.reach(target)
 
 
-def reach_now(engine: Engine, target: Target) -> None:
+def dial_fault(cluster: ClusterState, target: Target) -> UsageError | None:
+    """Returns why a cluster must not dial an address (``security.reach``); None if it may. On any thread."""
+    checks_listener = target.tls is not None and target.tls.checks_listener
+    return reach.dial_fault(cluster._secret, target.host, checks_listener=checks_listener)
+
+
+def reach_now(engine: Engine, cluster: ClusterState, target: Target) -> None:
     """Dial an address, unless it is linked, also if that failed less than ``RETRY_S`` ago. On the loop."""
     engine._tried.pop(target, None)
-    _reach(engine, target)
+    _reach(engine, cluster, target)
 
 
 def discover(engine: Engine, cluster: Steering) -> None:

@@ -83,7 +83,7 @@ class PrivateNode:
             ) from error
         settings: dict[str, Any] = {"listen_port": 0, "owner": os.getpid()}
         if not secret.is_own:
-            settings["secret"] = f"dispy1-{secret.key.hex()}"
+            settings["secret"] = secret.text()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(settings).encode())

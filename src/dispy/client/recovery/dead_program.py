@@ -29,6 +29,8 @@ from dispy.journal.rows import GIVEN_UP, PRIVATE, USED, NodeRow, Options
 from dispy.journal.writer import Journal
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
 from dispy.security import secrets
+from dispy.security.secrets import Secret
+from dispy.security.tls import Tls
 from dispy.system import current_directory
 
 if TYPE_CHECKING:
@@ -53,8 +55,8 @@ class Session:
         recovery: Collects what the nodes answer about the jobs of this session, and tells what is still missing.
         marked: Contents of the session's mark: the highest job that was sent, and whether results may be missing in
             the journal. None if there is no mark to be trusted: then only the nodes tell which jobs were started.
-        keys: Secret (32 bytes) and the options of one computation that used it, by the secret's fingerprint: nodes
-            are dialed with both. Empty until ``open_journal`` or ``open_all`` has filled it.
+        keys: Secret and the options of one computation that used it, by the secret's fingerprint: nodes are dialed
+            with both. Empty until ``open_journal`` or ``open_all`` has filled it.
     """
 
     def __init__(self, number: int, identity: bytes, program: str, boot: str) -> None:
@@ -66,7 +68,7 @@ class Session:
         self.computations: dict[int, tuple[str, Options]] = {}
         self.recovery: Recovery
         self.marked: Marked | None = None
-        self.keys: dict[str, tuple[bytes, Options]] = {}
+        self.keys: dict[str, tuple[Secret, Options]] = {}
 
 
 class Dead:
@@ -170,8 +172,8 @@ class Dead:
         wanted = self.session_of.get(number, self.sessions[0].number)
         return next(session for session in self.sessions if session.number == wanted)
 
-    def last_options(self) -> tuple[bytes, Options]:
-        """Return secret (32 bytes) and options of the last computation that was noted, to resume jobs by them.
+    def last_options(self) -> tuple[Secret, Options]:
+        """Return secret and options of the last computation that was noted, to resume jobs by them.
 
         A program may have been killed after it had begun a session, and before it noted its computation: such a
         session has no jobs. Call this after ``open_journal`` or ``open_all``, which fill ``Session.keys``.
@@ -307,11 +309,11 @@ def _prepare(one: Dead, given: dict[str, Any]) -> None:
     for session in one.sessions:
         for name, options in session.computations.values():
             if options.fingerprint not in session.keys:
-                session.keys[options.fingerprint] = (_find_key(name, options, given), options)
+                session.keys[options.fingerprint] = (_find_secret(name, options, given), options)
 
 
-def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
-    """Return the secret (32 bytes) with the fingerprint that a cluster noted: its nodes accept no other.
+def _find_secret(name: str, options: Options, given: dict[str, Any]) -> Secret:
+    """Return the secret with the fingerprint that a cluster noted: its nodes accept no other.
 
     One is tried: the secret that the user gives, else the file that the cluster used, else the default secret
     (``DISPY_SECRET``, or the user's own).
@@ -337,8 +339,13 @@ def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
             reason = str(error)
             continue
         if chosen.fingerprint() == options.fingerprint:
-            return chosen.key
+            return chosen
     raise UsageError(
         f"cluster {name} used a secret with the fingerprint {options.fingerprint}, and {reason}",
         hint="give it: recover_jobs(..., secret_file=PATH)",
     )
+
+
+def noted_tls(options: Options) -> Tls:
+    """Return the TLS settings of a computation, as the program that died had given them."""
+    return Tls(options.certfile or None, options.keyfile or None, options.cafile or None, options.tls)

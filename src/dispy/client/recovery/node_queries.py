@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from dispy.client.engine.loop_thread import LoopThread
-from dispy.client.recovery.dead_program import Session
+from dispy.client.recovery.dead_program import Session, noted_tls
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.journal.rows import GIVEN_UP, USED
@@ -33,7 +33,8 @@ from dispy.protocol import node
 from dispy.protocol.node import from_node_decoder
 from dispy.scheduler.arrived_batches import take_output
 from dispy.scheduler.link import Target
-from dispy.security.tls import Tls, check, dialer_tls
+from dispy.security import reach
+from dispy.security.tls import check, dialer_tls
 from dispy.settings import PULSE_S
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
@@ -65,6 +66,7 @@ class Ask:
         asking: The questions to all nodes of the program.
         peer: Name of the peer, "host:port".
         target: Address, secret and TLS of the node.
+        fault: Why the node must not be dialed; None if it may be.
 
     Attributes:
         peer: As the parameter; ``core.recovery.Recovery`` keeps the node's answers by this name.
@@ -76,19 +78,19 @@ class Ask:
             the node is given up after ``REFUSED_S`` and not ``SILENT_S``.
     """
 
-    def __init__(self, asking: Asking, peer: str, target: Target) -> None:
+    def __init__(self, asking: Asking, peer: str, target: Target, fault: Exception | None = None) -> None:
         self._asking = asking
         self.peer = peer
         self.target = target
         self.welcome: node.Welcome | None = None
-        self.error = ""
+        self.error = str(fault or "")
         self.is_refused = False
         self._connection: Connection | None = None
         """Connection to the node, maybe not ready yet; None before the first one, and after one has ended."""
         self._task: asyncio.Task[None] | None = None
         """Attempt to connect, under way or done; None before the first one. Only one runs at a time."""
-        self._is_over = False
-        """True if the node is not dialed any more: the recovery ends, or the secret or version is wrong."""
+        self._is_over = fault is not None
+        """True if the node is not dialed any more: a fault, the recovery ends, or the secret or version is wrong."""
         self._address = target.host
         """IP address of the node once it is connected, before that its host name: ``ip_addr`` of its jobs."""
         self._asked: deque[tuple[Session, bool]] = deque()
@@ -370,14 +372,12 @@ class Asking:
             found = session.keys.get(fingerprint)
             if found is None:
                 return
-            key, options = found
-            tls = None
-            if uses_tls:
-                wanted = Tls(
-                    options.certfile or None, options.keyfile or None, options.cafile or None, options.tls
-                )
-                tls = dialer_tls(check(wanted))
-            ask = self._asks[peer] = Ask(self, peer, Target(host, port, key, name, tls))
+            secret, options = found
+            tls = dialer_tls(check(noted_tls(options))) if uses_tls else None
+            checks_listener = tls is not None and tls.checks_listener
+            fault = reach.dial_fault(secret, host, checks_listener=checks_listener)
+            target = Target(host, port, secret.key, name, tls)
+            ask = self._asks[peer] = Ask(self, peer, target, fault)
         ask.dial()
 
     def give_up_silent(self) -> None:

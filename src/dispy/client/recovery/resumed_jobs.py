@@ -60,7 +60,7 @@ class Resumed(JobCluster):
         self.resumed_jobs: list[DispyJob] = []
         self._is_left = False
         """True once the engine was stopped by ``finish`` or ``leave``: there is nothing to stop any more."""
-        key, options = one.last_options()
+        secret, options = one.last_options()
         super().__init__(
             None,
             nodes=[(host, port or None, cpus) for host, port, cpus in options.nodes],
@@ -72,7 +72,7 @@ class Resumed(JobCluster):
             dest_path=options.dest_path or None,
             cleanup=not options.keeps_files,
             pulse_interval=options.pulse_s,
-            secret=f"dispy1-{key.hex()}",
+            secret=secret.text(),
             certfile=options.certfile or None,
             keyfile=options.keyfile or None,
             cafile=options.cafile or None,

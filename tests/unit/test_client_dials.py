@@ -1,0 +1,120 @@
+"""Programs and recoveries dial no address where whoever answers could guess their secret."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dispy.client.engine import node_discovery
+from dispy.client.recovery.dead_program import Session
+from dispy.client.recovery.node_queries import SILENT_S, Asking
+from dispy.core.recovery import PlaceStatus
+from dispy.journal.rows import NodeRow, Options
+from dispy.scheduler.link import Target
+from dispy.security import secrets
+from dispy.security.secrets import Secret
+from dispy.security.tls import DialerTls, Tls, dialer_tls
+
+TYPED = secrets.choose("correct horse battery staple orbit")
+RANDOM = secrets.choose(secrets.generate())
+ELSEWHERE = "192.0.2.1"
+
+
+class Engine:
+    """An engine as ``node_discovery`` sees it, that notes what is dialed and what is refused."""
+
+    def __init__(self) -> None:
+        self._tried: dict[Target, float] = {}
+        self.service = self
+        self.dialed: list[str] = []
+        self.refused: list[str] = []
+
+    def is_linked(self, target: Target) -> bool:
+        return target.host in self.dialed
+
+    def reach(self, target: Target) -> None:
+        self.dialed.append(target.host)
+
+    def on_unreachable(self, target: Target, error: Exception) -> None:
+        self.refused.append(f"{target.host}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("secret", "host", "tls", "is_dialed"),
+    [
+        (TYPED, ELSEWHERE, None, False),
+        (TYPED, ELSEWHERE, dialer_tls(Tls()), False),
+        (TYPED, ELSEWHERE, DialerTls(dialer_tls(Tls()).context, b"pinned"), True),
+        (TYPED, "127.0.0.1", None, True),
+        (RANDOM, ELSEWHERE, dialer_tls(Tls()), True),
+    ],
+)
+def test_each_dial_of_a_cluster_is_looked_at(
+    secret: Secret, host: str, tls: DialerTls | None, is_dialed: bool
+) -> None:
+    """Also of nodes that no ``nodes`` names: those that the list of this machine has under another address."""
+    engine: Any = Engine()
+    cluster: Any = SimpleNamespace(_secret=secret)
+    node_discovery.reach_now(engine, cluster, Target(host, 9701, secret.key, tls=tls))
+    assert engine.dialed == [host] * is_dialed
+    assert len(engine.refused) == (not is_dialed)
+    assert all(f"{host} is beyond loopback, and the secret was typed" in text for text in engine.refused)
+
+
+class Recovery:
+    """A recovery with one node, that notes why the node was given up."""
+
+    def __init__(self, incarnation: bytes) -> None:
+        self.places = {incarnation: None}
+        self.reasons: list[str] = []
+
+    def sought(self) -> Iterable[bytes]:
+        return [] if self.reasons else list(self.places)
+
+    def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
+        assert status is PlaceStatus.SILENT
+        self.reasons.append(reason)
+
+    def has_answer(self, peer: str) -> bool:
+        return False
+
+
+def asked(secret: Secret, host: str, port: int) -> tuple[Asking, Recovery]:
+    """The questions of a recovery to one node, which the dead program had reached by the secret over TLS alone."""
+    session = Session(1, bytes(16), "study.py (1)", "")
+    row = NodeRow(bytes(16), host, port, host, "far away", tls=True, fingerprint=secret.fingerprint())
+    recovery: Any = Recovery(row.incarnation)
+    session.nodes, session.recovery = [row], recovery
+    session.keys = {row.fingerprint: (secret, Options(fingerprint=row.fingerprint))}
+    return Asking([session], lambda _: []), recovery
+
+
+def test_a_recovery_gives_a_node_up_where_the_secret_could_be_guessed() -> None:
+    """Without a loop: a dial would fail at once."""
+    asking, recovery = asked(TYPED, ELSEWHERE, 9701)
+    for elapsed_s in (0.0, SILENT_S + 1):
+        asking.look(elapsed_s)
+    (reason,) = recovery.reasons
+    assert reason.startswith(
+        f"node far away ({ELSEWHERE}:9701) does not answer: {ELSEWHERE} is beyond loopback"
+    )
+    assert "'dispy cert new " in reason
+
+
+def test_a_recovery_dials_nodes_of_this_machine_with_any_secret() -> None:
+    async def look(port: int) -> None:
+        asking, _ = asked(TYPED, "127.0.0.1", port)
+        asking.look(0.0)
+        async with asyncio.timeout(8):
+            accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+        accepted.close()
+        asking.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        asyncio.run(look(listener.getsockname()[1]))
