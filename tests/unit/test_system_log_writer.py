@@ -201,8 +201,9 @@ def test_lines_of_a_kind_are_limited_and_counted() -> None:
     said.clear()
     clock.ring()
     assert said == [
-        "strangers that came: 17 more within 60 s, without a line each",
-        "others that came: 7 more within 60 s, without a line each",
+        "strangers that came: 17 more within 60 s, without a line each,"
+        " 7 of them of others than those named",
+        "others that came: 7 more within 60 s, without a line each, 7 of them of others than those named",
     ]
     said.clear()
     limit.line("strangers that came", "address 0", "stranger %d", 0)

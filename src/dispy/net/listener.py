@@ -1,32 +1,36 @@
 """A listening socket: accepts connections, and ends those that do not prove themselves in time.
 
-A connection that has not proved itself is *half open*. Their number is limited, in all and per address. Above the
-limit the oldest one is closed, so that strangers who are slow on purpose cannot keep others out. Each has one
-deadline for everything up to the proof.
+A connection that has not proved itself is *half open*. ``net.admission`` decides whose turn it is among them, and
+which one gives way when there are too many. Each has one deadline for everything up to the proof.
 
 The life of a half-open connection:
 
-    step                            state of ``HalfOpen``       next
-    accepted                        socket                      first bytes are there: look; else wait for them
-    first bytes looked at           socket                      a stranger for sure: refused; else a task takes over
-    task makes a ``Connection``     task, then connection       proof: no longer half open; error or deadline: closed
+    step                            stage, state of ``HalfOpen``     next
+    accepted                        silent, socket                   first bytes are there: look; else wait for them
+    first bytes looked at           waiting, socket                  a stranger for sure: refused; else waits its turn
+    has its turn                    busy, task, then connection      proof: no longer half open; error: closed
+
+Every connection is accepted within milliseconds. A pause is one for all dialers, since the kernel queues them in one
+row. A silent connection costs about 0.1 ms of CPU time from accept to close, most of it in the kernel.
 
 The first bytes are looked at before a ``Connection`` is made: they give away most strangers, at a third of the cost
 of a connection. The fault of a stranger is logged in one line, with a limit on the number of lines; the stranger gets
-one constant refusal.
+one constant refusal. Whoever only gives way to others is told nothing: a refusal would tell an honest dialer that his
+secret is wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
+import errno
 import logging
 import socket
-from collections import OrderedDict
+import struct
 from collections.abc import Callable
 
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
+from dispy.net.admission import HALF_OPEN_MAX, Admission, dialer_of
 from dispy.net.connection import HANDSHAKE_S, Connection
 from dispy.protocol.frames import CONTROL, header
 from dispy.protocol.handshake import REFUSAL, find_fault
@@ -35,14 +39,6 @@ from dispy.system.log_writer import LogLimit
 
 logger = logging.getLogger("dispy.net")
 
-HALF_OPEN_MAX = 512
-"""Most half-open connections of a listener: about 10 MB with sockets and buffers. One more pushes out the oldest. A
-handshake lasts milliseconds, so an honest crowd of thousands per second stays below this limit."""
-
-HALF_OPEN_PER_ADDRESS = 128
-"""Most half-open connections of one IP address; one more pushes out the oldest of that address. Many programs can be
-behind one router, but rarely more than 128 start at the same moment."""
-
 BACKLOG = 1024
 """Connections that the kernel queues until we accept them. When the queue is full it does not answer further dialers,
 whose kernels try again."""
@@ -50,21 +46,32 @@ whose kernels try again."""
 ACCEPTS_PER_TURN = 32
 """Most connections accepted in one turn of the loop; the next ones wait until other work has had its turn."""
 
-YOUNG_MAX = 64
-"""Half-open connections younger than ``YOUNG_S`` from which on no more are accepted for ``CROWD_PAUSE_S``; the kernel
-queues them. So a crowd that comes at once is served in turn, and does not push its own connections out."""
-YOUNG_S = 0.25
-"""Age (seconds) up to which a half-open connection counts as young."""
+STARTS_PER_TURN = 8
+"""Most connections whose handshake begins in one turn of the loop: up to 13 ms with TLS, until jobs go on."""
+
+REFILL_S = 0.05
+"""Interval (seconds) after which dialers without a token are looked at again: a bucket gets one in that time."""
 
 FIRST_LOOK = 1024
 """Most first bytes of a connection that are looked at, without reading them, to find out strangers: the largest frame
 of the handshake fits, and TLS needs fewer to be recognised."""
 
-CROWD_PAUSE_S = 0.01
-"""Pause in accepting (seconds) while ``YOUNG_MAX`` half-open connections are young; then they are counted again."""
+FLOOD_PAUSE_S = 0.005
+"""Pause in accepting (seconds) when all that came are accepted and some had to give way. At 1,500 connections per
+second seven are then accepted in one turn of the loop instead of one, which takes a third less of its time."""
+
 FULL_PAUSE_S = 0.2
-"""Pause in accepting (seconds) after an error, as when no descriptors are left; meanwhile the kernel queues
-connections."""
+"""Pause in accepting (seconds) after an error, and where no descriptor is left although no connection is half open;
+meanwhile the kernel queues connections."""
+FULL_SHARE = 4
+"""Where no descriptor is left, one of so many half-open connections is closed, in the order of ``give_way``; then
+there is room for no more than the others. That leaves descriptors for what else the process opens."""
+FULL_S = 60.0
+"""Time (seconds) after which there is room again for as many half-open connections as usual."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""Value of SO_LINGER (on, 0 seconds) with which ``close`` resets a connection. Otherwise the kernel would remember
+each connection that gave way for a minute (TIME_WAIT): 90,000 of them at 1,500 per second."""
 
 LOG_EVERY_S = 60.0
 """Length of the interval (seconds) in which ``LOG_LINES_MAX`` log lines about refused connections are written."""
@@ -76,6 +83,7 @@ LOG_LINES_MAX = 10
 NO_DISPY = "connections refused that do not speak the protocol of dispy"
 NO_SECRET = "connections refused for another secret or version"
 NO_PROOF = "connections refused that said too little for too long"
+GAVE_WAY = "connections closed to make room for others, before they had said enough"
 NO_ROOM = "connections that could not be accepted"
 
 
@@ -83,21 +91,21 @@ class HalfOpen:
     """A connection between accept and proof.
 
     Attributes:
-        host: IP address of the dialer.
-        since: Time of the accept (seconds of the loop's clock).
+        host: IP address of the peer; empty on a local socket.
     """
 
-    __slots__ = ("connection", "deadline", "host", "since", "socket", "task")
+    __slots__ = ("connection", "deadline", "host", "is_silent", "socket", "task")
 
-    def __init__(self, host: str, accepted: socket.socket, since: float) -> None:
+    def __init__(self, host: str, accepted: socket.socket) -> None:
         self.host = host
-        self.since = since
         self.socket: socket.socket | None = accepted
         """The accepted socket; None once the task has taken it."""
+        self.is_silent = False
+        """True while the loop tells us when the first bytes come."""
         self.deadline: asyncio.TimerHandle
         """Timer that refuses the connection if it has not proved itself ``HANDSHAKE_S`` after the accept."""
         self.task: asyncio.Task[None] | None = None
-        """Task that makes the ``Connection``; None until the first bytes were looked at."""
+        """Task that makes the ``Connection``; None until the connection has its turn."""
         self.connection: Connection | None = None
         """The connection; None until the task has made it."""
 
@@ -115,12 +123,14 @@ class Listener:
         self._make = make
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._socket: socket.socket | None = None
-        """The listening socket; None before ``listen`` and after ``close``."""
-        self._half_open: OrderedDict[HalfOpen, None] = OrderedDict()
-        """Half-open connections, oldest first (an ordered set: the values are None)."""
-        self._per_address: dict[str, int] = {}
-        """Number of half-open connections by the dialer's IP address; addresses without any are absent."""
+        self._sockets: list[socket.socket] = []
+        """The listening sockets; empty before ``listen`` and after ``close``."""
+        self._admission: Admission[HalfOpen] = Admission()
+        """All half-open connections, with what decides about them."""
+        self._next_turn: asyncio.Handle | None = None
+        """Call of ``_on_turn`` in the loop's next turn; None: nobody has a turn."""
+        self._next_refill: asyncio.TimerHandle | None = None
+        """Timer of the next ``_on_refill``; None: nobody waits for a token."""
         self._log = LogLimit(LOG_EVERY_S, LOG_LINES_MAX, logger.warning, self._loop.call_later)
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
@@ -144,89 +154,103 @@ class Listener:
         except BaseException:
             listening.close()
             raise
-        self._socket = listening
-        self._loop.add_reader(listening, self._on_acceptable)
+        self._begin(listening)
         address = listening.getsockname()
         return address[0], address[1]
+
+    def _begin(self, listening: socket.socket) -> None:
+        """Accept from a listening socket, of any family, that does not block; ``close`` closes it."""
+        self._sockets.append(listening)
+        self._loop.add_reader(listening, self._on_acceptable, listening)
 
     def close(self) -> None:
         """Stop listening, and refuse half-open connections. Connections that have proved themselves stay.
 
         The numbers of refused connections that had no log line of their own are logged, in one line for each kind.
         """
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
-        for half_open in list(self._half_open):
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+            listening.close()
+        self._sockets.clear()
+        for half_open in self._admission.connections():
             self._drop(half_open)
+        for handle in (self._next_turn, self._next_refill):
+            if handle is not None:
+                handle.cancel()
         self._log.tell_count()
 
     @property
     def half_open(self) -> int:
         """Number of half-open connections of this listener, at most ``HALF_OPEN_MAX``."""
-        return len(self._half_open)
+        return len(self._admission)
 
     # Accepting.
 
-    def _on_acceptable(self) -> None:
+    def _on_acceptable(self, listening: socket.socket) -> None:
+        gave_way = False
         for _ in range(ACCEPTS_PER_TURN):
-            if self._socket is None:
-                return
-            if self._is_crowded():
-                self._pause(CROWD_PAUSE_S)
-                return
             try:
-                accepted, address = self._socket.accept()
+                accepted, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                if gave_way:
+                    self._pause(listening, FLOOD_PAUSE_S)
                 return
             except OSError as error:
                 self._log.line(NO_ROOM, "", "no connection can be accepted: %s", error.strerror)
-                self._pause(FULL_PAUSE_S)
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._make_room():
+                    self._pause(listening, FULL_PAUSE_S)
                 return
-            self._on_accepted(accepted, address[0])
+            gave_way |= self._on_accepted(accepted, address[0] if isinstance(address, tuple) else "")
 
-    def _is_crowded(self) -> bool:
-        if len(self._half_open) < YOUNG_MAX:
-            return False
-        young = next(itertools.islice(reversed(self._half_open), YOUNG_MAX - 1, None))
-        return self._loop.time() - young.since < YOUNG_S
+    def _make_room(self) -> bool:
+        """Close some half-open connections, as no descriptor is left; returns False if there are none."""
+        count = -(-len(self._admission) // FULL_SHARE)
+        for _ in range(count):
+            gone = self._admission.give_way(self._loop.time())
+            assert gone is not None
+            self._push_out(gone)
+        if count and self._admission.room == HALF_OPEN_MAX:
+            self._loop.call_later(FULL_S, self._on_room)
+        if count:
+            self._admission.room = max(1, len(self._admission))
+        return count > 0
 
-    def _pause(self, seconds: float) -> None:
-        assert self._socket is not None
-        self._loop.remove_reader(self._socket)
-        self._loop.call_later(seconds, self._resume)
+    def _on_room(self) -> None:
+        self._admission.room = HALF_OPEN_MAX
 
-    def _resume(self) -> None:
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._on_acceptable)
+    def _pause(self, listening: socket.socket, seconds: float) -> None:
+        self._loop.remove_reader(listening)
+        self._loop.call_later(seconds, self._resume, listening)
 
-    def _on_accepted(self, accepted: socket.socket, host: str) -> None:
+    def _resume(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            self._loop.add_reader(listening, self._on_acceptable, listening)
+
+    def _on_accepted(self, accepted: socket.socket, host: str) -> bool:
+        """Take in a connection; returns True if another one had to give way to it."""
         accepted.setblocking(False)
-        count = self._per_address.get(host, 0)
-        if count >= HALF_OPEN_PER_ADDRESS:
-            self._push_out(next(h for h in self._half_open if h.host == host))
-        elif len(self._half_open) >= HALF_OPEN_MAX:
-            self._push_out(next(iter(self._half_open)))
-        half_open = HalfOpen(host, accepted, self._loop.time())
+        half_open = HalfOpen(host, accepted)
+        gone = self._admission.arrive(half_open, host, self._loop.time())
+        if gone is not None:
+            self._push_out(gone)
         half_open.deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline, half_open)
-        self._half_open[half_open] = None
-        self._per_address[host] = self._per_address.get(host, 0) + 1
         self._look(half_open)
+        return gone is not None
 
     # From there to the proof.
 
     def _look(self, half_open: HalfOpen) -> None:
         """Look at a connection's first bytes, without taking them from the socket.
 
-        Called after the accept, and again when bytes have come if there were none. Refuses a stranger; else starts
-        the task that makes a ``Connection``. Forgets a connection that the dialer has closed.
+        Called after the accept, and again when bytes have come if there were none. Refuses a stranger; else has the
+        connection wait for its turn. Forgets a connection that the dialer has closed.
         """
         accepted = half_open.socket
         assert accepted is not None
         try:
             first = accepted.recv(FIRST_LOOK, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
+            half_open.is_silent = True
             self._loop.add_reader(accepted, self._on_first, half_open)
             return
         except OSError:
@@ -237,7 +261,8 @@ class Listener:
             return
         fault = find_fault(first, tls=self._tls)
         if fault is None:
-            half_open.task = self._loop.create_task(self._see_through(half_open))
+            self._admission.ask(half_open)
+            self._have_turn()
             return
         reason, refusal = fault
         self._report(half_open.host, NO_DISPY, reason)
@@ -246,8 +271,35 @@ class Listener:
 
     def _on_first(self, half_open: HalfOpen) -> None:
         assert half_open.socket is not None
+        half_open.is_silent = False
         self._loop.remove_reader(half_open.socket)
         self._look(half_open)
+
+    def _have_turn(self) -> None:
+        """Have ``_on_turn`` called in the loop's next turn, unless that is arranged already."""
+        if self._next_turn is None:
+            self._next_turn = self._loop.call_soon(self._on_turn)
+
+    def _on_turn(self) -> None:
+        """Begin the handshakes of those whose turn it is."""
+        self._next_turn = None
+        for _ in range(STARTS_PER_TURN):
+            turn = self._admission.take(self._loop.time())
+            if turn is None:
+                break
+            half_open, gone = turn
+            if gone is not None:
+                self._push_out(gone)
+            half_open.task = self._loop.create_task(self._see_through(half_open))
+        if self._admission.has_turns:
+            self._have_turn()
+        if self._admission.has_dry and self._next_refill is None:
+            self._next_refill = self._loop.call_later(REFILL_S, self._on_refill)
+
+    def _on_refill(self) -> None:
+        self._next_refill = None
+        self._admission.refill()
+        self._on_turn()
 
     @staticmethod
     def _refuse(accepted: socket.socket, said: bytes) -> None:
@@ -281,8 +333,9 @@ class Listener:
 
         Called once by the connection (``on_settled``). An error that ended it before the proof is logged.
         """
-        self._forget(half_open)
-        if not connection.is_ready and connection.error is not None:
+        is_half_open = half_open in self._admission
+        self._forget(half_open, proved=connection.is_ready)
+        if is_half_open and not connection.is_ready and connection.error is not None:
             is_secret = isinstance(connection.error, (AuthenticationError, VersionError))
             self._report(half_open.host, NO_SECRET if is_secret else NO_DISPY, str(connection.error))
 
@@ -291,33 +344,41 @@ class Listener:
         self._drop(half_open)
 
     def _push_out(self, half_open: HalfOpen) -> None:
-        self._report(half_open.host, NO_PROOF, "too many connections that do not prove themselves")
-        self._drop(half_open)
+        """Close a connection that gives way, without a word. ``_admission`` has taken it out already."""
+        self._report(half_open.host, GAVE_WAY, "too many connections that do not prove themselves")
+        half_open.deadline.cancel()
+        error = RemoteProtocolError("no room for more connections without a proof")
+        self._stop(half_open, lambda connection: connection.abort(error))
+        if half_open.socket is not None:
+            with contextlib.suppress(OSError):
+                half_open.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            half_open.socket.close()
 
     def _drop(self, half_open: HalfOpen) -> None:
+        """Refuse a connection, in whatever stage it is."""
         self._forget(half_open)
-        if half_open.connection is not None:
-            half_open.connection.refuse(RemoteProtocolError("no proof in time"))
-            return
-        if half_open.task is not None:
-            half_open.task.cancel()
+        error = RemoteProtocolError("no proof in time")
+        self._stop(half_open, lambda connection: connection.refuse(error))
         if half_open.socket is not None:
-            self._loop.remove_reader(half_open.socket)
             self._refuse(half_open.socket, b"" if self._tls else _frame(REFUSAL))
 
-    def _forget(self, half_open: HalfOpen) -> None:
-        if half_open not in self._half_open:
-            return
-        del self._half_open[half_open]
+    def _stop(self, half_open: HalfOpen, end: Callable[[Connection], None]) -> None:
+        """Stop whatever goes on for a connection: what waits for its first bytes, its task, its ``Connection``."""
+        if half_open.connection is not None:
+            end(half_open.connection)
+        if half_open.task is not None:
+            half_open.task.cancel()
+        if half_open.is_silent and half_open.socket is not None:
+            self._loop.remove_reader(half_open.socket)
+
+    def _forget(self, half_open: HalfOpen, *, proved: bool = False) -> None:
         half_open.deadline.cancel()
-        left = self._per_address[half_open.host] - 1
-        if left:
-            self._per_address[half_open.host] = left
-        else:
-            del self._per_address[half_open.host]
+        self._admission.leave(half_open, self._loop.time(), proved=proved)
+        if self._admission.has_turns:
+            self._have_turn()
 
     def _report(self, host: str, kind: str, reason: str) -> None:
-        self._log.line(kind, host, "refused a connection from %s: %s", host, line(reason))
+        self._log.line(kind, dialer_of(host), "refused a connection from %s: %s", host, line(reason))
 
 
 def _frame(body: bytes) -> bytes:

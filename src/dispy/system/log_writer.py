@@ -241,7 +241,8 @@ class OutletHandler(logging.Handler):
 class LogLimit:
     """Rate limit for log lines that other parties cause: per interval, one line per key and ``most`` lines per kind.
 
-    Further lines are counted, and the count is logged at the end of the interval.
+    Further lines are counted, and the count is logged at the end of the interval, with the number of those among them
+    whose key had no line.
 
     Args:
         every_s: Length of the interval (seconds).
@@ -265,6 +266,8 @@ class LogLimit:
         """Keys that had a line in this interval, by kind."""
         self._left_out: dict[str, int] = {}
         """Number of lines that were left out since the last count, by kind."""
+        self._unnamed: dict[str, int] = {}
+        """Number of lines among ``_left_out`` that were about keys without a line, by kind."""
         self._is_timed = False
         """True during an interval: its first line begins it, and has its end scheduled."""
 
@@ -280,6 +283,8 @@ class LogLimit:
         keys = self._keys_by_kind.setdefault(kind, set())
         if key in keys or len(keys) >= self._most:
             self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            if key not in keys:
+                self._unnamed[kind] = self._unnamed.get(kind, 0) + 1
             return
         keys.add(key)
         if not self._is_timed:
@@ -299,8 +304,10 @@ class LogLimit:
         Called at the end of each interval, and by an owner that closes before that.
         """
         left_out, self._left_out = self._left_out, {}
+        unnamed, self._unnamed = self._unnamed, {}
         for kind, count in left_out.items():
-            self._log("%s: %d more within %g s, without a line each", kind, count, self._every_s)
+            others = f", {unnamed[kind]} of them of others than those named" if kind in unnamed else ""
+            self._log("%s: %d more within %g s, without a line each%s", kind, count, self._every_s, others)
 
 
 def local_time(seconds_from_now: float) -> str:
