@@ -3,6 +3,7 @@
     python -m benchmarks              all of them
     python -m benchmarks NAME...      some
     python -m benchmarks --quick      everything small: does it run?
+    python -m benchmarks --user NAME files put large_shared    with jobs that run as another account (by root)
     python -m benchmarks code --against PATH    with another checkout, in turns: the ratios
 
 Results are kept in ``benchmarks/results/NAME.json``, what a benchmark had to say in ``NAME.log``.
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import CLAIMS
-from benchmarks.harness import RESULTS, ROOT, STOP_S, Bound, Result, Row
+from benchmarks.harness import RESULTS, ROOT, STOP_S, USER, Bound, Result, Row
 
 QUICK_S = 20.0
 FULL_S = 400.0
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure what dispy claims.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(CLAIMS)}")
     parser.add_argument("--quick", action="store_true", help="everything small; figures mean nothing")
+    parser.add_argument("--user", metavar="NAME", help="account that jobs of the nodes run as")
     parser.add_argument("--against", metavar="PATH", help="compare with another checkout (code only)")
     parser.add_argument("--times", type=int, help="measurements of everything (code only)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -53,6 +55,8 @@ def main() -> None:
             parser.error(f"no benchmark {name!r}; there are {', '.join(CLAIMS)}")
     if (options.against or options.times) and options.names != ["code"]:
         parser.error("--against and --times belong to code: python -m benchmarks code --against PATH")
+    if options.user:
+        os.environ[USER] = options.user
     if options.here:
         run_here(options.names[0], options.quick, options.against, options.times)
         return

@@ -28,6 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PROGRAMS = ROOT / "benchmarks" / "programs"
 
+USER = "BENCHMARK_USER"
+"""Environment variable with the account that jobs of the nodes run as (``dispynode --user``), set by
+``python -m benchmarks --user NAME``; it must be able to run this Python."""
+
 START_S = 20.0
 """Time for a node to say that it listens."""
 
@@ -138,6 +142,7 @@ def sandbox() -> Iterator[Path]:
     names = ("XDG_STATE_HOME", "XDG_RUNTIME_DIR")
     before = {name: os.environ.get(name) for name in names}
     with tempfile.TemporaryDirectory(prefix="dispy-bench-") as directory:
+        os.chmod(directory, 0o711)  # jobs of another account find their directories below
         for name in names:
             path = Path(directory) / name.lower()
             path.mkdir(mode=0o700)
@@ -188,6 +193,8 @@ def listening_node(
 ) -> Iterator[tuple[int, int]]:
     """The same with more options, perhaps another program; yields its pid and port."""
     command = [sys.executable, "-m", module, "--listen_port", "0", "--cpus", str(cpus), *options]
+    if os.environ.get(USER):
+        command += ["--user", os.environ[USER]]
     # Its log goes where ours goes.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
