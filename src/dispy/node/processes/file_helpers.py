@@ -37,7 +37,7 @@ CALL_S = 60.0
 """Seconds that a helper has to answer. The longest work of one request is ``COPY_MAX`` bytes or ``EMPTY_S``."""
 
 LOOK_S = 600.0
-"""Seconds that a helper has to compare installed packages with those of a program: it hashes all their files."""
+"""Seconds that a helper has to compare files that are there with those of a program: it hashes all of them."""
 
 EMPTY_S = 5.0
 """Seconds for which a helper removes files for one request; then it is asked again, ``EMPTIES_MAX`` times."""
@@ -264,7 +264,7 @@ class LentTree:
 
     def holds_all(self, entries: list[FileEntry]) -> list[bool]:
         """Returns for each file whether the directory has it already."""
-        found: list[bool] = self._ask(protocol.HoldsAll(entries))
+        found: list[bool] = self._ask(protocol.HoldsAll(entries), limit_s=LOOK_S)
         if len(found) != len(entries):
             raise OSError(errno.EBADMSG, "the file helper's answer is none")
         return found
