@@ -26,6 +26,7 @@ from dispy.system.directories import (
     GIVEN_BITS,
     cannot_be,
     disk_directory,
+    own_directory_for,
     private_directory,
     shared_memory,
 )
@@ -105,7 +106,7 @@ class Segments(Place):
         """
         if self._account is not None:
             # Our own directory lets no other account pass.
-            base = base.with_name(f"{base.name}-{self._account.name}")
+            base = own_directory_for(base, self._account.name)
         ids = (self._account.uid, self._account.gid) if self._account is not None else None
         super().__init__(base, incarnation, ids)
 

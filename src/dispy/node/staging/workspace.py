@@ -18,10 +18,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from dispy.errors import StateDirectoryError
 from dispy.files.untrusted_directory import Tree
 from dispy.node.machine.accounts import Account
 from dispy.protocol.files import check_path
-from dispy.system.directories import private_directory, reopen_private, temporary_directory
+from dispy.system.directories import find_own, own_directory, temporary_directory
 from dispy.system.run_directory import Place, is_abandoned
 
 _NOTE = "remove-"
@@ -71,7 +72,8 @@ class WorkSpace(Place):
     def __init__(self, prefix: str, incarnation: str, account: Account | None = None) -> None:
         ending = f"{os.getuid()}" + (f"-{account.name}" if account else "")
         above = Path(prefix) if prefix else temporary_directory()
-        self._kept = above / f"dispy-files-{ending}"
+        mode = 0o700 if account is None else 0o711
+        self._kept = find_own(above / f"dispy-files-{ending}", mode)
         """Directory below which lie the working directories that clusters have named (``dest_path``). Nodes of this
         user share them; the last node that uses one removes it, unless its cluster keeps it."""
         self._destinations: dict[Path, _Destination] = {}
@@ -81,7 +83,7 @@ class WorkSpace(Place):
         """Number in the name of the next note."""
         self._ids = (account.uid, account.gid) if account is not None else None
         """User and group that working directories are given to; None: they stay ours."""
-        base = private_directory(above / f"dispy-node-{ending}", 0o700 if account is None else 0o711)
+        base = own_directory(above / f"dispy-node-{ending}", mode)
         for path in base.iterdir():
             if is_abandoned(path):
                 self._sweep_noted(path)
@@ -102,6 +104,7 @@ class WorkSpace(Place):
             OSError: The directory cannot be made, or the one of all named ones is open to other users.
             ValueError: The name leads elsewhere.
         """
+        self._open_kept()
         parts = (address.replace(":", "_") or "local", *check_path(name))
         path = self._kept.joinpath(*parts)
         known = self._destinations.get(path)
@@ -113,13 +116,23 @@ class WorkSpace(Place):
         known.note_down()
         return path
 
+    def _open_kept(self) -> None:
+        """Make the directory of all named ones if it is missing; if another user was first, one beside it.
+
+        Raises:
+            OSError: The directory cannot be made.
+        """
+        try:
+            self._kept = own_directory(self._kept, 0o700 if self._ids is None else 0o711)
+        except StateDirectoryError as error:
+            raise OSError(str(error)) from error
+
     def _make(self, parts: tuple[str, ...], *, is_kept: bool) -> _Destination:
         """Make a named directory, or open one that is there, and take the shared lock on it.
 
         Raises:
             OSError: The directory cannot be made, or the one of all named ones is open to other users.
         """
-        reopen_private(self._kept, 0o700 if self._ids is None else 0o711)
         note = self.root / f"{_NOTE}{self._next}"
         self._next += 1
         known = _Destination(parts, note, is_kept)
