@@ -4,7 +4,8 @@
     python -m tests.chaos --faults 2000 --seed 7
     python -m tests.chaos --faults 500 --machines
 
-The exit code is 1 if a promise was broken.
+Where root runs it, every second node has jobs that run as another account (``dispynode --user``), unless ``--own`` is
+given. The exit code is 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dispy import DispyJob
+from tests.integration.others import find_python
 
 from .storm import Outcome, run
 
@@ -42,10 +46,12 @@ def main() -> None:
     parser.add_argument(
         "--machines", action="store_true", help="nodes in network namespaces of their own (needs root)"
     )
+    parser.add_argument("--own", action="store_true", help="all jobs run as our own account")
     options = parser.parse_args()
     seconds = options.seconds if options.faults == sys.maxsize else float("inf")
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as root:
+    with tempfile.TemporaryDirectory(prefix="chaos-") as root, _python(options.own) as python:
+        Path(root).chmod(0o755)
         place = Path(root) / "place"
         place.mkdir()
         outcome = run(
@@ -56,9 +62,19 @@ def main() -> None:
             options.nodes,
             options.programs,
             options.machines,
+            python,
         )
         show(outcome)
     sys.exit(1 if outcome.broken else 0)
+
+
+@contextmanager
+def _python(is_own: bool) -> Iterator[str]:
+    """An interpreter that another account can run; empty where no jobs run as one."""
+    if is_own or os.geteuid() != 0:
+        yield ""
+    else:
+        yield from find_python()
 
 
 def show(outcome: Outcome) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import psutil
 from dispy.net.discovery import running_nodes
 from dispy.security import secrets
 from tests.integration.helpers import PYTHON, Node, Place, Program, wait_for
+from tests.integration.others import NAME, public_place
 from tests.integration.proxy import Proxy
 
 from .checker import Story, check
@@ -89,17 +90,32 @@ class Storm:
         nodes: How many.
         programs: How many run at a time.
         has_machines: Whether nodes have network namespaces of their own, with TLS, whose cables are pulled.
+        python_for_all: An interpreter that another account can run: every second node, from the first, has jobs that
+            run as that account. Empty: none has.
     """
 
     def __init__(
-        self, root: Path, seed: int, nodes: int, programs: int, has_machines: bool = False
+        self,
+        root: Path,
+        seed: int,
+        nodes: int,
+        programs: int,
+        has_machines: bool = False,
+        python_for_all: str = "",
     ) -> None:
+        self._python_for_all = python_for_all
         self._machines = Machines(nodes) if has_machines else None
         self._chance = random.Random(seed)
         self._place = Place(root)
         self._place.environment["PYTHONPATH"] = f"{ROOT}/src:{ROOT}"
         self._marks = root / "marks"
         self._marks.mkdir()
+        self._opened = ExitStack()
+        """Keeps the place open to the other account, until it is looked what nodes have left there."""
+        if python_for_all:
+            root.chmod(0o755)
+            self._marks.chmod(0o777)
+            self._opened.enter_context(public_place(self._place))
         self._logs = root / "logs"
         self._logs.mkdir()
         self._reserved = [_reserved_port() for _ in range(nodes)]
@@ -121,10 +137,14 @@ class Storm:
 
     def _start_node(self, index: int) -> Node:
         options = ["--listen_port", str(self._ports[index]), "--name", f"node{index}", "--cpus", "2"]
+        python = list(PYTHON)
+        if self._python_for_all and index % 2 == 0:
+            python = [self._python_for_all]
+            options += ["--user", NAME]
         if self._machines is None:
-            return Node(self._place, *options, warnings="")
+            return Node(self._place, *options, warnings="", python=python)
         options += ["--host", self._machines.address(index), "--secret", SECRET]
-        return Node(self._place, *options, warnings="", python=[*self._machines.on(index), *PYTHON])
+        return Node(self._place, *options, warnings="", python=[*self._machines.on(index), *python])
 
     def _start_program(self) -> None:
         first = 1 + len(self._clients) * 10_000_000
@@ -323,14 +343,23 @@ class Storm:
             node.stop()
             self._end_of_node(node)
         # What those who were killed have left is removed by the next who starts.
-        last = Node(self._place, "--listen_port", "0", warnings="").wait_listens()
-        running_nodes("")
-        last.stop()
-        last.end()
+        kinds: list[tuple[list[str], str]] = [([], sys.executable)]
+        if self._python_for_all:
+            kinds.append((["--user", NAME], self._python_for_all))
+        for options, python in kinds:
+            last = Node(self._place, "--listen_port", "0", *options, warnings="", python=[python])
+            last.wait_listens()
+            running_nodes("")
+            last.stop()
+            last.end()
         try:
             wait_for(self._place.processes, lambda left: not left, what="no processes are left")
         except AssertionError as error:
             self._break("processes are left", str(error))
+        try:
+            self._opened.close()
+        except AssertionError as error:
+            self._break("files of the other account are left", str(error))
         left = self._place.files()
         if left:
             self._break("files are left", f"{left[:10]}")
@@ -435,9 +464,10 @@ def run(
     nodes: int = 3,
     programs: int = 2,
     has_machines: bool = False,
+    python_for_all: str = "",
 ) -> Outcome:
     """Let it storm for so long, or for so many faults, and look at what is left."""
-    storm = Storm(root, seed, nodes, programs, has_machines)
+    storm = Storm(root, seed, nodes, programs, has_machines, python_for_all)
     start = time.monotonic()
     chance = random.Random(f"{seed} pauses")
     while time.monotonic() - start < seconds and storm.outcome.faults.total() < faults:

@@ -8,7 +8,9 @@ def work(number: int, seconds: float, marks: str, data: bytes = b"") -> tuple[in
     import os
     import time
 
-    descriptor = os.open(f"{marks}/{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = os.open(
+        f"{marks}/{os.getuid()}-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+    )
     try:
         os.write(descriptor, b"s %d\n" % number)
         time.sleep(seconds)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +28,7 @@ from dispy.client.session import failures
 from dispy.net.discovery import running_nodes
 
 from .helpers import PYTHON, Node, Place, Program, descendants, describe, wait_for, wait_gone
-from .others import find_python
+from .others import find_python, public_directory, public_place
 from .pem import Files
 
 TEST_S = 30
@@ -82,13 +82,25 @@ def python_for_all() -> Iterator[str]:
 
 
 @pytest.fixture
-def place_root(tmp_path: Path) -> Path:
+def jobs_account(request: pytest.FixtureRequest) -> str:
+    """Account that jobs of nodes run as; empty: ours. Tests that run with both are marked ``with_accounts``."""
+    return str(getattr(request, "param", ""))
+
+
+@pytest.fixture
+def place_root(tmp_path: Path, jobs_account: str) -> Iterator[Path]:
     """Where ``place`` is; modules may have another."""
-    return tmp_path
+    if not jobs_account:
+        yield tmp_path
+        return
+    with public_directory() as directory:
+        yield directory
 
 
 @pytest.fixture(autouse=True)
-def place(place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) -> Iterator[Place]:
+def place(
+    place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None, jobs_account: str
+) -> Iterator[Place]:
     """Directories of its own; afterwards no process, file, descriptor or thread is left."""
     here = Place(place_root)
     for name in list(os.environ):
@@ -104,8 +116,11 @@ def place(place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) ->
     threads_before = set(threading.enumerate())
     children_before = set(descendants(os.getpid()))
     descriptors_before = _descriptors()
-    yield here
-    faults = []
+    faults: list[str] = []
+    with ExitStack() as opened:
+        if jobs_account:
+            opened.enter_context(public_place(here))
+        yield here
     try:
         stop_engine()
     except BaseException as error:
@@ -143,12 +158,15 @@ def _new_descriptors(before: dict[int, str]) -> list[str]:
 
 
 @pytest.fixture
-def start_node(place: Place) -> Iterator[StartNode]:
+def start_node(place: Place, jobs_account: str, request: pytest.FixtureRequest) -> Iterator[StartNode]:
     """Starts ``dispynode --listen_port 0`` with further options, and waits until it listens."""
     started: list[Node] = []
 
     def start(*arguments: str, wait: bool = True, port: str | None = "0", **options: Any) -> Node:
         where = [] if port is None else ["--listen_port", port]
+        if jobs_account:
+            where += ["--user", jobs_account]
+            options.setdefault("python", [request.getfixturevalue("python_for_all")])
         node = Node(place, *where, *arguments, **options)
         started.append(node)
         return node.wait_listens() if wait else node

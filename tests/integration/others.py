@@ -24,6 +24,13 @@ NAME = "nobody"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
+with_accounts = pytest.mark.parametrize(
+    "jobs_account",
+    [pytest.param("", id="own"), pytest.param(NAME, marks=needs_root, id=NAME)],
+    indirect=True,
+)
+"""Tests run once with jobs that run as our account, and once with ``dispynode --user``."""
+
 _TEMPORARY = tempfile.gettempdir()  # now: tests have one of their own
 
 

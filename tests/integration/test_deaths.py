@@ -18,6 +18,9 @@ from dispy.errors import JobError
 
 from .conftest import MakeCluster, StartNode
 from .helpers import Node, Place, free_base_port, wait_for, wait_gone
+from .others import with_accounts
+
+pytestmark = with_accounts
 
 ABANDONED, CREATED, FINISHED = dispy.DispyJob.Abandoned, dispy.DispyJob.Created, dispy.DispyJob.Finished
 RUNNING, TERMINATED = dispy.DispyJob.Running, dispy.DispyJob.Terminated
@@ -40,6 +43,7 @@ class Runs:
     def __init__(self, place: Place) -> None:
         self.directory = place.root / "runs"
         self.directory.mkdir()
+        self.directory.chmod(0o777)  # jobs may run as another account
 
     def of(self, name: Any) -> list[tuple[int, int, str]]:
         """Worker, host and node of each run of a job."""

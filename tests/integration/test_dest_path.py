@@ -283,16 +283,21 @@ def test_files_are_sent_while_jobs_run_and_from_callbacks(
     wait_for(lambda: codes, lambda seen: seen == [0], what="it is told to be there")
 
 
-def test_a_directory_that_others_can_write_to_is_refused_with_words(
+def test_a_directory_that_others_can_write_to_is_not_used(
     make_cluster: MakeCluster, start_node: StartNode, place: Place
 ) -> None:
-    """It was the node's own when it started, and is opened to others while it runs: no job waits without a word."""
-    start_node("--cpus", "1")
+    """Another one beside it is, with a word about it: also if it was opened to others while the node runs."""
+    node = start_node("--cpus", "1")
     kept = named(place).parent
     kept.mkdir(mode=0o700, exist_ok=True)
     kept.chmod(0o777)
-    cluster = make_cluster(places, dest_path="somewhere")
-    job = cluster.submit("made")
-    assert job() is None
-    assert "is not a directory of this user alone" in (job.exception or "")
+    cluster = make_cluster(places, setup=note, dest_path="somewhere")
+    at_setup, directory, told = cluster.submit("made")()
+    assert at_setup == directory == told
+    assert directory.startswith(f"{kept}~")
+    assert directory.endswith("/somewhere")
+    assert not any(kept.iterdir())
+    assert f"{kept} is not a directory of this user alone" in node.stderr
+    cluster.close()
+    wait_for(lambda: os.path.exists(directory), lambda is_there: not is_there, what="it is removed")
     kept.rmdir()

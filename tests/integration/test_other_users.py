@@ -23,6 +23,7 @@ from .others import (
     public_directory,
     public_place,
     reachable,
+    remove,
     run_as_other,
 )
 
@@ -266,96 +267,116 @@ PLANTS = [_directory, _link_to_theirs, _link_to_ours, _file, _pipe, _open]
 MINE = f"dispy-{os.getuid()}"
 
 
-def _at(place: Place, what: str) -> Path:
-    return {
-        "state": place.temporary / "dispy",
-        "work": place.temporary / "prefix" / f"dispy-node-{os.getuid()}",
-        "work of account": place.temporary / "prefix" / f"dispy-node-{os.getuid()}-accounts",
-    }[what]
-
-
-@pytest.mark.parametrize(
-    ("what", "plant"),
-    [("state", plant) for plant in PLANTS]
-    + [("work", _directory), ("work", _link_to_ours)]
-    + [("work of account", _directory), ("work of account", _link_to_ours)],
-)
-def test_what_others_have_planted_is_refused(
-    request: pytest.FixtureRequest, place: Place, what: str, plant: Callable[[Path, Path], None]
+@pytest.mark.parametrize("plant", PLANTS)
+def test_what_others_have_planted_in_a_state_directory_of_ones_choice_is_refused(
+    place: Place, plant: Callable[[Path, Path], None]
 ) -> None:
-    """With a word about it; nothing is written there."""
-    options: dict[str, Any] = {}
-    if what == "work of account":
-        options["python"] = [request.getfixturevalue("python_for_all")]
-    path = _at(place, what)
-    path.parent.mkdir(exist_ok=True)
+    """Secrets lie there, and the user has named the place: with a word about it; nothing is written there."""
+    path = place.temporary / "dispy"
     elsewhere = place.root / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     plant(path, elsewhere)
     before = path.lstat()
-    environment = dict(place.environment)
-    arguments = []
-    if what == "state":
-        environment["XDG_STATE_HOME"] = str(place.temporary)
-    else:
-        arguments += ["--dest_path_prefix", str(path.parent)]
-    if what == "work of account":
-        arguments += ["--user", NAME]
-    node = Node(place, "--listen_port", "0", *arguments, env=environment, **options)
+    environment = {**place.environment, "XDG_STATE_HOME": str(place.temporary)}
+    node = Node(place, "--listen_port", "0", env=environment)
     try:
         assert node.wait() == 2, (node.stdout, node.stderr)
         assert str(path) in node.stderr
         assert "not a directory of this user alone" in node.stderr or "cannot be made" in node.stderr
         assert "Traceback" not in node.stderr
         assert node.stdout == ""
-        after = path.lstat()
-        assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
-        assert not path.is_dir() or list(path.iterdir()) == []
-        assert list(elsewhere.iterdir()) == []
+        assert is_untouched(path, before, elsewhere)
     finally:
         node.end()
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        if path.parent != place.temporary:
-            path.parent.rmdir()
+        remove(path)
+
+
+def is_untouched(path: Path, before: os.stat_result, elsewhere: Path) -> bool:
+    """True if what was planted is as it was, and nothing was written there, or where a link leads."""
+    after = path.lstat()
+    is_same = (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
+    has_entries = path.is_dir() and not path.is_symlink() and any(path.iterdir())
+    return is_same and not has_entries and not any(elsewhere.iterdir())
+
+
+BUSY = """
+import os, sys
+import dispy
+
+def compute(data):
+    with open("mark", "w") as file:
+        file.write("x")
+    return data, os.getcwd()
+
+with open(sys.argv[1], "w") as file:
+    file.write("of the program")
+cluster = dispy.JobCluster(compute, depends=[sys.argv[1]], dest_path="a/b/named")
+for _ in range(2):
+    data, directory = cluster.submit(bytes(1 << 20)).get(12)
+    assert len(data) == 1 << 20
+print(directory)
+cluster.close()
+"""
+
+PLACES = {
+    "runtime": ("dispy-{}", ""),
+    "work": ("dispy-node-{}", ""),
+    "named": ("dispy-files-{}", ""),
+    "state": ("dispy-state-{}", ""),
+    "work of account": ("dispy-node-{}-" + NAME, NAME),
+    "named of account": ("dispy-files-{}-" + NAME, NAME),
+}
+"""Directories below the temporary one, by what they are for: the name, and the account of the jobs."""
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-@pytest.mark.parametrize("has_state", [True, False], ids=["state", "no state"])
-def test_what_others_have_planted_in_the_temporary_directory_keeps_no_node_from_running(
+@pytest.mark.parametrize("what", PLACES)
+def test_what_others_have_planted_costs_a_warning_and_another_place(
     start_node: StartNode,
     run_program: RunProgram,
     place: Place,
+    python_for_all: str,
+    what: str,
     plant: Callable[[Path, Path], None],
-    has_state: bool,
 ) -> None:
-    """Nodes are listed beside the secret. Where that is impossible, they say that nobody finds them; programs do not
-    believe what lies there."""
-    path = place.temporary / MINE
+    """Nodes and programs go on, find each other, and find the other place again; the plant is left alone."""
+    name, user = PLACES[what]
+    common = place.root / "common"
+    common.mkdir()
+    common.chmod(0o1777)
+    path = common / name.format(os.getuid())
     elsewhere = place.root / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     plant(path, elsewhere)
     before = path.lstat()
-    environment = dict(place.environment)
-    del environment["XDG_RUNTIME_DIR"]
-    if not has_state:
+    environment = {**place.environment, "TMPDIR": str(common)}
+    if what == "runtime":
+        # Nodes are listed there if the state directory cannot be written to.
+        del environment["XDG_RUNTIME_DIR"]
         (place.state / "dispy").mkdir(mode=0o700)
         (place.state / "dispy" / "nodes").touch()
-    try:
-        node = start_node("--name", "mine", env=environment)
-        program = run_program(ALONE, env=environment)
-        assert program.wait(15) == 0, program.stderr
-        assert ("mine" in program.stdout) is has_state
+    if what == "state":
+        del environment["XDG_STATE_HOME"]
+        environment["HOME"] = "/dev/null/there is none"
+    options: dict[str, Any] = {"python": [python_for_all]} if user else {}
+    arguments = ["--user", user] if user else []
+    for turn in range(2):
+        node = start_node("--name", "mine", *arguments, env=environment, **options)
+        program = run_program(BUSY, str(place.root / "of program"), env=environment)
+        assert program.wait(20) == 0, (program.stderr, node.stderr)
         assert node.stop() == 0
-        assert ("this node cannot be listed" in node.stderr) is not has_state
-        assert (str(path) in node.stderr) is not has_state
-        after = path.lstat()
-        assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
-        assert not path.is_dir() or list(path.iterdir()) == []
-        assert list(elsewhere.iterdir()) == []
-    finally:
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        if not has_state:
-            (place.state / "dispy" / "nodes").unlink()
+        assert "private" not in program.stderr
+        assert "mine" in node.stdout
+        assert str(path) in node.stderr + program.stderr, (node.stderr, program.stderr)
+        assert "Traceback" not in node.stderr + program.stderr
+        assert is_untouched(path, before, elsewhere)
+        others = [other.name for other in common.iterdir() if other.name.startswith(f"{path.name}~")]
+        # That of named directories goes with the last of them.
+        assert len(others) == (0 if what.startswith("named") else 1), (turn, others)
+        assert all(stat.S_IMODE((common / other).stat().st_mode) & ~0o711 == 0 for other in others)
+    if what == "runtime":
+        (place.state / "dispy" / "nodes").unlink()
+    remove(common)
 
 
 ALONE_WITH_MEMORY = """
@@ -372,20 +393,60 @@ exec "$@"
 """A machine whose memory file system is empty but for what another user has put there."""
 
 
+WITH_MEMORY = """
+import glob, os, sys
+import dispy
+
+def compute(data):
+    return data
+
+cluster = dispy.JobCluster(compute)
+job = cluster.submit(bytes(8 << 20))
+assert job.get(12) == bytes(8 << 20)
+print(*sorted(os.path.basename(path) for path in glob.glob("/dev/shm/*")))
+print(*sorted(os.path.basename(path)[:7] for path in glob.glob("/dev/shm/*~*/*")))
+cluster.close()
+"""
+
+
+def _alone_with_memory(plant: str, name: str, python: str) -> list[str]:
+    return ["unshare", "--mount", "sh", "-c", ALONE_WITH_MEMORY, "sh", plant, name, NAME, python]
+
+
 @pytest.mark.parametrize("plant", ["directory", "link", "file"])
-@pytest.mark.parametrize("user", ["", NAME])
-def test_what_others_have_planted_in_memory_is_refused(
-    place: Place, python_for_all: str, plant: str, user: str
+def test_what_others_have_planted_in_memory_costs_a_program_a_warning_and_another_place(
+    run_program: RunProgram, place: Place, python_for_all: str, plant: str
 ) -> None:
-    name = f"{MINE}-accounts" if user else MINE
-    alone = ["unshare", "--mount", "sh", "-c", ALONE_WITH_MEMORY, "sh", plant, name, NAME, python_for_all]
-    node = Node(place, "--listen_port", "0", *(["--user", user] if user else []), python=alone)
+    """The program and its node find each other there: large data goes by name, as ever."""
+    program = run_program(WITH_MEMORY, python=_alone_with_memory(plant, MINE, python_for_all))
+    if program.wait(20) == 99 or "unshare" in program.stderr:
+        pytest.skip(f"file systems cannot be mounted: {program.stderr}")
+    assert program.process.returncode == 0, program.stderr
+    names, below = program.stdout.splitlines()
+    assert MINE in names.split()
+    assert len([name for name in names.split() if name.startswith(f"{MINE}~")]) == 1
+    assert "client-" in below.split()
+    assert len(below.split()) == 2, "the program's directory, and the node's"
+    assert f"/dev/shm/{MINE} is not a directory of this user alone" in program.stderr
+
+
+@pytest.mark.parametrize("plant", ["directory", "link", "file"])
+@pytest.mark.parametrize("runs_as", ["", NAME])
+def test_what_others_have_planted_in_memory_costs_a_node_a_warning_and_another_place(
+    run_program: RunProgram, place: Place, python_for_all: str, plant: str, runs_as: str
+) -> None:
+    name = f"{MINE}-accounts" if runs_as else MINE
+    alone = _alone_with_memory(plant, name, python_for_all)
+    node = Node(place, "--listen_port", "0", *(["--user", runs_as] if runs_as else []), python=alone)
     try:
-        if node.wait() == 99 or "unshare" in node.stderr:
+        wait_for(lambda: node.process.poll() is not None or "listens" in node.stdout, what="it has begun")
+        if node.process.poll() == 99 or "unshare" in node.stderr:
             pytest.skip(f"file systems cannot be mounted: {node.stderr}")
-        assert node.process.returncode == 2, (node.stdout, node.stderr)
-        assert f"/dev/shm/{name}" in node.stderr
-        assert "not a directory of this user alone" in node.stderr or "cannot be made" in node.stderr
+        node.wait_listens()
+        program = run_program(WITH_MEMORY)
+        assert program.wait(20) == 0, program.stderr
+        assert f"/dev/shm/{name} is not a directory of this user alone" in node.stderr
         assert "Traceback" not in node.stderr
+        assert node.stop() == 0
     finally:
         node.end()

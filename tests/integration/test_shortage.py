@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from pathlib import Path
 
 import pytest
 
 import dispy
 
 from .conftest import MakeCluster, StartNode
-from .helpers import Node, wait_for
+from .helpers import Node, Place, wait_for
 from .jobs import name_and, until
+from .others import with_accounts
+
+pytestmark = with_accounts
 
 FINISHED, TERMINATED = dispy.DispyJob.Finished, dispy.DispyJob.Terminated
 
@@ -31,11 +33,11 @@ def allow(node: Node, more: int | None) -> None:
 
 @pytest.mark.parametrize("more", [1, 4, 9])
 def test_what_a_node_has_no_descriptors_for_has_that_reason(
-    make_cluster: MakeCluster, start_node: StartNode, tmp_path: Path, more: int
+    make_cluster: MakeCluster, start_node: StartNode, place: Place, more: int
 ) -> None:
     """Whether that is connections, a host or workers; what ran before runs on."""
     node = start_node("--cpus", "2")
-    gate = tmp_path / "gate"
+    gate = place.root / "gate"
     before = make_cluster(until)
     running = before.submit(str(gate))
     wait_for(lambda: running.status == dispy.DispyJob.Running, what="the first runs")

@@ -15,6 +15,7 @@ from dispy.core.execution.dispatch import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.files.fetching import stager, wanted_files
 from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.node.guard import Owner
 from dispy.node.processes.file_helpers import attempt
 from dispy.node.results import delivery
 from dispy.node.service import NodeService
@@ -123,11 +124,11 @@ class Stager(stager.Stager):
         )
         run, on_written = self._threads.run, self._parts._on_written
 
-        def note_run(pool: Any, work: Any, arguments: Any, then: Any, known: Any) -> Any:
+        def note_run(pool: Any, work: Any, arguments: Any, then: Any, known: Any, failed: Any) -> Any:
             if work == self._parts._write:
                 client, arrived = known
                 self.writing[client] += sum(item.size for item in arrived)
-            return run(pool, work, arguments, then, known)
+            return run(pool, work, arguments, then, known, failed)
 
         def note_written(client: Any, arrived: Any, results: Any) -> None:
             self.writing[client] -= sum(item.size for item in arrived)
@@ -228,6 +229,10 @@ class Service(NodeService):
             tell = self._tell_written
             self._spool = Spool(computer, self.incarnation, SECRET.fingerprint(), tell)
         checks.watch_node(computer, self._machine)
+
+    def _contain(self, owner: Owner, error: Exception) -> None:
+        """Fail the world: an exception in the node, whatever it came for."""
+        self.computer.world.fail(f"{self.computer.name} has a fault for {owner!r}: {error!r}")
 
     @property
     def machine(self) -> Machine:

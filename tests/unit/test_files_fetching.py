@@ -40,7 +40,10 @@ class Threads(Executor):
 
         def do() -> None:
             if future.set_running_or_notify_cancel():
-                future.set_result(work(*arguments))
+                try:
+                    future.set_result(work(*arguments))
+                except Exception as error:
+                    future.set_exception(error)
 
         self._left.append(do)
         return future
@@ -338,3 +341,51 @@ def test_computations_with_one_directory_do_not_overwrite_what_was_moved_aside(t
     for brought in both:
         brought.close()
     assert [(tmp_path / entry.path).read_text() for entry in entries] == ["own a", "own b"]
+
+
+@pytest.mark.parametrize("what", ["has", "find", "begin"])
+def test_a_fault_on_a_thread_fails_what_waits_for_it(place: Place, tmp_path: Path, what: str) -> None:
+    """With the reason; nothing waits for ever, and the next stage is served."""
+
+    def fail() -> None:
+        if place.store.asked[-1] == what:
+            raise RuntimeError("a fault")
+
+    place.store.on_asked = fail
+    work = tmp_path / "work"
+    work.mkdir()
+    entry = replace(EMPTY, digest=b"d" * 32, size=1 << 20)
+    stage = place.stage([entry], work if what == "find" else None)
+    place.run(place.threads, place.calls)
+    (reason,) = place.ended
+    assert "this node has a fault: RuntimeError: a fault" in reason
+    assert not stage.is_placing
+    done: list[str] = []
+    place.stager.leave(work, lambda: done.append("left"))
+    assert done == ["left"]
+    place.store.on_asked = lambda: None
+    place.ended.clear()
+    digest = hashlib.sha256(b"there").digest()
+    assert place.store.add(digest, b"there")
+    place.stage([replace(EMPTY, digest=digest, size=5)])
+    place.run(place.threads, place.calls)
+    assert place.ended == [""]
+
+
+def test_where_no_thread_can_be_started_a_stage_fails(tmp_path: Path) -> None:
+    class None_(Executor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("can't start new thread")
+
+    calls: list[Callable[[], object]] = []
+    seams = Seams(
+        lambda *_: True, lambda call, *rest: calls.append(lambda: call(*rest)), lambda *_: None, None,
+        lambda *_: None_(),
+    )  # fmt: skip
+    stager = Stager(Store(tmp_path / "store", 1 << 20), seams)
+    ended: list[str] = []
+    stager.stage(Stage(CLIENT, 1, [EMPTY], None, ended.append))
+    while calls:
+        calls.pop(0)()
+    assert len(ended) == 1
+    assert "can't start new thread" in ended[0]

@@ -141,3 +141,27 @@ def test_no_docstring_stands_for_something_said_elsewhere(module: str) -> None:
         f"{line}: {text[:60]}" for line, text in docstrings(read(module)) if STANDS_FOR_ANOTHER.match(text)
     ]
     assert not found, "\n".join(found)
+
+
+CALLBACKS = {"add_reader", "call_later", "call_soon"}
+"""Methods of an event loop that take a callback."""
+
+OWN_CALLBACKS = {"node/guard.py", "node/console.py"}
+"""Modules of the node that may give callbacks to the loop: one guards those of all others, one is the terminal."""
+
+
+def test_callbacks_of_a_node_have_an_owner() -> None:
+    """The loop would print the exception of one that is not guarded, and what waits for it would wait for ever.
+
+    ``_handle`` and ``stop`` contain their exceptions themselves.
+    """
+    found = []
+    for module in MODULES:
+        if not module.startswith("node/") or module in OWN_CALLBACKS:
+            continue
+        for call in ast.walk(read(module)):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                named = {each.attr for each in call.args if isinstance(each, ast.Attribute)}
+                if call.func.attr in CALLBACKS and not named & {"_handle", "stop"}:
+                    found.append(f"{module}:{call.lineno}")
+    assert found == []

@@ -404,10 +404,20 @@ def test_a_node_without_a_state_directory_is_listed_in_the_runtime_directory(
 
 
 def test_a_node_that_can_be_listed_nowhere_says_where_it_tried(unwritable: Path) -> None:
-    (unwritable / "run" / "dispy").write_text("in the way")
+    (unwritable / "run" / "dispy").mkdir(mode=0o700)
+    (unwritable / "run" / "dispy" / "nodes").write_text("in the way")
     with pytest.raises(StateDirectoryError, match=r"state/dispy/nodes.*; .*run/dispy"):
         Entry(listing("a"))
     assert running_nodes("ours") == []
+
+
+def test_what_others_have_put_in_the_place_of_the_runtime_directory_hides_no_node(
+    unwritable: Path, opened: ExitStack
+) -> None:
+    (unwritable / "run" / "dispy").write_text("in the way")
+    opened.enter_context(closing(Entry(listing("a"))))
+    assert running_nodes("ours") == [listing("a")]
+    assert (unwritable / "run" / "dispy").read_text() == "in the way"
 
 
 def test_a_runtime_directory_that_others_can_write_to_is_not_looked_at(

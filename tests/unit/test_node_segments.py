@@ -16,7 +16,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from dispy.errors import StateDirectoryError
 from dispy.node.machine.accounts import Account
 from dispy.node.payloads.segments import Segments
 from dispy.node.staging.workspace import WorkSpace
@@ -182,6 +181,19 @@ def test_of_the_dead_only_results_are_kept(segments: Segments) -> None:
     assert set(os.listdir(directory)) == wanted
 
 
+def test_names_that_jobs_have_made_up_keep_nothing_of_the_dead(segments: Segments) -> None:
+    directory = segments.open("computation")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    made_up = {"kept-x", "kept-", "kept--1", "kept-1", "kept-²-1", "kept-1-x", "9" * 250, "٣"}
+    gone = protocol.kept_name(dead.pid, 5)
+    for name in (*made_up, gone):
+        (directory / name).write_bytes(b"x")
+    segments.collect(directory, set())
+    assert gone not in os.listdir(directory)
+    assert made_up - {"9" * 250} <= set(os.listdir(directory))
+
+
 def test_dropping_a_computation_leaves_the_others(segments: Segments) -> None:
     one, other = segments.open("one"), segments.open("other")
     put(segments, one, b"x")
@@ -254,12 +266,16 @@ def test_what_a_living_node_has_is_left_alone(tmp_path: Path) -> None:
     first.close()
 
 
-def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
     space = WorkSpace(str(tmp_path), "node")
     space.close()
-    space.root.parent.chmod(0o777)
-    with pytest.raises(StateDirectoryError):
-        WorkSpace(str(tmp_path), "node")
+    usual = space.root.parent
+    usual.chmod(0o777)
+    other = WorkSpace(str(tmp_path), "node")
+    assert other.root.parent.parent == usual.parent
+    assert other.root.parent != usual
+    assert not any(usual.iterdir())
+    other.close()
 
 
 def test_what_a_dead_node_has_left_may_go_while_it_is_looked_at(

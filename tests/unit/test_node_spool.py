@@ -157,3 +157,28 @@ def test_a_room_that_somebody_removes_is_made_again(
     node.close()
     (found,) = take_over(tmp_path / "spool")
     assert [batch.batch for batch in found.batches] == [2]
+
+
+def test_a_fault_for_the_results_of_one_client_keeps_none_of_another_from_the_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread goes on; what could not be written stays in memory, and is said to be lost at the end."""
+
+    def find(directory: Path, _: int) -> Path:
+        raise RuntimeError(f"a fault at {directory}")
+
+    told: list[ClientId] = []
+    node = Spool(
+        tmp_path / "spool", b"a" * 16, "node", "fingerprint", 1 << 20, os.getuid(),
+        lambda stored, _: told.append(stored.client), find,
+    )  # fmt: skip
+    large = JobsEnded(1, 7, [Ended(1, 0, FINISHED, 1.0, 2.0, b"", stream=1)])
+    node.store(Store(CLIENT, "client", large), tmp_path)
+    other = ClientId(b"o" * 16)
+    for number in (1, 2):
+        node.store(Store(other, "other", JobsEnded(number, 7, [])), None)
+    node.close()
+    assert set(told) == {other}
+    assert "please report this" in caplog.text
+    assert "are lost" in caplog.text
+    assert {found.client for found in take_over(tmp_path / "spool")} == {other}

@@ -1,4 +1,4 @@
-"""The user's own directories: private, and refused where somebody else could have put them."""
+"""The user's own directories: private, and not used where somebody else could have put them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,15 @@ import pytest
 from dispy.errors import StateDirectoryError
 from dispy.system import directories
 from dispy.system.directories import (
+    GIVEN,
+    find_own,
     memory_directory,
+    own_directory,
+    own_directory_for,
     private_directory,
     runtime_path,
     shared_memory,
+    shared_with,
     state_directory,
     temporary_directory,
     write_private,
@@ -243,3 +249,86 @@ def test_where_there_is_no_memory_file_system_large_data_is_on_disk(
     (bare / "shm").unlink()
     (bare / "shm").mkdir()
     assert shared_memory() == memory_directory() == bare / "shm" / f"dispy-{os.getuid()}"
+
+
+def _file(path: Path) -> None:
+    path.write_text("")
+
+
+def _open_to_all(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o777)
+
+
+def _link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir(mode=0o700)
+    path.symlink_to("elsewhere")
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("plant", [_file, _open_to_all, _link, _dangling, os.mkfifo])
+@pytest.mark.parametrize("mode_", [0o700, 0o711])
+def test_what_is_planted_costs_a_warning_and_another_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, plant: Callable[[Path], None], mode_: int
+) -> None:
+    """A place that nobody could know, and that the next one who looks finds again."""
+    path = tmp_path / "dispy-1"
+    plant(path)
+    before = path.lstat()
+    assert find_own(path, mode_) == path
+    other = own_directory(path, mode_)
+    assert other.parent == tmp_path
+    assert other.name.startswith("dispy-1~")
+    assert mode(other) == mode_
+    assert own_directory(path, mode_) == find_own(path, mode_) == other
+    assert caplog.text.count(f"{path} is not a directory of this user alone") == 1
+    assert path.lstat() == before
+    assert not list((tmp_path / "elsewhere").glob("*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make directories of others")
+def test_what_others_have_made_with_such_a_name_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "dispy-1"
+    for name in ("dispy-1", "dispy-1~a", "dispy-1~b"):
+        (tmp_path / name).mkdir(mode=0o700)
+        os.chown(tmp_path / name, 65534, -1)
+    (tmp_path / "dispy-1~c").mkdir()
+    (tmp_path / "dispy-1~c").chmod(0o777)
+    (tmp_path / "dispy-1~d").symlink_to(tmp_path)
+    other = own_directory(path)
+    assert other.name not in {f"dispy-1~{letter}" for letter in "abcd"}
+    assert (other.stat().st_uid, mode(other)) == (os.getuid(), 0o700)
+
+
+def test_a_usual_place_that_is_ours_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert own_directory(tmp_path / "own") == find_own(tmp_path / "own") == tmp_path / "own"
+    (tmp_path / "own~x").mkdir(mode=0o700)
+    assert own_directory(tmp_path / "own") == tmp_path / "own"
+    assert own_directory_for(tmp_path / "own~x", "account") == tmp_path / "own-account"
+    assert mode(tmp_path / "own-account") == 0o711
+    assert not caplog.text
+
+
+def test_where_none_can_be_made_beside_a_plant_it_is_said(tmp_path: Path) -> None:
+    """Not even by root: the directory around it is gone when one is to be made."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateDirectoryError, match="none can be made beside it"):
+        own_directory(tmp_path / "file" / "own")
+
+
+def test_programs_find_the_memory_of_a_node_in_any_place_of_its_user(bare: Path) -> None:
+    (bare / "shm").mkdir()
+    usual = bare / "shm" / f"dispy-{os.getuid()}"
+    usual.write_text("planted")
+    base = shared_memory()
+    assert base is not None
+    assert base != usual
+    assert shared_with(b"node") == ""
+    (base / b"node".hex() / GIVEN).mkdir(mode=0o700, parents=True)
+    assert shared_with(b"node") == str(base / b"node".hex())
+    usual.unlink()
+    assert shared_memory() == usual
+    assert shared_with(b"node") == str(base / b"node".hex())

@@ -184,9 +184,11 @@ class Connection(Sender):
             self.refuse(self._explain_tls(error))
         except (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.refuse(self._explain(error))
+        except Exception as error:
+            self.on_fault(error)
         if self._out:
             # Answers leave now, not at the end of the loop's turn.
-            self._flush()
+            self._flush_guarded()
 
     def _decrypt(self, cipher: Cipher, data: memoryview) -> None:
         was_established = cipher.is_established

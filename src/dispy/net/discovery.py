@@ -38,7 +38,14 @@ from msgspec import Meta
 
 from dispy.errors import StateDirectoryError
 from dispy.system import liveness
-from dispy.system.directories import is_private, private_directory, runtime_path, state_path, write_private
+from dispy.system.directories import (
+    is_private,
+    own_directory,
+    private_directory,
+    runtime_path,
+    state_path,
+    write_private,
+)
 from dispy.system.liveness import Process
 from dispy.system.processes import boot_id
 from dispy.system.run_directory import remove_tree
@@ -241,10 +248,11 @@ def _write(listing: Listing) -> tuple[Path, str]:
     """
     data = msgspec.json.encode(listing)
     faults: list[str] = []
-    for base in (state_path, runtime_path):
+    # Other users can put something in the place of the second one, so another may serve.
+    for base, make in ((state_path, private_directory), (runtime_path, own_directory)):
         for _ in range(3):
             try:
-                nodes = private_directory(private_directory(base()) / "nodes")
+                nodes = private_directory(make(base()) / "nodes")
                 path = private_directory(nodes / _where()) / f"{listing.node}.json"
                 write_private(path, data)
                 return path, "; ".join(faults)

@@ -12,6 +12,7 @@ bytes: its holder writes them to the socket, or leaves them in ``_left``, which 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import threading
@@ -26,6 +27,9 @@ from dispy.protocol import frames, limits, streams
 from dispy.protocol.pace import Pace
 from dispy.security.tls import Cipher
 from dispy.system.clock import Clock
+from dispy.system.wording import of_error
+
+logger = logging.getLogger("dispy.net")
 
 Payload = bytes | bytearray | memoryview
 
@@ -103,7 +107,7 @@ class Sender(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        self._flush()
+        self._flush_guarded()
 
     # Messages.
 
@@ -160,10 +164,22 @@ class Sender(asyncio.BufferedProtocol):
     def _end_with_too_large(self, message: Any, size: int) -> None:
         if not self.is_ready:
             return  # the connection ends already
-        error = InternalError(
-            f"a {type(message).__name__} of {size} bytes was to be sent; {limits.CONTROL_FRAME_MAX} are allowed",
-            hint="this is a fault of dispy: please report it",
+        self.fail(
+            InternalError(
+                f"a {type(message).__name__} of {size} bytes was to be sent; "
+                f"{limits.CONTROL_FRAME_MAX} are allowed",
+                hint="this is a fault of dispy: please report it",
+            )
         )
+
+    def fail(self, error: InternalError) -> None:
+        """End the connection by a fault of our own. A peer that has proved itself is told (``farewell``); streams are
+        given up."""
+        if not self.is_ready:
+            self.refuse(error)
+            return
+        for number in list(self._outgoing):
+            self._drop_stream(number)
         if self._farewell is not None:
             self._write_control(_encode(self._farewell(error)))
         self.refuse(error)
@@ -253,7 +269,22 @@ class Sender(asyncio.BufferedProtocol):
 
     def _flush_scheduled(self) -> None:
         self._is_flushing = False
-        self._flush()
+        self._flush_guarded()
+
+    def _flush_guarded(self) -> None:
+        """Write what is queued. A fault of this program ends the connection: the loop would only print it."""
+        try:
+            self._flush()
+        except Exception as error:
+            self.on_fault(error)
+
+    def on_fault(self, error: Exception) -> None:
+        """End the connection because of an unexpected exception, which is logged to be reported."""
+        logger.error("a connection ends by a fault; please report this", exc_info=error)
+        try:
+            self.fail(InternalError(f"there is a fault: {of_error(error)}", hint="please report it"))
+        except Exception as second:
+            self.abort(second)
 
     def _flush(self) -> None:
         transport = self._transport

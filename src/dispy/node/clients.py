@@ -17,7 +17,7 @@ from dispy.core.execution.ids import ClientId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.files.fetching.wanted_files import SupplierId
 from dispy.net.connection import Connection
-from dispy.node import reporting
+from dispy.node import guard, reporting
 from dispy.node.payloads.room_shortage import is_passing, wait_for_room
 from dispy.node.results.delivery import cancel_results, give_up_results, release_value
 from dispy.node.staging.working_directories import forget_brought, place_files
@@ -44,6 +44,9 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
         if type(message) is not node.Attach:
             raise RemoteProtocolError(f"{type(message).__name__} before Attach")
         _attach(service, connection, message)
+        return
+    if client in service._given_up:
+        _refuse(service, connection, client, message)
         return
     if type(message) is node.Detach or type(message) is node.Recover:
         reporting.on_said(service, client, message)
@@ -88,6 +91,18 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
                 # The client was told that the node leaves it. If its state stayed, the message that could not be sent
                 # would be sent again when it comes back, and fail again.
                 service._handle(core.FromClient(client, node.Detach()))
+
+
+def _refuse(service: NodeState, connection: Connection, client: ClientId, message: node.ToNode) -> None:
+    """Answer a client that a fault of this program has ended: the node takes no computation of it, with the reason.
+
+    The core is not told of the client. Its program can use other nodes, or ends its jobs with that reason.
+    """
+    if type(message) is node.Compute:
+        reason = service._given_up[client]
+        connection.send(node.ComputationFailed(message.computation, reason, message.life))
+    elif type(message) is node.Detach:
+        del service._given_up[client]
 
 
 def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -> None:
@@ -144,6 +159,8 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
         welcome.kept = [batch.batch for batch in known.batches if batch.batch > message.received]
         welcome.before = known.before
     connection.send(welcome)
+    if client in service._given_up:
+        return
     name = line(message.name)
     if not is_loopback(connection.peer_address):
         name = f"{name} at {connection.peer_address}"
@@ -170,7 +187,7 @@ def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
         service._segments.drop_given(given_prefix(client))
         # If the client is dying, it may still hold its lock now, but not a pulse later.
         service._segments.sweep()
-        service._loop.call_later(PULSE_S, service._segments.sweep)
+        guard.later(service, PULSE_S, None, service._segments.sweep)
     for key, loaded in service._loaded.items():
         if key[0] == client:
             for segment in loaded.values.values():
@@ -229,6 +246,20 @@ def _give_back(connection: Connection, computation: int, job: node.Job) -> None:
     """Return a job to its client, which places it anew: its computation is not on this node."""
     attempt = node.Attempt(job.number, job.attempt)
     connection.send(node.JobsReturned(computation, [attempt], "computation not known here"))
+
+
+def answer_fault(connection: Connection, message: node.ToNode, reason: str) -> None:
+    """Answer a message that a fault has kept from the core, if its client, still connected, waits for an answer.
+
+    All jobs of a ``RunJobs`` go back; the computation of a ``Compute`` cannot run here.
+    """
+    if not connection.is_ready:
+        return
+    if type(message) is node.RunJobs:
+        attempts = [node.Attempt(job.number, job.attempt) for job in message.jobs]
+        connection.send(node.JobsReturned(message.computation, attempts, reason))
+    elif type(message) is node.Compute:
+        connection.send(node.ComputationFailed(message.computation, reason, message.life))
 
 
 def _put_object(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dispy.errors import UsageError
 from dispy.node.reporting import usage
 from dispy.system.escaping import line
-from dispy.system.wording import counted
+from dispy.system.wording import counted, of_error
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService
@@ -135,6 +135,14 @@ class Prompt:
         Returns:
             Text to print.
         """
+        try:
+            return self._perform(typed)
+        except Exception as error:
+            self._service._contain(None, error)
+            return f"that has failed: {of_error(error)}; the log has more"
+
+    def _perform(self, typed: str) -> str:
+        """Perform a line that was typed, as ``answer``; an exception is a fault of this program."""
         word, *rest = typed.lower().split() or ["status"]
         if word == "cpus" and len(rest) <= 1:
             return self._cpus(*rest)

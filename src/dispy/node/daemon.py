@@ -256,6 +256,7 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     """
     loop = asyncio.get_running_loop()
     service = NodeService(settings, parts)
+    loop.set_exception_handler(lambda _, context: service.on_stray(context))
     for number in (*_STOP, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, service.stop, signal.Signals(number).name)

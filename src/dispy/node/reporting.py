@@ -1,7 +1,8 @@
 """Reports for a node's administrator: log lines at INFO on who comes and goes, with what, and why the node ends.
 
 There are lines for life cycles only, never one per job. Names that programs give are cut and escaped, so they cannot
-forge lines. Above a number of lines a minute, comings and goings are only counted (``guests``).
+forge lines. Above a number of lines a minute, comings and goings are only counted (``guests``). An exception in one
+of these functions costs its line, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from dispy.core.execution.ids import ClientId
 from dispy.core.execution.state import UNLIMITED, Computation
 from dispy.errors import SilenceError
+from dispy.node.guard import harmless
 from dispy.node.guests import Guest
 from dispy.protocol import node
 from dispy.system.escaping import line
@@ -33,6 +35,7 @@ PROGRAMS_MAX = 5
 further computations of a named program are left out, but their jobs are in the program's number."""
 
 
+@harmless
 def on_attached(service: NodeState, connection: Connection, message: node.Attach) -> None:
     """Log that a client has come, or is back. Call after the core was told ``ClientAttached``."""
     reports = service._reports
@@ -50,6 +53,7 @@ def on_attached(service: NodeState, connection: Connection, message: node.Attach
         reports.say(f"{name}{origin} has come from {connection.peer_address}, admitted by {proof}{over}")
 
 
+@harmless
 def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> None:
     """Log that the connection to a client is lost, and how many of its jobs and results are kept here, until when.
 
@@ -81,6 +85,7 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
     )
 
 
+@harmless
 def on_said(service: NodeState, client: ClientId, message: node.ToNode) -> None:
     """Log that a client leaves for good, or that ``dispy.recover_jobs`` fetches results of a dead program.
 
@@ -101,6 +106,7 @@ def on_said(service: NodeState, client: ClientId, message: node.ToNode) -> None:
         service._reports.say(f"{guest.name} has left for good: {_done(guest.finished, guest.failed)}")
 
 
+@harmless
 def on_pulse(service: NodeState) -> None:
     """Log which clients are taken for dead or forgotten by now, and what a drained node waits for. Call it each
     second."""
@@ -120,6 +126,7 @@ def on_pulse(service: NodeState) -> None:
         say_waits(service)
 
 
+@harmless
 def on_loaded(service: NodeState, loaded: Loaded) -> None:
     """Log that a computation can take jobs, how long its start took, and its options that concern the node: exclusive
     use, setup in each worker, a limit of CPUs."""
@@ -138,6 +145,7 @@ def on_loaded(service: NodeState, loaded: Loaded) -> None:
     service._reports.say(f"{_name(computation)} {', '.join(facts)}; host {loaded.host.process.pid}")
 
 
+@harmless
 def on_left(service: NodeState, loaded: Loaded) -> None:
     """Log, once, that a computation has left this node, and how many of its jobs ran.
 
@@ -156,6 +164,7 @@ def on_left(service: NodeState, loaded: Loaded) -> None:
     service._reports.say(f"{_name(computation)} has left: {done}{kept}")
 
 
+@harmless
 def on_failed(service: NodeState, computation: Computation, reason: str) -> None:
     """Log that a computation cannot run here.
 
@@ -191,6 +200,7 @@ def _done(finished: int, failed: int) -> str:
 # How the node ends.
 
 
+@harmless
 def say_stops(service: NodeState, why: str) -> None:
     """Log why the node ends now (``why``: such as "SIGTERM"), and which jobs end with it."""
     work = describe_work(service)
@@ -202,6 +212,7 @@ def say_stops(service: NodeState, why: str) -> None:
         logger.info("%s: the node ends, and with it %s. SIGUSR1 would let them end first", why, work)
 
 
+@harmless
 def say_waits(service: NodeState) -> None:
     """Log what a node that is being drained waits for: jobs, and clients that have results here to fetch."""
     state, now = service._machine.state, service._clock.monotonic()

@@ -11,19 +11,21 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.explain import find_stall
-from dispy.core.execution.ids import ClientId, WorkerId
-from dispy.errors import StateDirectoryError
+from dispy.core.execution.ids import ClientId
+from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
-from dispy.node import clients, reporting, tracing
+from dispy.node import clients, containment, guard, reporting, tracing
+from dispy.node.guard import Owner
 from dispy.node.processes import computations, workers
 from dispy.node.processes.python_path import SearchPath
 from dispy.node.results import delivery
@@ -114,7 +116,7 @@ class NodeService(NodeState):
         installed packages."""
         seams = Seams(
             lambda supplier, message: delivery.send_to(self, ClientId(supplier), message),
-            self._post, self._loop.call_later, self._workspace.tree, search_path=self._find_modules,
+            self._post, self._later, self._workspace.tree, search_path=self._find_modules,
         )  # fmt: skip
         self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
@@ -131,6 +133,10 @@ class NodeService(NodeState):
         """Returns the directories in which jobs with a working directory look for modules; called on a thread."""
         return self._search_paths[self._workspace.account_at(work)]()
 
+    def _later(self, delay_s: float, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function of the stager after ``delay_s`` seconds."""
+        guard.later(self, delay_s, None, function, *arguments)
+
     @property
     def uses_tls(self) -> bool:
         """True if connections to clients are encrypted."""
@@ -142,27 +148,28 @@ class NodeService(NodeState):
         port = self.settings.listen_port
         return self.settings.dispy_port + 1 if port is None else port
 
-    def _give_up(self, action: core.Action, error: Exception) -> bool:
-        """Give up the computation for which an action failed. False if the action is for no single computation.
+    def _contain_action(self, action: core.Action, error: Exception) -> bool:
+        """End the computation or the client for which an action failed. False if the action is for neither."""
+        owner, has_owner = containment.owner_of(self, action)
+        if has_owner:
+            self._contain(owner, error)
+        return has_owner
 
-        Its host is killed, and the core is told when that has ended; if there is no host, in the loop's next turn.
-        """
-        owner = self._owners.get(getattr(action, "worker", WorkerId(0)))
-        key = owner[0].key if owner is not None else getattr(action, "key", None)
-        if key is None:
-            return False
-        reason = f"node {self.name} has a fault: {of_error(error)}"
-        logger.error(
-            "computation %s is given up; please report this",
-            working_directories.place_name(key),
-            exc_info=error,
-        )
-        loaded = self._loaded.get(key)
-        if loaded is not None and not loaded.host.is_dead:
-            workers.give_up(self, loaded, reason)
+    def _contain(self, owner: Owner, error: Exception) -> None:
+        """End the computation or the client for which something failed, with the reason; None: log it only."""
+        try:
+            containment.contain(self, owner, error)
+        except Exception:
+            # What is left of the owner is not known: the node must not go on as if it were gone.
+            self._stop_faulty()
+
+    def on_stray(self, context: dict[str, Any]) -> None:
+        """Log an exception that came to the event loop, as in a stranger's connection: nothing of the node ends."""
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            self._contain(None, error)
         else:
-            self._loop.call_soon(self._handle, core.HostFailed(key, reason))
-        return True
+            logger.error("%s", context.get("message"))
 
     def start(self) -> None:
         """Listen, take over results of dead nodes from the spool, and enter the list of this machine's nodes.
@@ -184,12 +191,16 @@ class NodeService(NodeState):
             ):
                 raise
             self.address = self._listener.listen(host, 0)
-        if self._spool is not None:
-            for restored in self._spool.restore(self.address[1]):
-                self._handle(restored)
+        guard.run(self, None, self._restore)
         self._list()
         computations.watch_spare(self)
         self._on_pulse()
+
+    def _restore(self) -> None:
+        """Take over results of dead nodes from the spool."""
+        if self._spool is not None:
+            for restored in self._spool.restore(self.address[1]):
+                self._handle(restored)
 
     def _list(self) -> None:
         """Enter the node into the list of this machine's nodes, or update its entry; a private node is not listed.
@@ -385,18 +396,33 @@ class NodeService(NodeState):
 
         While no worker is busy it also tells the core the time (``Tick``), which is else done every 10 ms.
         """
-        self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
+        self._pulse = guard.later(self, PULSE_S, None, self._on_pulse)
+        for step in (
+            self._on_second,
+            partial(delivery.tell_available, self),
+            lambda: self._bury_others(computations.own_children(self)),
+            partial(reporting.on_pulse, self),
+            self._trim_if_idle,
+            self._keep_listed,
+        ):
+            guard.run(self, None, step)
+
+    def _on_second(self) -> None:
+        """Tell the core the time while no worker is busy, and log a standstill that the watchdog finds."""
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
         stalled = self._stall.look(find_stall(self._machine.state), self._clock.monotonic())
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall.limit_s, stalled)
-        delivery.tell_available(self)
-        self._bury_others(computations.own_children(self))
-        reporting.on_pulse(self)
+
+    def _trim_if_idle(self) -> None:
+        """Give unused memory back once there was no computation for ``TRIM_PULSES``."""
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
             self._segments.trim()
+
+    def _keep_listed(self) -> None:
+        """Check the entry in the list of nodes, each ``KEEP_PULSES``."""
         self._pulses += 1
         if self._entry is not None and self._pulses % KEEP_PULSES == 0:
             threading.Thread(target=self._entry.keep, name="dispy is listed", daemon=True).start()
@@ -416,10 +442,21 @@ class NodeService(NodeState):
     def on_message(self, connection: Connection, message: Any) -> None:
         """Handle a message of a client (``clients.on_message``).
 
+        A fault ends the computation that the message is about, or the client.
+
         Raises:
             RemoteProtocolError: The client has not said who it is; its connection is closed.
         """
-        clients.on_message(self, connection, message)
+        try:
+            clients.on_message(self, connection, message)
+        except DispyError:
+            raise
+        except Exception as error:
+            client = self._connections.get(connection)
+            if client is None:
+                raise  # the connection ends with it
+            self._contain(containment.owner_of_message(self, client, message), error)
+            clients.answer_fault(connection, message, f"node {self.name} has a fault: {of_error(error)}")
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """Forget a connection that is closed (``clients.on_closed``). Its client's jobs go on, and it may come back.
@@ -427,4 +464,5 @@ class NodeService(NodeState):
         ``error``: why the connection ended; None: it was closed in good order.
         """
         tracing.connection_lost(connection, error)
-        clients.on_closed(self, connection, error)
+        client = self._connections.get(connection)
+        guard.run(self, client, clients.on_closed, self, connection, error)

@@ -28,6 +28,8 @@ from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
+from dispy.node import guard
+from dispy.node.guard import Owner
 from dispy.node.guests import Reports
 from dispy.node.machine.accounts import AccountTurns
 from dispy.node.machine.live_output import read_printed
@@ -72,8 +74,9 @@ class Loaded:
     """
 
     __slots__ = (
-        "brought", "client", "computation", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects",
-        "per_worker", "requests", "segments", "sending", "since", "stages", "values", "was_set_up", "work",
+        "brought", "client", "computation", "failure", "has_fault", "host", "is_loaded", "is_shared", "key",
+        "limit_s", "objects", "per_worker", "requests", "segments", "sending", "since", "stages", "values",
+        "was_set_up", "work",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +101,8 @@ class Loaded:
         self.failure = ""
         """Reason for which the node has killed the host: ``setup`` has failed or took too long. Then the death of the
         host gives the computation up; if it is empty, the core is told that another host may do better."""
+        self.has_fault = False
+        """True once a fault of the node's own program has given the computation up. A second one ends its client."""
         self.client = key[0]
         self.host = host
         self.work = work
@@ -217,7 +222,12 @@ class NodeState:
     """Actions of the core that ask for output of running jobs. ``_handle_and_look`` performs them after all
     others, and removes them: reading files delays nothing else."""
 
+    _faults: dict[str, float]
+    """Time at which the log last said each fault of this program (monotonic, seconds), by what failed and where."""
+
     # Clients.
+    _given_up: dict[ClientId, str]
+    """Clients that a fault of this program has ended, with the reason, by which their computations are refused."""
     _clients: dict[ClientId, Connection]
     """The newest connection of each client that is connected, by the client's identity."""
     _connections: dict[Connection, ClientId | None]
@@ -304,6 +314,8 @@ class NodeState:
         self._events = deque()
         self._is_handling = False
         self._looks = []
+        self._faults = {}
+        self._given_up = {}
 
         self._clients = {}
         self._connections = {}
@@ -337,8 +349,8 @@ class NodeState:
         """Tell the core an event, and perform the actions that it decides. Call it on the loop only.
 
         Events that these actions cause wait until all actions are performed, and are told then. An exception is a
-        fault of this program. If it came on behalf of one computation, this one is given up with the reason, and all
-        others go on; after any other one the node stops.
+        fault of this program. One of an action for a computation or a client ends that, with the reason, and all
+        others go on (``containment``); after one of the core the node stops.
         """
         self._events.append(event)
         if self._is_handling:
@@ -351,20 +363,28 @@ class NodeState:
                     try:
                         perform[type(action)](self, action)
                     except Exception as error:
-                        if not self._give_up(action, error):
+                        if not self._contain_action(action, error):
                             raise
         except Exception:
             # The core's state and the machine differ from now on. A client that is told that its node is gone is
             # better off than a client of a node that only seems to work.
-            logger.exception("this node has a fault and stops; please report it")
-            self.failed = True
-            self._events.clear()
-            self._stopped.set()
+            self._stop_faulty()
         finally:
             self._is_handling = False
 
-    def _give_up(self, action: core.Action, error: Exception) -> bool:
-        """Give up the computation for which an action failed. False if the action is for no single computation."""
+    def _stop_faulty(self) -> None:
+        """Stop the node because of a fault that nothing less can end. Call it where the exception is handled."""
+        logger.exception("this node has a fault and stops; please report it")
+        self.failed = True
+        self._events.clear()
+        self._stopped.set()
+
+    def _contain_action(self, action: core.Action, error: Exception) -> bool:
+        """End the computation or the client for which an action failed. False if the action is for neither."""
+        raise NotImplementedError
+
+    def _contain(self, owner: Owner, error: Exception) -> None:
+        """End the computation or the client for which something failed, with the reason; None: log it only."""
         raise NotImplementedError
 
     def _handle_and_look(self, event: core.Event) -> None:
@@ -375,12 +395,16 @@ class NodeState:
         self._handle(event)
         while self._looks:
             action = self._looks.pop()
-            workers = []
-            for place in action.places:
-                owner = self._owners.get(place.worker)
-                if owner is not None:
-                    workers.append((place, owner[1].words, owner[1].output))
-            self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
+            guard.run(self, action.key, self._look_at, action)
+
+    def _look_at(self, action: core.Look) -> None:
+        """Read the output of running jobs of one computation, and tell the core (``Looked``)."""
+        workers = []
+        for place in action.places:
+            owner = self._owners.get(place.worker)
+            if owner is not None:
+                workers.append((place, owner[1].words, owner[1].output))
+        self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
 
     def _account_of(self, key: Key) -> Account | None:
         """Returns the account that jobs of a computation run as; None: that of the node."""
@@ -410,7 +434,7 @@ class NodeState:
     def _post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Have a function called on the loop, from any thread; not at all if the loop has ended."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(function, *arguments)
+            self._loop.call_soon_threadsafe(guard.run, self, None, function, *arguments)
 
     # The following methods touch the operating system; the simulation replaces them.
 

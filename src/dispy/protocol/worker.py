@@ -19,6 +19,7 @@ interrupt that comes late does not hit the next job.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Annotated
 
@@ -326,6 +327,10 @@ _NAME_BITS = 40
 are the 62 bits of a ``Number``."""
 
 
+_KEPT = re.compile(r"kept-([0-9]+)-[0-9]+")
+"""Form of the name that ``kept_name`` makes: the pid, and the number of the file."""
+
+
 def result_name(pid: int, number: int) -> int:
     """Returns the name of the file (a decimal number) with a large result: ``number`` counts the worker's files.
 
@@ -346,9 +351,10 @@ def kept_name(pid: int, number: int) -> str:
 
 def writer(name: str) -> int:
     """Returns the pid of the worker that wrote or kept a segment, by the file's name; 0 for files of the node and of
-    clients. The node removes files whose worker is dead."""
-    if name.startswith("kept-"):
-        return int(name.split("-")[1])
+    clients, and for any name that jobs have made up. The node removes files whose worker is dead."""
+    kept = _KEPT.fullmatch(name)
+    if kept is not None:
+        return int(kept[1])
     return int(name) >> _NAME_BITS if name.isdecimal() else 0
 
 

@@ -1,8 +1,11 @@
 """The user's own directories: for state that stays (secret, journals), for running processes, and for large data.
 
-All have mode 0700 and must belong to the user. A directory or link that another user could have put there is refused,
-not repaired. In containers there may be no home directory, nothing but memory to write to, or no memory file system:
-then another directory serves, and the log says once what follows from that.
+All have mode 0700 and must belong to the user. A directory or link that another user could have put there is not
+used, and not repaired. Where other users can put things (temporary directory, memory file system), a directory
+beside it takes its place, with a random name that nobody could know before (``own_directory``): the log says so once.
+Programs and nodes of the user find it by its name and owner, since nobody else can make a directory that belongs to
+him. In containers there may be no home directory, nothing but memory to write to, or no memory file system: then
+another directory serves, and the log says once what follows from that.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def state_directory() -> Path:
             if not cannot_be(error):
                 raise
             reason = str(error.__cause__)
-    path = private_directory(temporary_directory() / f"dispy-state-{os.getuid()}")
+    path = own_directory(temporary_directory() / f"dispy-state-{os.getuid()}")
     _say_once(
         logging.INFO,
         f"the secret of this user and journals are kept in {path} ({reason}): programs and nodes with another home "
@@ -83,8 +86,9 @@ def state_path() -> Path:
 def runtime_path() -> Path:
     """Returns the path for files of running processes; the directory may be missing.
 
-    The path is ``$XDG_RUNTIME_DIR/dispy``, or else ``dispy-UID`` in the temporary directory. After ``su`` the
-    variable may name another user's directory, and is ignored.
+    The path is ``$XDG_RUNTIME_DIR/dispy``, or else ``dispy-UID`` in the temporary directory, or that of the directory
+    that takes its place (``own_directory``). After ``su`` the variable may name another user's directory, and is
+    ignored.
 
     Raises:
         StateDirectoryError: There is no temporary directory.
@@ -92,8 +96,8 @@ def runtime_path() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     with suppress(OSError):
         if base and os.path.isdir(base) and os.stat(base).st_uid == os.getuid():
-            return Path(base) / "dispy"
-    return temporary_directory() / f"dispy-{os.getuid()}"
+            return find_own(Path(base) / "dispy")
+    return find_own(temporary_directory() / f"dispy-{os.getuid()}")
 
 
 def temporary_directory() -> Path:
@@ -153,17 +157,12 @@ def shared_memory() -> Path | None:
     """Returns this user's directory on the memory file system (``/dev/shm``); None if none can be written there.
 
     The directory is made if it is missing. Large data goes to disk if there is none.
-
-    Raises:
-        StateDirectoryError: Something that another user may have put there is in its place.
     """
     if not (MEMORY.is_dir() and os.access(MEMORY, os.W_OK | os.X_OK)):
         return None
     try:
-        return private_directory(MEMORY / f"dispy-{os.getuid()}")
-    except StateDirectoryError as error:
-        if not cannot_be(error):
-            raise
+        return own_directory(MEMORY / f"dispy-{os.getuid()}")
+    except StateDirectoryError:
         return None
 
 
@@ -171,7 +170,7 @@ def memory_directory() -> Path:
     """Returns a directory for large data, made if it is missing: in memory if one can be written there, else on disk.
 
     Raises:
-        StateDirectoryError: Neither can be made, or another user may have put something in its place.
+        StateDirectoryError: Neither can be made.
     """
     return shared_memory() or disk_directory()
 
@@ -180,9 +179,9 @@ def disk_directory() -> Path:
     """Returns a directory for large data on disk, for machines without a memory file system; made if it is missing.
 
     Raises:
-        StateDirectoryError: The directory cannot be made, or another user may have put something in its place.
+        StateDirectoryError: The directory cannot be made.
     """
-    return private_directory(temporary_directory() / f"dispy-memory-{os.getuid()}")
+    return own_directory(temporary_directory() / f"dispy-memory-{os.getuid()}")
 
 
 FREE = "free"
@@ -214,12 +213,13 @@ def shared_with(node: bytes) -> str:
     If there is one, program and node exchange payloads as files there, without a copy. The directory is looked for
     below our own user's, and the identity is random: so a directory that is found is the node's.
     """
-    path = MEMORY / f"dispy-{os.getuid()}" / node.hex()
-    try:
-        status = (path / GIVEN).lstat()
-    except OSError:
-        return ""
-    return str(path) if _is_ours(status, 0o700) else ""
+    usual = MEMORY / f"dispy-{os.getuid()}"
+    if is_private(usual / node.hex() / GIVEN):
+        return str(usual / node.hex())
+    for base in _substitutes(usual, 0o700):
+        if is_private(base / node.hex() / GIVEN):
+            return str(base / node.hex())
+    return ""
 
 
 def is_private(path: Path) -> bool:
@@ -271,6 +271,101 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
             hint=f"look at it with 'ls -ld {path}' and remove it, or 'chmod 700' it if it is yours",
         )
     return path
+
+
+_APART = "~"
+"""Text between the usual name of a directory and the random part of the name of one that takes its place. No name of
+an account has it: with one, the usual name ends."""
+
+
+def own_directory(path: Path, mode: int = 0o700) -> Path:
+    """Make or check a directory of this user, as ``private_directory``, where other users may have been first.
+
+    If something that may be another user's is in its place, a directory beside it, with a random name, is used, now
+    and by later calls, and the log says so once. The directory around it must be one in which nobody can rename what
+    is another's, such as ``/tmp``.
+
+    Args:
+        path: Usual path of the directory.
+        mode: Permission bits of a new directory, and the most that one that is there may have.
+
+    Returns:
+        ``path``, or the path of the directory that takes its place.
+
+    Raises:
+        StateDirectoryError: No directory can be made there.
+    """
+    try:
+        return private_directory(path, mode)
+    except StateDirectoryError as error:
+        if cannot_be(error):
+            raise
+        found = _substitutes(path, mode)
+        try:
+            other = (
+                found[0]
+                if found
+                else Path(tempfile.mkdtemp(prefix=f"{path.name}{_APART}", dir=path.parent))
+            )
+            if not found:
+                os.chmod(
+                    other, mode
+                )  # the directory itself: its name is random, and nobody else can change it
+        except OSError as failure:
+            raise StateDirectoryError(
+                f"{path} is not a directory of this user alone, and none can be made beside it: "
+                f"{failure.strerror}",
+                hint=f"look at it with 'ls -ld {path}' and have it removed",
+            ) from failure
+    _say_once(
+        logging.WARNING,
+        f"{path} is not a directory of this user alone, so {other} is used in its place; somebody else may have put "
+        f"it there: look at it with 'ls -ld {path}', and have its owner or root remove it",
+    )
+    return other
+
+
+def find_own(path: Path, mode: int = 0o700) -> Path:
+    """Returns the path that ``own_directory`` would return, but makes nothing: it may be missing."""
+    try:
+        if _is_ours(path.lstat(), mode):
+            return path
+    except OSError:
+        return path
+    found = _substitutes(path, mode)
+    return found[0] if found else path
+
+
+def own_directory_for(base: Path, whom: str) -> Path:
+    """Make or check the directory beside ``base`` that processes of other accounts may pass through.
+
+    Args:
+        base: A directory of this user, as ``own_directory`` has returned it.
+        whom: Last part of its name, which says for whom it is.
+
+    Returns:
+        The path of the directory, as ``own_directory`` returns it. Its mode is at most 0711.
+
+    Raises:
+        StateDirectoryError: No directory can be made there.
+    """
+    usual = base.name.partition(_APART)[0]
+    return own_directory(base.with_name(f"{usual}-{whom}"), 0o711)
+
+
+def _substitutes(path: Path, mode: int) -> list[Path]:
+    """Returns this user's directories that may take the place of ``path``, sorted by name. Nothing is made."""
+    found = []
+    try:
+        with os.scandir(path.parent) as entries:
+            for entry in entries:
+                if entry.name.startswith(f"{path.name}{_APART}"):
+                    with suppress(OSError):  # removed meanwhile
+                        if _is_ours(entry.stat(follow_symlinks=False), mode):
+                            found.append(entry.name)
+    except OSError:
+        return []
+    return [path.with_name(name) for name in sorted(found)]
 
 
 def reopen_private(path: Path, mode: int = 0o700) -> None:

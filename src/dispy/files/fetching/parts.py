@@ -121,6 +121,7 @@ class Parts:
                 (fetch.digest, fetch.size, fetch.is_apart, stage),
                 self._on_open,
                 (fetch,),
+                self._on_fault,
             )
 
     def _begin(
@@ -202,7 +203,12 @@ class Parts:
             if fetch.handed >= fetch.size:
                 # The part was whole, and lacked only its name in the store.
                 self._threads.run(
-                    self._threads.placer(), self._finish, (result,), self._on_finished, (fetch,)
+                    self._threads.placer(),
+                    self._finish,
+                    (result,),
+                    self._on_finished,
+                    (fetch,),
+                    self._on_fault,
                 )
                 return
             self.requests.want_again(fetch)
@@ -272,7 +278,12 @@ class Parts:
             mine = [item for item in arrived if item.fetch.digest[0] % WRITERS == number]
             if mine:
                 threads.run(
-                    threads.writer(number), self._write, (mine,), self._on_written, (supplier, mine)
+                    threads.writer(number),
+                    self._write,
+                    (mine,),
+                    self._on_written,
+                    (supplier, mine),
+                    self._on_write_fault,
                 )
 
     def _write(self, arrived: list[Arrived]) -> list[bool | str | None]:
@@ -369,6 +380,16 @@ class Parts:
         if self._fetches.get(fetch.digest) is fetch:
             self._begin_anew(fetch)
 
+    def _on_fault(self, fetch: Fetch, reason: str) -> None:
+        """Fail a file whose part cannot be opened or finished, by a fault of this program."""
+        if self._fetches.get(fetch.digest) is fetch:
+            fetch.opening = None
+            self._fail_all(fetch, reason)
+
+    def _on_write_fault(self, supplier: SupplierId, arrived: list[Arrived], reason: str) -> None:
+        """Fail the files of pieces that could not be written, by a fault of this program."""
+        self._on_written(supplier, arrived, [reason] * len(arrived))
+
     def _fail_all(self, fetch: Fetch, reason: str) -> None:
         """Fail the stages of all suppliers that need a file: the node cannot write the file to the store."""
         self._outcomes.failed(fetch, list(fetch.stages), reason)
@@ -402,7 +423,7 @@ class Parts:
     def _close_part(self, fetch: Fetch) -> None:
         """Close a part on its writer's thread, after the pieces that were given to that thread."""
         if fetch.part is not None and not self._threads.is_closed:
-            self._threads.writer(fetch.digest[0] % WRITERS).submit(fetch.part.close)
+            self._threads.do(self._threads.writer(fetch.digest[0] % WRITERS), fetch.part.close)
         fetch.part = None
 
     def close(self) -> None:

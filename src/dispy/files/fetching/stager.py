@@ -216,7 +216,12 @@ class Stager:
         self._placing.add(stage)
         threads = self._threads
         pool = threads.looker() if stage.work is None else threads.placer()
-        stage.task = threads.run(pool, work, (stage,), then, (stage,))
+        stage.task = threads.run(pool, work, (stage,), then, (stage,), self._on_fault)
+
+    def _on_fault(self, stage: Stage, reason: str) -> None:
+        """End a stage whose work on a thread, or what was to follow, has failed by a fault of this program."""
+        self._on_idle(stage)
+        self._end(stage, reason)
 
     def _put(self, stage: Stage) -> tuple[dict[bytes, int], str]:
         """Put files into the directory of a stage if all are in the store, on a thread.
@@ -311,7 +316,7 @@ class Stager:
             # No thread has begun with it.
             self._seams.post(self._on_idle, stage)
         if stage.begun and not self._threads.is_closed:
-            self._threads.placer().submit(close_begun, stage)
+            self._threads.do(self._threads.placer(), close_begun, stage)
         if stage.files_max:
             # Or the client would show for ever that this node waits for files.
             self._seams.send(stage.supplier, node.FilesProgress(stage.computation, 0, 0, 0, 0))
@@ -343,7 +348,7 @@ class Stager:
         due = self._trimming
         # A trimming that has not begun serves for all.
         if due is None or due.running() or due.done():
-            self._trimming = self._threads.placers.submit(self._store.trim)
+            self._trimming = self._threads.do(self._threads.placers, self._store.trim)
 
     # Outcomes of fetches.
 

@@ -6,11 +6,13 @@ comes back to the event loop, which alone changes the records of ``wanted_files`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from dispy.files.fetching.wanted_files import Seams
+from dispy.system.wording import of_error
 
 PLACERS = 2
 """Number of threads that copy files into directories, open parts and trim the store. With two, one large file does
@@ -23,6 +25,8 @@ that waits for the files of its job does not wait for these looks."""
 WRITERS = 2
 """Number of threads that hash and write pieces that arrive, 1.1 GB/s each. All pieces of a file go to one thread, by
 the first byte of the digest, so that they are written in order."""
+
+logger = logging.getLogger("dispy.node")
 
 
 class ThreadPools:
@@ -54,29 +58,51 @@ class ThreadPools:
         arguments: tuple[Any, ...],
         then: Callable[..., None],
         known: tuple[Any, ...],
+        failed: Callable[..., None],
     ) -> Future[Any]:
         """Call ``work(*arguments)`` on a thread of the pool, and then ``then(*known, result)`` on the event loop.
 
         ``known`` are values that the caller passes on to ``then`` itself. ``then`` is not called if the returned
-        future (of the work) is cancelled, or after ``close``. An exception of the work is raised on the event loop,
-        and ``then`` not called.
+        future (of the work) is cancelled, or after ``close``. Nor is it if the work raises an exception, or no
+        thread can be started: ``failed(*known, reason)`` is called then, and also if ``then`` raises one, so that
+        whatever waits for the work ends with the reason.
         """
 
         def finish(future: Future[Any]) -> None:
             if not future.cancelled():
-                self._seams.post(self._finish, then, known, future)
+                self._seams.post(self._finish, then, known, failed, future)
 
-        task = pool.submit(work, *arguments)
+        try:
+            task = pool.submit(work, *arguments)
+        except RuntimeError as error:  # no thread can be started
+            task = Future()
+            task.set_exception(error)
         task.add_done_callback(finish)
         return task
 
-    def _finish(self, then: Callable[..., None], known: tuple[Any, ...], future: Future[Any]) -> None:
+    def do(self, pool: Executor, work: Callable[..., object], *arguments: Any) -> Future[Any]:
+        """Call ``work(*arguments)`` on a thread of the pool. Nothing waits for it: an exception is only logged."""
+        return self.run(pool, work, arguments, _ignore, (), _ignore)
+
+    def _finish(
+        self,
+        then: Callable[..., None],
+        known: tuple[Any, ...],
+        failed: Callable[..., None],
+        future: Future[Any],
+    ) -> None:
         """Call ``then(*known, result)`` with the result of a thread, unless the pools are closed; on the event loop.
 
-        An exception in the thread is raised here.
+        An exception of the thread, or of ``then``, is a fault of this program: it is logged, and ``failed`` is called
+        with the reason.
         """
-        if not self.is_closed:
+        if self.is_closed:
+            return
+        try:
             then(*known, future.result())
+        except Exception as error:
+            logger.error("files are not there by a fault; please report this", exc_info=error)
+            failed(*known, f"this node has a fault: {of_error(error)}")
 
     def placer(self) -> Executor:
         """Returns the pool that copies files into directories, opens parts and trims the store."""
@@ -108,3 +134,7 @@ class ThreadPools:
         for pool in [self.placers, self._lookers, *self._writers, self._hashers]:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
+
+
+def _ignore(*_: object) -> None:
+    """Take the result of work that nothing waits for."""

@@ -6,6 +6,7 @@ import logging
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import Key
+from dispy.node import guard
 from dispy.node.state import NodeState
 from dispy.system.free_space import NoRoomError
 
@@ -45,7 +46,7 @@ def wait_for_room(
         service._short_said = now
         logger.warning("a computation waits: %s", reason)
     if not service._short:
-        service._loop.call_later(LOOK_S, _look, service)
+        guard.later(service, LOOK_S, None, _look, service)
     service._short[key] = max(size, service._short.get(key, 0))
     service._handle(core.ShortOfRoom(key, reason, returned))
 
@@ -62,4 +63,4 @@ def _look(service: NodeState) -> None:
             del service._short[key]
             service._handle(core.ShortOfRoom(key, ""))
     if service._short and not service._stopped.is_set():
-        service._loop.call_later(LOOK_S, _look, service)
+        guard.later(service, LOOK_S, None, _look, service)

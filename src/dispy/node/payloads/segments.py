@@ -26,6 +26,7 @@ from dispy.system.directories import (
     GIVEN_BITS,
     cannot_be,
     disk_directory,
+    own_directory_for,
     private_directory,
     shared_memory,
 )
@@ -39,9 +40,6 @@ logger = logging.getLogger("dispy.node")
 
 _LARGE = "large"
 """Name of the directory for segments on disk, inside the node's own directory of working directories."""
-
-_OF_ACCOUNTS = "-accounts"
-"""Ending of the name of the directory beside ours in which segments of other accounts lie: ours lets nobody pass."""
 
 
 class Segments(JobDirectories):
@@ -76,11 +74,10 @@ class Segments(JobDirectories):
         self._disk: Path | None = None
         """Directory for segments on disk that find no room in memory; None before ``use_disk``, and if nothing is in
         memory."""
-        ending = "" if helpers is None else _OF_ACCOUNTS
         memory = shared_memory()
         if memory is not None:
             try:
-                super().__init__(memory.with_name(memory.name + ending), incarnation, helpers)
+                super().__init__(_base(memory, helpers), incarnation, helpers)
                 self.is_in_memory = True
             except (OSError, StateDirectoryError) as error:
                 if isinstance(error, StateDirectoryError) and not cannot_be(error):
@@ -89,8 +86,7 @@ class Segments(JobDirectories):
                     "large data goes to disk, since %s cannot be used: %s", memory, error.__cause__ or error
                 )
         if not self.is_in_memory:
-            disk = disk_directory()
-            super().__init__(disk.with_name(disk.name + ending), incarnation, helpers)
+            super().__init__(_base(disk_directory(), helpers), incarnation, helpers)
         if helpers is not None:
             helpers.mark = str(self.root)
         self._next = 1
@@ -410,6 +406,12 @@ class Segments(JobDirectories):
         super().drop(path)
         if self._disk is not None:
             super().drop(self._disk / path.name)
+
+
+def _base(ours: Path, helpers: FileHelpers | None) -> Path:
+    """Returns the directory in which the node makes its own: one beside ours, which lets nobody pass, if jobs run as
+    other accounts."""
+    return ours if helpers is None else own_directory_for(ours, "accounts")
 
 
 def _unlink(name: str, directory: int) -> None:

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import Key, WorkerId
-from dispy.node import reporting, tracing
+from dispy.node import guard, reporting, tracing
 from dispy.node.machine.accounts import Account
 from dispy.node.processes.hosts import HostProcess
 from dispy.node.processes.workers import (
@@ -82,7 +82,7 @@ def start_host(service: NodeState, action: core.StartHost) -> None:
         # All hosts have been told to end; a new one would be left over.
         return
     if action.delay_s:
-        service._loop.call_later(action.delay_s, _restart_host, service, action)
+        guard.later(service, action.delay_s, action.key, _restart_host, service, action)
     else:
         _load(service, action)
 
@@ -132,12 +132,12 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     loaded.since = service._clock.monotonic()
     service._loaded[action.key] = loaded
     service._prepared.pop(action.key, None)
-    service._loop.add_reader(host.output, _on_output, service, host)
-    service._loop.add_reader(host.control, _on_host_readable, service, action.key, loaded)
+    guard.watch(service, host.output, action.key, _on_output, service, host)
+    guard.watch(service, host.control, action.key, _on_host_readable, service, action.key, loaded)
     logger.debug("host %d loads computation %s", host.process.pid, line(action.compute.name))
     _tell_load(service, loaded, action.compute, code_path)
     # The next computation finds a host that has done its imports already.
-    service._loop.call_later(SPARE_S, _start_spare, service)
+    guard.later(service, SPARE_S, None, _start_spare, service)
 
 
 def _take_spare(service: NodeState, account: Account | None) -> HostProcess | None:
@@ -168,8 +168,8 @@ def _fail_start(service: NodeState, key: Key, host: HostProcess | None, error: E
         close_host(service, host)
     reason = f"node {service.name} cannot start a process for the computation: {error}"
     # has_died: the core tries again, as memory or descriptors that are short now may be there again in a moment.
-    service._loop.call_soon(_on_host_failed, service, core.HostFailed(key, reason, has_died=True))
-    service._loop.call_later(SPARE_S, _start_spare, service)
+    guard.soon(service, key, drop_failed, service, core.HostFailed(key, reason, has_died=True))
+    guard.later(service, SPARE_S, None, _start_spare, service)
 
 
 def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_path: Path) -> None:
@@ -198,11 +198,11 @@ def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_p
 
 def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
     """Read messages that a host has sent. A host that is gone, or has sent what is no message, is buried
-    (``_on_host_dead``)."""
+    (``bury_host``)."""
     if loaded.host.read(partial(_on_host_message, service, key, loaded)):
         return
     service._loop.remove_reader(loaded.host.control)
-    _on_host_dead(service, key, loaded)
+    bury_host(service, key, loaded)
 
 
 def _on_host_message(
@@ -217,7 +217,7 @@ def _on_host_message(
         tracing.host_message(loaded.host, message)
     match message:
         case worker_protocol.SettingUp():
-            service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_setup, service, loaded)
+            guard.later(service, loaded.limit_s + SETUP_GRACE_S, key, _end_late_setup, service, loaded)
         case worker_protocol.Loaded(warning):
             loaded.is_loaded = True
             if warning and not service.settings.owner:  # a private node's program warns its user itself
@@ -263,6 +263,12 @@ def _on_output(service: NodeState, host: HostProcess) -> bool:
     return bool(said)
 
 
+def _print_rest(service: NodeState, host: HostProcess) -> None:
+    """Print all that is left in the output pipe of a host that has ended."""
+    while _on_output(service, host):
+        pass
+
+
 # Ends of hosts.
 
 
@@ -290,7 +296,7 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
     # The working directory stays until the host has ended: ``cleanup`` may use it.
     service._leaving[action.key] = service._loaded.pop(action.key)
     deadline = service._clock.monotonic() + CLEANUP_S
-    service._loop.call_later(REAP_S, _reap_host, service, host, deadline, action.key)
+    guard.later(service, REAP_S, action.key, _reap_host, service, host, deadline, action.key)
 
 
 def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key) -> None:
@@ -305,7 +311,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
     if host.process.poll() is None:
         if service._clock.monotonic() > deadline:
             host.kill()
-        service._loop.call_later(REAP_S, _reap_host, service, host, deadline, key)
+        guard.later(service, REAP_S, key, _reap_host, service, host, deadline, key)
         return
     leaving = service._leaving.get(key)
     if leaving is not None and leaving.host is host:
@@ -319,7 +325,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
         drop_work(service, key, leaving.work)
 
 
-def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
+def bury_host(service: NodeState, key: Key, loaded: Loaded) -> None:
     """Bury a host that is gone: kill its workers and their processes, and take in their last results and output.
 
     The core is told ``HostFailed`` with the ends of the workers: it has another host started, or gives the
@@ -332,13 +338,13 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     service._kill_strays(own_children(service))
     reason = _why_dead(service, loaded, was_ended)
     for handle in list(loaded.host.workers.values()):
-        drain(service, handle)
+        guard.run(service, key, drain, service, handle)
         service._handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
     exits = [bury(service, handle, reason) for handle in list(loaded.host.workers.values())]
     close_host(service, loaded.host)
     loaded.host.is_dead = True
     failed = core.HostFailed(key, loaded.failure or reason, exits, has_died=not loaded.failure)
-    _on_host_failed(service, failed)
+    drop_failed(service, failed)
     if key in service._loaded:
         collect(service, loaded)
 
@@ -361,13 +367,12 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
     elif code <= 0:
         # The host has made no error: its last output is of jobs before, and does not tell why it has ended.
         return reason
-    while _on_output(service, loaded.host):
-        pass
+    guard.run(service, None, _print_rest, service, loaded.host)
     words = loaded.host.last_words() if code != -signal.SIGKILL else ""
     return f"{reason}; the last that it said:\n{words}" if words else reason
 
 
-def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
+def drop_failed(service: NodeState, event: core.HostFailed) -> None:
     """Tell the core that a host has failed. If the core gives the computation up, log it and drop its directories.
 
     Otherwise the directories stay for the next host.
@@ -390,7 +395,7 @@ def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
 def close_host(service: NodeState, host: HostProcess) -> None:
     """Print the last output of a host that has ended, and close its channels and those of its workers."""
     if host.output >= 0:
-        _on_output(service, host)
+        guard.run(service, None, _print_rest, service, host)
         service._loop.remove_reader(host.output)
     host.close()
 
@@ -438,8 +443,8 @@ def watch_spare(service: NodeState) -> None:
     """
     spare = service._spare
     if spare is not None:
-        service._loop.add_reader(spare.control, _on_spare_readable, service, spare)
-        service._loop.add_reader(spare.output, _on_output, service, spare)
+        guard.watch(service, spare.control, None, _on_spare_readable, service, spare)
+        guard.watch(service, spare.output, None, _on_output, service, spare)
 
 
 def _on_spare_readable(service: NodeState, spare: HostProcess) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from dispy.core import execution as core
 from dispy.core.execution.ids import WorkerId
 from dispy.core.execution.retention import segments_held
+from dispy.node import guard
 from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.node.state import Loaded, NodeState
 from dispy.protocol import limits
@@ -56,12 +57,14 @@ def fork(service: NodeState, action: core.ForkWorker) -> None:
     except OSError as error:
         # Until it is told, the core leaves jobs with this worker: so there is a pause before the next attempt.
         logger.warning("no worker can be started: %s", error)
-        service._loop.call_later(FORK_S, _fail_fork, service, action, f"it cannot be started: {error}")
+        guard.later(
+            service, FORK_S, action.key, _fail_fork, service, action, f"it cannot be started: {error}"
+        )
         return
     service._owners[action.worker] = (loaded, handle)
-    service._loop.add_reader(handle.replies, _on_replies, service, handle)
+    guard.watch(service, handle.replies, action.key, _on_replies, service, handle)
     if loaded.per_worker and loaded.limit_s:
-        service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_worker, service, handle)
+        guard.later(service, loaded.limit_s + SETUP_GRACE_S, action.key, _end_late_worker, service, handle)
 
 
 def _fail_fork(service: NodeState, action: core.ForkWorker, reason: str) -> None:
@@ -140,7 +143,7 @@ def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_INTERRUPT] = action.position
         owner[0].host.tell(worker_protocol.Interrupt(action.worker))
-        service._loop.call_later(INTERRUPT_S, _interrupt_again, service, action)
+        guard.later(service, INTERRUPT_S, owner[0].key, _interrupt_again, service, action)
 
 
 def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
@@ -304,7 +307,7 @@ def setup_is_late(service: NodeState, loaded: Loaded) -> str:
 def _schedule_tick(service: NodeState) -> None:
     """Have ``_on_tick`` called after ``TICK_S``, unless it will be anyway."""
     if service._tick is None:
-        service._tick = service._loop.call_later(TICK_S, _on_tick, service)
+        service._tick = guard.later(service, TICK_S, None, _on_tick, service)
 
 
 def _on_tick(service: NodeState) -> None:
@@ -323,7 +326,7 @@ def _on_tick(service: NodeState) -> None:
             continue
         handle = owner[1]
         if handle.last_position == position and handle.words[worker_protocol.SLOT_COUNT]:
-            _take_waiting(service, handle, position)
+            guard.run(service, owner[0].key, _take_waiting, service, handle, position)
         handle.last_position = position
     service._handle_and_look(core.Tick(positions))
     if service._machine.state.busy:
@@ -365,10 +368,9 @@ def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
     owner = service._owners.get(worker)
     if owner is None:
         return
-    _, handle = owner
-    drain(service, handle)
+    loaded, handle = owner
+    guard.run(service, loaded.key, drain, service, handle)
     service._handle_and_look(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
-    loaded, _ = service._owners[worker]
     service._handle(bury(service, handle, handle.failure or reason))
     collect(service, loaded)
 

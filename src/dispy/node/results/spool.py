@@ -341,6 +341,14 @@ class Spool:
                     self._base,
                     error,
                 )
+        except Exception:
+            # What is done for the results of one client must not end the thread, which writes those of all.
+            self._failed += group
+            if not self._has_warned:
+                self._has_warned = True
+                logger.exception(
+                    "results stay in memory by a fault, and are tried again; please report this"
+                )
         else:
             if self._has_warned and group[0].store is not None:
                 self._has_warned = False

@@ -20,11 +20,12 @@ import pwd
 from contextlib import suppress
 from pathlib import Path
 
+from dispy.errors import StateDirectoryError
 from dispy.node.machine.accounts import Account
 from dispy.node.processes.file_helpers import FileHelpers
 from dispy.node.staging.job_directories import Held, JobDirectories, make_for
 from dispy.protocol.files import check_path
-from dispy.system.directories import private_directory, reopen_private, temporary_directory
+from dispy.system.directories import find_own, own_directory, reopen_private, temporary_directory
 from dispy.system.run_directory import is_abandoned
 
 _NOTE = "remove-"
@@ -87,7 +88,7 @@ class WorkSpace(JobDirectories):
         self._helpers = helpers
         ending = "" if helpers is None else "-accounts"
         mode = 0o700 if helpers is None else 0o711
-        base = private_directory(self._above / f"dispy-node-{os.getuid()}{ending}", mode)
+        base = own_directory(self._above / f"dispy-node-{os.getuid()}{ending}", mode)
         for path in base.iterdir():
             if is_abandoned(path):
                 self._sweep_noted(path)
@@ -99,7 +100,8 @@ class WorkSpace(JobDirectories):
         Nodes of this user share them; the last node that uses one removes it, unless its cluster keeps it.
         """
         ending = f"-{account.name}" if account is not None else ""
-        return self._above / f"dispy-files-{os.getuid()}{ending}"
+        mode = 0o700 if account is None else 0o711
+        return find_own(self._above / f"dispy-files-{os.getuid()}{ending}", mode)
 
     def open_named(self, address: str, name: str, account: Account | None = None, *, is_kept: bool) -> Path:
         """Open a working directory that computations may share by its name; returns its path.
@@ -119,7 +121,7 @@ class WorkSpace(JobDirectories):
             ValueError: The name leads elsewhere.
         """
         parts = (address.replace(":", "_") or "local", *check_path(name))
-        path = self._kept(account).joinpath(*parts)
+        path = self._open_kept(account).joinpath(*parts)
         known = self._destinations.get(path)
         if known is None:
             known = self._make(account, parts, is_kept=is_kept)
@@ -130,6 +132,20 @@ class WorkSpace(JobDirectories):
         known.is_kept = is_kept
         known.note_down()
         return path
+
+    def _open_kept(self, account: Account | None) -> Path:
+        """Make the directory of all named ones if it is missing; if another user was first, one beside it.
+
+        Raises:
+            OSError: The directory cannot be made.
+        """
+        mode = 0o700 if account is None else 0o711
+        try:
+            kept = own_directory(self._kept(account), mode)
+        except StateDirectoryError as error:
+            raise OSError(str(error)) from error
+        os.chmod(kept, mode)  # whatever the umask
+        return kept
 
     def _make(self, account: Account | None, parts: tuple[str, ...], *, is_kept: bool) -> _Destination:
         """Make a named directory, or open one that is there, and take the shared lock on it.
@@ -144,9 +160,9 @@ class WorkSpace(JobDirectories):
         known.note_down()
         kept, mode = self._kept(account), 0o700 if account is None else 0o711
         while True:
-            for ours in (kept, kept / parts[0]):
-                reopen_private(ours, mode)
-                os.chmod(ours, mode)  # whatever the umask
+            self._open_kept(account)
+            reopen_private(kept / parts[0], mode)
+            os.chmod(kept / parts[0], mode)  # whatever the umask
             known.first = make_for(account, kept / parts[0] / parts[1])
             try:
                 with self._tree_of(Held(known.first, account)) as tree:
