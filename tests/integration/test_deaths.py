@@ -194,7 +194,13 @@ def test_a_job_that_kills_itself_each_time(make_cluster: MakeCluster, runs: Runs
 
 def test_killed_spare_host(make_cluster: MakeCluster, start_node: StartNode) -> None:
     node = start_node()
-    (spare,) = wait_for(node.descendants, lambda pids: len(pids) == 1, what="a spare host")
+
+    def hosts() -> list[int]:
+        return [
+            pid for pid in node.descendants() if b"worker.host" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
+    (spare,) = wait_for(hosts, lambda pids: len(pids) == 1, what="a spare host")
     os.kill(spare, signal.SIGKILL)
     wait_gone([spare])
     for n in range(3):

@@ -323,7 +323,7 @@ PLACES = {
     "work": ("dispy-node-{}", ""),
     "named": ("dispy-files-{}", ""),
     "state": ("dispy-state-{}", ""),
-    "work of account": ("dispy-node-{}-" + NAME, NAME),
+    "work of account": ("dispy-node-{}-accounts", NAME),
     "named of account": ("dispy-files-{}-" + NAME, NAME),
 }
 """Directories below the temporary one, by what they are for: the name, and the account of the jobs."""

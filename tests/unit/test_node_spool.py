@@ -164,12 +164,12 @@ def test_a_fault_for_the_results_of_one_client_keeps_none_of_another_from_the_di
 ) -> None:
     """The thread goes on; what could not be written stays in memory, and is said to be lost at the end."""
 
-    def find(directory: Path, _: int) -> Path:
+    def find(directory: Path, _: int) -> int:
         raise RuntimeError(f"a fault at {directory}")
 
     told: list[ClientId] = []
     node = Spool(
-        tmp_path / "spool", b"a" * 16, "node", "fingerprint", 1 << 20, os.getuid(),
+        tmp_path / "spool", b"a" * 16, "node", "fingerprint", 1 << 20,
         lambda stored, _: told.append(stored.client), find,
     )  # fmt: skip
     large = JobsEnded(1, 7, [Ended(1, 0, FINISHED, 1.0, 2.0, b"", stream=1)])
