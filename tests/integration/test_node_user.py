@@ -167,10 +167,10 @@ def examine(names: list[str]) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-def test_files_are_the_accounts_own_or_only_to_be_read(
+def test_files_are_the_accounts_own(
     node: Node, make_cluster: MakeCluster, secret: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A large one that nobody was to write to is a link to the node's, which jobs cannot change."""
+    """Also one that nobody was to write to: no job has a name for what the node keeps."""
     uid = account().pw_uid
     here = place.root / "here"
     here.mkdir()
@@ -194,7 +194,7 @@ def test_files_are_the_accounts_own_or_only_to_be_read(
         assert found == {
             "small": (uid, 1, "ours"),
             "large": (uid, 1, "ours"),
-            "deep/fixed": (os.getuid(), 2, "to be read"),
+            "deep/fixed": (uid, 1, "ours"),
             "brought": (uid, 1, "ours"),
         }
         assert cluster.send_file("brought") == 0
@@ -202,6 +202,8 @@ def test_files_are_the_accounts_own_or_only_to_be_read(
         cluster.close()
     (kept,) = [path for path in stored(place) if path.name == hashlib.sha256(large).hexdigest()]
     assert kept.read_bytes() == large
+    kept_modes = {(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in stored(place)}
+    assert kept_modes == {(os.getuid(), 0o400)}
 
 
 def test_many_small_jobs(node: Node, make_cluster: MakeCluster, secret: Path) -> None:

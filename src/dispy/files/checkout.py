@@ -83,7 +83,7 @@ def _put_file(
             return False
         try:
             is_unchanged = partial(store.is_unchanged, entry.digest, source)
-            link = store.linker(entry, source, owner[1] if owner is not None else None)
+            link = store.linker(entry, source) if owner is None else None
             if early is not None:
                 # The early copy first: the node that has received the file may have been lent it, and one link is
                 # all.

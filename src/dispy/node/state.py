@@ -40,7 +40,7 @@ from dispy.system.processes import children, kill_strays, reap
 if TYPE_CHECKING:
     from dispy.files.fetching.stager import Stager
     from dispy.files.fetching.wanted_files import Stage
-    from dispy.files.store import Store
+    from dispy.files.stores import Stores
     from dispy.net.connection import Connection
     from dispy.node.machine.accounts import Account
     from dispy.node.payloads.segments import Segments
@@ -70,7 +70,7 @@ class Loaded:
 
     __slots__ = (
         "brought", "client", "computation", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects",
-        "per_worker", "requests", "segments", "sending", "since", "stages", "values", "was_set_up", "work",
+        "owner", "per_worker", "requests", "segments", "sending", "since", "stages", "values", "was_set_up", "work",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,8 @@ class Loaded:
         """Reason for which the node has killed the host: ``setup`` has failed or took too long. Then the death of the
         host gives the computation up; if it is empty, the core is told that another host may do better."""
         self.client = key[0]
+        self.owner = compute.owner
+        """Owner of the files of the computation and its jobs (``Compute.owner``)."""
         self.host = host
         self.work = work
         self.segments = segments
@@ -148,7 +150,7 @@ class NodeParts(Struct, frozen=True):
         segments: Directories for large payloads. The path of the first one marks all processes of the node.
         spool: Directory on disk for results of clients that are away; None: such results stay in memory.
         workspace: Directory that has the working directories of computations.
-        store: Files that clients sent to nodes of this user, kept to be used again.
+        stores: Files that clients sent to nodes of this user, kept to be used again, by owner.
         clock: Source of the time.
         read_available: Returns free CPU, memory, disk and swap of the machine; None: clients are not told.
         found: Pids of children that this process had before it became a node. They are never killed as strays.
@@ -165,7 +167,7 @@ class NodeParts(Struct, frozen=True):
     segments: Segments
     spool: Path | None
     workspace: WorkSpace
-    store: Store
+    stores: Stores
     clock: Clock = time
     read_available: Callable[[], node.Available] | None = None
     found: frozenset[int] = frozenset()
@@ -182,6 +184,8 @@ class NodeState:
 
     _perform_by_type: ClassVar[dict[type[core.Action], Callable[[Any, Any], None]]]
     """Functions that perform the core's actions, by the type of the action; called with service and action."""
+    _stores: Stores
+    """Files that clients sent to nodes of this user, kept to be used again, by owner."""
     _stager: Stager
     """Fetches files from clients, and puts them into the store and the working directories."""
     _search_path: SearchPath
@@ -316,6 +320,7 @@ class NodeState:
         self._short = {}
         self._short_said = -1e9
         self._workspace = parts.workspace
+        self._stores = parts.stores
         self._segments = parts.segments
 
         self._tick = None

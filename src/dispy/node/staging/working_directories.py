@@ -8,6 +8,7 @@ from pathlib import Path
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.files.fetching.wanted_files import Stage, SupplierId
+from dispy.files.store import Store
 from dispy.net.connection import Connection
 from dispy.node.processes.workers import give
 from dispy.node.results.delivery import release, send_to
@@ -23,6 +24,11 @@ def place_name(key: Key) -> str:
     Clients compute this name, too, so it must not change.
     """
     return f"{key[0].hex()[:8]}-{key[1]}"
+
+
+def store_of(service: NodeState, client: ClientId, owner: bytes) -> Store:
+    """Returns the store with the files of an owner (``Compute.owner``); of the client itself if it has named none."""
+    return service._stores.of(client, owner)
 
 
 def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
@@ -104,7 +110,8 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
         service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, reason))
         return
     done = partial(_on_staged, service, key, compute.life)
-    stage = Stage(SupplierId(key[0]), key[1], compute.files, work, done)
+    store = store_of(service, key[0], compute.owner)
+    stage = Stage(store, SupplierId(key[0]), key[1], compute.files, work, done)
     service._prepared[key] = Prepared(work, stage)
     service._stager.stage(stage)
 
@@ -187,7 +194,8 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
             reason = f"node {service.name}: {reason}"
         service._handle(core.JobFilesReady(key, number, action.attempt, reason))
 
-    stage = Stage(SupplierId(key[0]), key[1], action.files, None, done, around=loaded.work)
+    store = store_of(service, key[0], loaded.owner)
+    stage = Stage(store, SupplierId(key[0]), key[1], action.files, None, done, around=loaded.work)
     loaded.stages[number] = service._stager.stage(stage)
 
 
@@ -195,11 +203,12 @@ def _brought(service: NodeState, loaded: Loaded) -> Brought:
     """Returns the object that keeps the files of a computation's jobs apart (``job_files``); made on first use."""
     if loaded.brought is None:
         supplier, computation = SupplierId(loaded.key[0]), loaded.key[1]
+        store = store_of(service, loaded.client, loaded.owner)
         loaded.brought = Brought(
             loaded.work,
             service._stager.owner,
             lambda files, done: service._stager.stage(
-                Stage(supplier, computation, files, loaded.work, done)
+                Stage(store, supplier, computation, files, loaded.work, done)
             ),
             service._stager.drop,
             partial(give, service),
@@ -297,5 +306,8 @@ def place_files(
             reason = f"node {service.name}: {reason}"
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
-    stage = Stage(SupplierId(client), message.computation, message.files, None, fetched, around=loaded.work)
+    store = store_of(service, client, loaded.owner)
+    stage = Stage(
+        store, SupplierId(client), message.computation, message.files, None, fetched, around=loaded.work
+    )
     loaded.stages[-message.request] = service._stager.stage(stage)
