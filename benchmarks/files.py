@@ -61,7 +61,7 @@ def _large(size: int, repeats: int, *, is_shared: bool) -> list[Row]:
             for name in sorted(arms, reverse=bool(number % 2)):
                 seconds[name].append(harness.timed(arms[name]))
             again = _load(place, nodes, path)
-            for store in place.glob("**/store/??/*"):
+            for store in place.glob("**/store/*/??/*"):
                 store.unlink()
     how = "nodes of one user on one machine" if is_shared else "nodes with a store each"
     name = f"{size / 1e6:.0f} MB to two {how}"

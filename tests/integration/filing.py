@@ -38,8 +38,8 @@ def fill(path: Path, size: int) -> bytes:
 
 
 def stored(place: Place) -> list[Path]:
-    """Files in the store of a place's nodes, whole or not."""
-    return below(place.state / "dispy" / "store", "??/*")
+    """Files in the stores of a place's nodes, whole or not."""
+    return below(place.state / "dispy" / "store", "*/??/*")
 
 
 def named(place: Place) -> Path:

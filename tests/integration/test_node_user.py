@@ -171,7 +171,7 @@ def examine(names: list[str]) -> dict[str, tuple[int, int, str]]:
 def test_files_are_the_accounts_own(
     node: Node, make_cluster: MakeCluster, secret: Path, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No file of the node is lent to them."""
+    """Also one that nobody was to write to: no job has a name for what the node keeps."""
     uid = account().pw_uid
     here = place.root / "here"
     here.mkdir()
@@ -203,6 +203,8 @@ def test_files_are_the_accounts_own(
         cluster.close()
     (kept,) = [path for path in stored(place) if path.name == hashlib.sha256(large).hexdigest()]
     assert kept.read_bytes() == large
+    kept_modes = {(path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) for path in stored(place)}
+    assert kept_modes == {(os.getuid(), 0o400)}
 
 
 def test_many_small_jobs(node: Node, make_cluster: MakeCluster, secret: Path) -> None:

@@ -100,7 +100,7 @@ def plain_files(directory: Path) -> dict[str, bytes]:
 @example("in/new/deep", 0o755)
 def test_a_node_puts_files_inside_or_nowhere(path: str, mode: int) -> None:
     with crooked() as (inside, outside):
-        store = Store(outside.parent / "store", 1 << 30)
+        store = Store(outside.parent / "store")
         store.add(DIGEST, CONTENT)
         before = seen(outside)
         entry = FileEntry(path, DIGEST, len(CONTENT), mode, 10**18)

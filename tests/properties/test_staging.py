@@ -21,7 +21,7 @@ from dispy.core.execution.ids import ClientId
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.part import SMALL
-from dispy.files.store import Store
+from dispy.files.stores import Stores
 from dispy.files.untrusted_directory import Tree
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
@@ -69,12 +69,14 @@ class World:
         self.connected = dict.fromkeys(CLIENTS, True)
         self.asked: dict[ClientId, list[tuple[int, node.Piece]]] = {client: [] for client in CLIENTS}
         self.ended: dict[Stage, str] = {}
-        self.store = Store(base / "store", 1 << 30)
+        self.stores = Stores(base / "store", 1 << 30, b"key")
         seams = Seams(self._send, self._post, self._later, Tree)
-        self.stager = Stager(self.store, seams)
+        self.stager = Stager(self.stores, seams)
         self.stages: list[Stage] = []
         self.liars: set[ClientId] = set()
         self.due: list[tuple[Any, ...]] = []
+        self.sent = dict.fromkeys(CLIENTS, 0)
+        """Pieces that each client was asked for, over all time."""
 
     def _post(self, function: Callable[..., object], *arguments: Any) -> None:
         self.calls.put((function, arguments))
@@ -88,7 +90,11 @@ class World:
             return False
         if isinstance(message, node.NeedFiles):
             assert len(message.pieces) <= limits.PIECES_MAX
+            stage = self.stages[message.computation]
+            assert stage.supplier == client, "somebody is asked for files of another"
+            assert {piece.digest for piece in message.pieces} <= {entry.digest for entry in stage.entries}
             self.asked[client] += [(message.computation, piece) for piece in message.pieces]
+            self.sent[client] += len(message.pieces)
             under_way = sum(piece.size for _, piece in self.asked[client])
             assert under_way < limits.PIECES_SIZE_MAX + limits.PIECE_MAX, "too much is asked for at once"
         return True
@@ -102,15 +108,22 @@ class World:
         function(*arguments)
         return True
 
-    def want(self, client: ClientId, which: list[int]) -> None:
-        """Files are needed."""
+    def want(self, client: ClientId, which: list[int], owner: int = 0, excess: int = 0) -> None:
+        """Files of an owner are needed; the client says that each has more bytes than it has, by ``excess``."""
         work = self.base / f"work{len(self.stages)}"
         work.mkdir()
         entries = [
-            FileEntry(f"f{n}", DIGESTS[n], len(CONTENTS[n]), 0o644, 10**18) for n in sorted(set(which))
+            FileEntry(f"f{n}", DIGESTS[n], max(0, len(CONTENTS[n]) + excess), 0o644, 10**18)
+            for n in sorted(set(which))
         ]
+        store = self.stores.of(client, bytes([owner]) * 32)
         stage = Stage(
-            client, len(self.stages), entries, work, lambda reason: self.ended.update({stage: reason})
+            store,
+            client,
+            len(self.stages),
+            entries,
+            work,
+            lambda reason: self.ended.update({stage: reason}),
         )
         self.stages.append(self.stager.stage(stage))
 
@@ -128,9 +141,9 @@ class World:
             bare = node.FilePiece(piece.digest, piece.offset, b"")
             if len(content) < limits.INLINE_MAX:
                 bare.data = content
-                self.stager.on_data(client, [(bare, None)])
+                self.stager.on_data(client, computation, [(bare, None)])
             else:
-                self.stager.on_data(client, [(bare, Landed(content))])
+                self.stager.on_data(client, computation, [(bare, Landed(content))])
 
     def set_connected(self, client: ClientId, is_connected: bool) -> None:
         """A connection breaks, and what was on it is gone, or there is a new one."""
@@ -196,7 +209,7 @@ def test_files_arrive_as_they_were(wanted: list[list[int]], played: list[Action]
         for what, who, number in played:
             client = CLIENTS[who]
             if what == "want" and left:
-                w.want(client, left.pop())
+                w.want(client, left.pop(), number % 2)
             elif what in ("answer", "twice"):
                 w.answer(client, number, twice=what == "twice")
             elif what == "pump":
@@ -237,3 +250,48 @@ def test_who_sends_something_else_harms_nobody_else(which: int, liar_first: bool
                     assert (stage.work / entry.path).read_bytes() == BY_DIGEST[entry.digest]
             else:
                 assert w.ended[stage] == "" or "its content is not what it was said to be" in w.ended[stage]
+
+
+@some
+@given(
+    st.integers(0, len(CONTENTS) - 1),
+    st.sampled_from([-LARGE, -1, 1, LARGE]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_who_says_a_wrong_size_harms_nobody_else(
+    which: int, excess: int, is_first: bool, is_one_client: bool, is_there: bool
+) -> None:
+    """Not a file that is there, nor one that is on its way, nor other computations of the same client."""
+    with world() as w:
+        if is_there:
+            w.want(CLIENTS[1], [which])
+            w.settle()
+        liar = len(w.stages) if is_first else len(w.stages) + 1
+        for number in range(len(w.stages), len(w.stages) + 2):
+            client = CLIENTS[0] if number == liar or is_one_client else CLIENTS[1]
+            w.want(client, [which], excess=excess if number == liar else 0)
+        w.settle()
+        reasons = [w.ended[stage] for stage in w.stages]
+        is_lie = excess > 0 or CONTENTS[which] != b""
+        assert ("its content is not what it was said to be" in reasons.pop(liar)) == is_lie
+        assert not any(reasons)
+        asked_before = sum(w.sent.values())
+        w.want(CLIENTS[1], [which])
+        w.settle()
+        assert sum(w.sent.values()) == asked_before, "it was dropped from the store"
+
+
+def test_a_client_that_says_two_sizes_in_one_computation_is_refused() -> None:
+    """Its answers could not be told apart; it does not wait for ever."""
+    with world() as w:
+        for excess in (0, 1):
+            w.want(CLIENTS[0], [1], excess=excess)
+            w.stages[-1].computation = 0
+        while len(w.asked[CLIENTS[0]]) < 1 or len(w.ended) < 1:
+            assert w.pump(5)
+        (reason,) = w.ended.values()
+        assert "different sizes" in reason
+        w.settle()
+        assert sorted(w.ended.values())[0] == ""

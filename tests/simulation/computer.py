@@ -111,7 +111,7 @@ class Stager(stager.Stager):
         self.writing: Counter[core.ClientId] = Counter()
         """Bytes of each client that threads are to put away."""
         super().__init__(
-            computer.kept,
+            computer.kept,  # type: ignore[arg-type]
             wanted_files.Seams(
                 self._send,
                 service._post,
@@ -186,7 +186,7 @@ class Stager(stager.Stager):
             for work, arguments in pool.waiting():
                 if work == self._put and arguments[0].is_dropped:
                     return "a thread is to look for files that nobody wants"
-                if work == self._parts._begin and arguments[0] not in self._fetches:
+                if work == self._parts._begin and arguments[0].key not in self._fetches:
                     return "a thread is to open the part of a file that nobody wants"
         return None
 

@@ -113,6 +113,9 @@ class Files:
         """A working directory is not needed any more."""
         self.drop(directory)
 
+    def account_at(self, directory: PurePosixPath) -> None:
+        """All run as one."""
+
     def tree(self, directory: PurePosixPath) -> None:
         """No files are sent here."""
 

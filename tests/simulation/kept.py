@@ -88,7 +88,7 @@ class Kept(store.Store):
     """
 
     def __init__(self, world: World, size_max: int) -> None:
-        super().__init__(Path("/nowhere"), size_max)
+        super().__init__(Path("/nowhere"))
         self._world = world
         self._left_max = size_max
         self.is_full = False
@@ -142,12 +142,16 @@ class Kept(store.Store):
         self.holders[digest] = made
         return made
 
-    def linker(self, entry: FileEntry, descriptor: int, group: int | None) -> None:
+    def linker(self, entry: FileEntry, descriptor: int) -> None:
         """Nothing is lent."""
 
     def is_unchanged(self, digest: bytes, descriptor: int) -> bool:
         """Nobody writes to it."""
         return True
+
+    def of(self, client: bytes, owner: bytes) -> Kept:
+        """As of ``Stores``: there is one owner."""
+        return self
 
     def trim(self) -> None:
         """Remove what was used longest ago."""

@@ -15,6 +15,7 @@ from dispy.files.checkout import put_files
 from dispy.files.copy_in_progress import Following
 from dispy.files.part import SMALL
 from dispy.files.store import FOLLOWED_MIN, Store, filesystem
+from dispy.files.stores import Stores
 from dispy.files.untrusted_directory import COPY_MAX, Tree
 from dispy.protocol.files import FileEntry
 
@@ -44,12 +45,12 @@ class Pair:
         self.base = base
         self.content = os.urandom(SIZE)
         self.entry = FileEntry("a/b", hashlib.sha256(self.content).digest(), SIZE, 0o640, 10**18)
-        self.stores = [Store(base / "store", 1 << 30) for _ in range(2)]
+        self.stores = [Store(base / "store" / "owner") for _ in range(2)]
         for name in ("first", "second"):
             (base / name).mkdir()
         self.part = self.stores[0].begin(self.entry.digest, SIZE)
         self.part.write(0, self.content[:HALF])
-        self.copy = Following(self.part.path, Tree(base / "second"))
+        self.copy = Following(self.part.path, lambda: Tree(base / "second"))
         self.read = 0
         """Bytes that were read or copied when it was put where the second one's job finds it."""
 
@@ -205,7 +206,7 @@ def test_nothing_is_left_of_it(pair: Pair) -> None:
 
 
 def test_it_is_not_made_where_a_copy_is_not_needed(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store", 1 << 30)
+    store = Store(tmp_path / "store" / "owner")
     digest = hashlib.sha256(b"").digest()
     part = store.begin(digest, FOLLOWED_MIN)
     entry = FileEntry("b", digest, FOLLOWED_MIN, 0o644, 10**18)
@@ -233,20 +234,20 @@ def test_what_was_lent_is_not_hashed_by_others(pair: Pair) -> None:
     pair.copy.close()
     path = pair.complete()
     before = bytes_read()
-    assert Store(pair.base / "store", 1 << 30).has(pair.entry.digest, SIZE)
+    assert Store(pair.base / "store" / "owner").has(pair.entry.digest, SIZE)
     assert bytes_read() - before < SIZE
     os.utime(path, ns=(10**18, 10**18))
     before = bytes_read()
-    assert Store(pair.base / "store", 1 << 30).has(pair.entry.digest, SIZE)
+    assert Store(pair.base / "store" / "owner").has(pair.entry.digest, SIZE)
     assert bytes_read() - before >= SIZE
 
 
 def test_a_note_goes_with_its_file(pair: Pair) -> None:
     pair.copy.close()
     pair.complete()
-    assert len(list((pair.base / "store").glob("??/*"))) == 1 + (filesystem(pair.base) == "ext4")
-    Store(pair.base / "store", 4096).trim()
-    assert not list((pair.base / "store").glob("??/*"))
+    assert len(list((pair.base / "store").glob("owner/??/*"))) == 1 + (filesystem(pair.base) == "ext4")
+    Stores(pair.base / "store", 4096, b"key").trim()
+    assert os.listdir(pair.base / "store") == ["lock"]
 
 
 # Hashed beside.
@@ -257,7 +258,7 @@ def test_what_is_hashed_beside_is_the_same(tmp_path: Path, size: int) -> None:
     """Every byte of it, in their order."""
     content = os.urandom(size)
     digest = hashlib.sha256(content).digest()
-    store = Store(tmp_path / "store", 1 << 30)
+    store = Store(tmp_path / "store" / "owner")
     with ThreadPoolExecutor(2) as hashers:
         for wrong in (content[:-1] + bytes([content[-1] ^ 1]), content[size // 2 :] + content[: size // 2]):
             part = store.begin(digest, size)

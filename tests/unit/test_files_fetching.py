@@ -18,6 +18,7 @@ from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.part import SMALL, Part
 from dispy.files.store import FOLLOWED_MIN, Store
+from dispy.files.stores import Stores
 from dispy.files.untrusted_directory import Tree
 from dispy.node.staging.job_files import Brought, Work
 from dispy.protocol import node
@@ -68,11 +69,12 @@ def test_an_empty_file_is_asked_for_once(tmp_path: Path) -> None:
             task()
 
     seams = Seams(send, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(left))
-    stager = Stager(Store(tmp_path / "store", 1 << 20), seams)
+    stager = Stager(Stores(tmp_path / "store", 1 << 20, b"key"), seams)
+    store = Store(tmp_path / "store" / "owner")
     ended: list[str] = []
-    stages = [stager.stage(Stage(CLIENT, number, [EMPTY], None, ended.append)) for number in (1, 2)]
+    stages = [stager.stage(Stage(store, CLIENT, number, [EMPTY], None, ended.append)) for number in (1, 2)]
     run()
-    stager.on_data(CLIENT, [(node.FilePiece(EMPTY.digest, 0, b""), None)])
+    stager.on_data(CLIENT, 1, [(node.FilePiece(EMPTY.digest, 0, b""), None)])
     stager.drop(stages[0])
     run()
     run()
@@ -100,8 +102,9 @@ def test_what_was_copied_early_is_let_go_when_nobody_wants_it(tmp_path: Path) ->
         due.append(lambda: call(*rest))
 
     seams = Seams(lambda *_: True, lambda call, *rest: call(*rest), later, Tree, lambda *_: Threads(left))
-    stager = Stager(Store(tmp_path / "store", 1 << 30), seams)
-    other = Store(tmp_path / "store", 1 << 30)
+    stager = Stager(Stores(tmp_path / "store", 1 << 30, b"key"), seams)
+    store = Store(tmp_path / "store" / "owner")
+    other = Store(tmp_path / "store" / "owner")
     part = other.begin(entry.digest, size)
     part.write(0, content[: size // 2])
     ended: list[str] = []
@@ -109,7 +112,9 @@ def test_what_was_copied_early_is_let_go_when_nobody_wants_it(tmp_path: Path) ->
     stages: list[Stage] = []
     for name in ("dropped", "kept"):
         (tmp_path / name).mkdir()
-        stages.append(stager.stage(Stage(CLIENT, len(stages), [entry], tmp_path / name, ended.append)))
+        stages.append(
+            stager.stage(Stage(store, CLIENT, len(stages), [entry], tmp_path / name, ended.append))
+        )
     for _ in range(5):
         run()
     assert list(stages[0].begun) == [entry.digest]
@@ -142,10 +147,11 @@ def test_a_node_that_ends_lets_go_of_what_it_copied(tmp_path: Path) -> None:
     seams = Seams(
         lambda *_: True, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(left)
     )
-    stager = Stager(Store(tmp_path / "store", 1 << 30), seams)
-    part = Store(tmp_path / "store", 1 << 30).begin(entry.digest, size)
+    stager = Stager(Stores(tmp_path / "store", 1 << 30, b"key"), seams)
+    store = Store(tmp_path / "store" / "owner")
+    part = Store(tmp_path / "store" / "owner").begin(entry.digest, size)
     before = len(os.listdir("/proc/self/fd"))
-    stage = stager.stage(Stage(CLIENT, 1, [entry], tmp_path, lambda _: None))
+    stage = stager.stage(Stage(store, CLIENT, 1, [entry], tmp_path, lambda _: None))
     while left:
         left.pop(0)()
     assert len(os.listdir("/proc/self/fd")) == before + 3
@@ -159,7 +165,7 @@ class Noted(Store):
     """A store that notes what it is asked."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, 1 << 20)
+        super().__init__(root)
         self.asked: list[str] = []
         self.on_asked: Callable[[], None] = lambda: None
 
@@ -180,6 +186,7 @@ class Noted(Store):
         return super().begin(digest, size, apart=apart)
 
     def trim(self) -> None:
+        """Of all stores."""
         self._on_asked("trim")
 
 
@@ -194,7 +201,7 @@ class Place:
         self.sent: list[node.FromNode] = []
         self.ended: list[str] = []
         seams = Seams(self._send, self._post, self._later, Tree, lambda *_: Threads(self.threads))
-        self.stager = Stager(self.store, seams)
+        self.stager = Stager(self.store, seams)  # type: ignore[arg-type]  # it trims only
 
     def _send(self, client: ClientId, message: node.FromNode) -> bool:
         self.sent.append(message)
@@ -207,7 +214,7 @@ class Place:
         self.timers.append(lambda: call(*rest))
 
     def stage(self, entries: list[FileEntry], work: Path | None = None) -> Stage:
-        return self.stager.stage(Stage(CLIENT, 1, entries, work, self.ended.append))
+        return self.stager.stage(Stage(self.store, CLIENT, 1, entries, work, self.ended.append))
 
     def run(self, *what: list[Callable[[], object]]) -> None:
         """Do what is due, and what comes of it."""
@@ -280,7 +287,7 @@ def test_no_thread_opens_the_part_of_a_file_that_nobody_wants_any_more(
 
 def test_nobody_looks_again_for_a_file_that_another_node_receives_and_nobody_wants(place: Place) -> None:
     entry = replace(EMPTY, digest=bytes(32), size=1 << 20)
-    part = Store(place.store._root, 1 << 20).begin(entry.digest, entry.size)
+    part = Store(place.store._root).begin(entry.digest, entry.size)
     stage = place.stage([entry])
     place.run(place.threads, place.calls)
     assert place.store.asked.count("begin") == 1
@@ -379,13 +386,43 @@ def test_where_no_thread_can_be_started_a_stage_fails(tmp_path: Path) -> None:
 
     calls: list[Callable[[], object]] = []
     seams = Seams(
-        lambda *_: True, lambda call, *rest: calls.append(lambda: call(*rest)), lambda *_: None, None,
+        lambda *_: True, lambda call, *rest: calls.append(lambda: call(*rest)), lambda *_: None, Tree,
         lambda *_: None_(),
     )  # fmt: skip
-    stager = Stager(Store(tmp_path / "store", 1 << 20), seams)
+    stager = Stager(Stores(tmp_path / "store", 1 << 20, b"key"), seams)
     ended: list[str] = []
-    stager.stage(Stage(CLIENT, 1, [EMPTY], None, ended.append))
+    stager.stage(Stage(Store(tmp_path / "store" / "owner"), CLIENT, 1, [EMPTY], None, ended.append))
     while calls:
         calls.pop(0)()
     assert len(ended) == 1
     assert "can't start new thread" in ended[0]
+
+
+@pytest.mark.parametrize("difference", ["owner", "size", "none"])
+def test_who_waits_for_the_same_file_waits_for_one_client_only_if_the_owner_is_one(
+    tmp_path: Path, difference: str
+) -> None:
+    """And if both say the same of it: else the answer of one would be the other's fault."""
+    threads: list[Callable[[], object]] = []
+    asked: list[ClientId] = []
+
+    def send(client: ClientId, message: node.FromNode) -> bool:
+        if isinstance(message, node.NeedFiles):
+            asked.append(client)
+        return True
+
+    seams = Seams(send, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(threads))
+    stores = Stores(tmp_path / "store", 1 << 20, b"key")
+    stager = Stager(stores, seams)
+    clients = [ClientId(bytes([n]) * 16) for n in range(2)]
+    for n, client in enumerate(clients):
+        entry = FileEntry("a", bytes(32), 10 + n * (difference == "size"), 0o600, 0)
+        owner = bytes([n * (difference == "owner")]) + bytes(31)
+        stager.stage(Stage(stores.of(client, owner), client, 1, [entry], None, lambda _: None))
+    while threads:
+        threads.pop(0)()
+    assert asked == (clients[:1] if difference == "none" else clients)
+    stager.on_lost(clients[0])
+    assert asked[-1] == clients[1]
+    assert len(asked) == 2
+    stager.close()

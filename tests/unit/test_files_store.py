@@ -38,7 +38,7 @@ class Place:
         self.base = base
         self.content = os.urandom(size)
         self.entry = FileEntry("a/b", hashlib.sha256(self.content).digest(), size, 0o640, 10**18)
-        self.store = Store(base / "store", 1 << 30)
+        self.store = Store(base / "store")
         self.receive()
 
     def receive(self) -> None:
@@ -87,7 +87,7 @@ def test_a_file_is_lent_to_one_at_a_time(place: Place) -> None:
     second.write_bytes(b"changed")
     assert first.read_bytes() == place.content
     first.unlink()
-    third = put(place, "third", store=Store(place.base / "store", 1 << 30))
+    third = put(place, "third", store=Store(place.base / "store"))
     assert third.stat().st_nlink == 2
 
 
@@ -128,7 +128,7 @@ def test_what_a_job_changes_is_dropped(
     assert changed != place.content
     if is_returned:
         path.unlink()
-    other = Store(place.base / "store", 1 << 30)
+    other = Store(place.base / "store")
     assert place.put("second", store=other) is None
     assert place.put("third") is None
     place.receive()
@@ -167,3 +167,45 @@ def test_a_file_that_nobody_may_read_is_not_lent(place: Place) -> None:
     directory.mkdir()
     assert put_into(place.store, [place.entry], directory) == {}
     assert (directory / "a" / "b").stat().st_nlink == 1
+
+
+def test_what_a_job_has_kept_mapped_is_not_used_itself(place: Place) -> None:
+    """Its name is gone, and a second write to a page that is mapped changes no time: nobody would see it."""
+    path = put(place, "first")
+    with open(path, "r+b") as file:
+        view = mmap.mmap(file.fileno(), 0)
+    view[0] = view[0]
+    path.unlink()
+    other = Store(place.base / "store")
+    for store, name in ((place.store, "second"), (other, "third")):
+        assert put(place, name, store=store).stat().st_nlink == 1
+    view[0] ^= 255
+    for name in ("second", "third"):
+        assert (place.base / name / "a" / "b").read_bytes() == place.content
+    for store, name in ((place.store, "fourth"), (other, "fifth")):
+        assert place.put(name, store=store) is None
+    view.close()
+
+
+def test_what_a_job_no_longer_has_open_is_lent_again(place: Place) -> None:
+    path = put(place, "first")
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        view[0] = view[0]
+    path.unlink()
+    assert put(place, "second").stat().st_nlink == 2
+
+
+def test_another_mode_is_not_given_to_the_file_in_the_store(place: Place) -> None:
+    """It is put there anew: the other name of the file would have that mode, too."""
+    path = put(place, "first")
+    (inside,) = [found for found in (place.base / "store").glob("??/*") if len(found.name) == 64]
+    assert os.path.samefile(path, inside)
+    entry = FileEntry("a/b", place.entry.digest, place.entry.size, 0o777, 10**18)
+    assert put_into(place.store, [entry], place.base / "first") == {}
+    assert not os.path.samefile(path, inside)
+    assert [found.stat().st_mode & 0o777 for found in (path, inside)] == [0o777, 0o640]
+    # Of a file that has no other name the mode is corrected.
+    inode = path.stat().st_ino
+    path.chmod(0o700)
+    assert put_into(place.store, [entry], place.base / "first") == {}
+    assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (inode, 0o777)

@@ -28,7 +28,7 @@ def put_into(
 def test_threads_put_the_same_file_at_once(tmp_path: Path) -> None:
     """It is there whole, whoever was first, and nothing else is."""
     content = os.urandom(3_000_000)
-    store = Store(tmp_path / "store", 1 << 30)
+    store = Store(tmp_path / "store")
     digest = hashlib.sha256(content).digest()
     part = store.begin(digest, len(content))
     part.write(0, content)
@@ -75,7 +75,7 @@ def test_what_was_not_displaced_stays(tmp_path: Path) -> None:
 
 def test_what_was_compiled_of_the_file_before_is_not_used(tmp_path: Path) -> None:
     """Their sizes and times are the same; a script may write both within a second."""
-    store = Store(tmp_path / "store", 1 << 30)
+    store = Store(tmp_path / "store")
     work = tmp_path / "work"
     work.mkdir()
     for content in (b"print(1)", b"print(2)"):

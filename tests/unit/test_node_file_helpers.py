@@ -47,7 +47,7 @@ class Place:
         self.ours.mkdir(mode=0o755)
         (self.ours / "secret").write_bytes(b"not theirs")
         (self.ours / "secret").chmod(0o600)
-        self.store = Store(tmp_path / "store", 1 << 30)
+        self.store = Store(tmp_path / "store")
         self.spared = Spared()
         self.helper = FileHelper(IDS, (), "mark", self.spared)
         self.descriptor = os.open(self.root, os.O_RDONLY)
@@ -207,7 +207,7 @@ def test_early_copies_are_completed(place: Place) -> None:
     digest = hashlib.sha256(content).digest()
     part = place.store.begin(digest, len(content))
     part.write(0, content[: 1 << 19])
-    copy = Following(part.path, place.tree())
+    copy = Following(part.path, place.tree)
     copy.advance(lambda: True)
     inode = os.fstat(copy._made).st_ino
     part.write(1 << 19, content[1 << 19 :])

@@ -38,7 +38,7 @@ TO_NODE: list[Any] = [
     node.LimitCpus(3),
     node.SetPulse(0.25),
     node.ListJobs(1, 2),
-    node.Compute(1, "compute", b"code", files=[ENTRY], keep=True),
+    node.Compute(1, "compute", b"code", files=[ENTRY], keep=True, owner=bytes(32)),
     node.RunJobs(1, [Job(1, 0, b"call")], [], [node.JobFiles(1, [ENTRY])]),
     node.FileData(1, [node.FilePiece(ENTRY.digest, 5, b"data"), node.FilePiece(ENTRY.digest, 9, b"", 2)]),
     node.FileUnreadable(1, ENTRY.digest, "it is gone"),

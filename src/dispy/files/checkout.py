@@ -121,7 +121,7 @@ def _put_file(
             is_unchanged = partial(store.is_unchanged, entry.digest, source)
             if early is not None and early.finish(entry, source, is_wanted, is_unchanged):
                 return True
-            link = store.linker(entry, source, None) if directory.can_link else None
+            link = store.linker(entry, source) if directory.can_link else None
             directory.put(entry, source, link, is_wanted, is_unchanged)
             return True
         except ChangedError:

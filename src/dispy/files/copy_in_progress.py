@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Protocol
 
 from dispy.protocol.files import FileEntry
@@ -42,7 +43,7 @@ class Following:
 
     Args:
         part: Path of the part: the file in the store to which another node appends what it receives.
-        directory: The directory in which jobs are to find the copy. ``close`` closes it.
+        open_directory: Opens the directory in which jobs are to find the copy. ``close`` closes it.
 
     Raises:
         OSError: The part is not there, or the file system has no files without names.
@@ -50,8 +51,7 @@ class Following:
 
     __slots__ = ("_copied", "_directory", "_lock", "_made", "_part", "_source")
 
-    def __init__(self, part: str, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, part: str, open_directory: Callable[[], Directory]) -> None:
         self._lock = threading.Lock()
         """Guards ``_source`` and ``_made`` between the threads that copy and the one that closes: closing waits until
         a copy is done."""
@@ -59,14 +59,15 @@ class Following:
         """Path of the part. While the file that ``_source`` has open bears this name, it is only appended to."""
         self._copied = 0
         """Bytes at the beginning of the copy that are right: they were copied while the part had its name."""
-        self._source = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        """Descriptor of the part; -1 after ``close``."""
-        try:
-            self._made = directory.nameless()
+        with ExitStack() as undo:
+            self._source = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            """Descriptor of the part; -1 after ``close``."""
+            undo.callback(os.close, self._source)
+            self._directory = open_directory()
+            undo.callback(self._directory.close)
+            self._made = self._directory.nameless()
             """Descriptor of the copy, a file without a name; -1 after ``close``."""
-        except OSError:
-            os.close(self._source)
-            raise
+            undo.pop_all()
 
     def advance(self, is_wanted: Callable[[], bool]) -> None:
         """Copy bytes that have come into the part since the last call to the end of the early copy.

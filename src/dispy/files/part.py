@@ -139,11 +139,11 @@ class Part:
     def close(self) -> None:
         """Give up the lock and the descriptor, so that another node can go on with the part. Safe to repeat.
 
-        The common part of a file stays for the next node; a part of this process alone (``apart`` of
-        ``Store.begin``) is removed.
+        The common part of a file stays for the next node, unless nothing has come; a part of this process alone
+        (``apart`` of ``Store.begin``) is removed.
         """
         if self.descriptor >= 0:
-            if not self.path.endswith(f"{self.digest.hex()}.part"):
+            if not self.offset or not self.path.endswith(f"{self.digest.hex()}.part"):
                 with contextlib.suppress(OSError):
                     os.unlink(self.path)
             os.close(self.descriptor)

@@ -246,7 +246,8 @@ class Tree:
     def holds(self, entry: FileEntry) -> bool:
         """True if the directory has the file of ``entry`` already: with its size, time of writing and digest.
 
-        The content is hashed only if size and time fit. Permission bits that differ are corrected. False if the file
+        The content is hashed only if size and time fit. Permission bits that differ are corrected, but not of a file
+        with a second name, such as one that the store has lent: they would change there, too. False if the file
         cannot be read.
         """
         *above, name = check_path(entry.path)
@@ -257,14 +258,16 @@ class Tree:
             return False
         try:
             status = os.fstat(descriptor)
+            is_like = stat.S_IMODE(status.st_mode) == entry.mode
             if (
                 not stat.S_ISREG(status.st_mode)
                 or status.st_size != entry.size
+                or not (is_like or status.st_nlink == 1)
                 or abs(status.st_mtime_ns - entry.mtime_ns) > SAME_S * 1_000_000_000
                 or digest_of(descriptor) != entry.digest
             ):
                 return False
-            if stat.S_IMODE(status.st_mode) != entry.mode:
+            if not is_like:
                 os.fchmod(descriptor, entry.mode)
         except OSError:
             return False

@@ -3,10 +3,11 @@
 There are three proofs, from the cheapest to the most lasting:
 
 - In memory: what ``fstat`` said when this process found it right (``seen``).
-- A *mark*: an extended attribute of the file, for other nodes and later ones. Only files that no job can write to
-  have it, since a job could keep the time of writing that it is made of.
+- A *mark*: an extended attribute of the file, for other nodes and later ones. Only files that were never lent to a
+  job have it, since a job could keep the time of writing that it is made of.
 - A *note*: a file beside a file that was lent to a job of our own account. It holds the time of change of the inode,
-  which a job that writes to the file cannot keep.
+  which a job that writes to the file cannot keep. A write through a page that is mapped and was written to before
+  changes no time at all: so nobody has the file open for writing when the proof is made (``is_open_for_writing``).
 
 Marks and notes name the boot of the machine: what was not on disk when the machine stopped is not there in the next
 one. So no ``fsync`` is needed.
@@ -15,8 +16,10 @@ one. So no ``fsync`` is needed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
+import signal
 import time
 
 from dispy.system.processes import boot_id
@@ -52,6 +55,25 @@ def has_mark(descriptor: int, status: os.stat_result) -> bool:
         return os.getxattr(descriptor, _MARK) == _mark_of(status)
     except OSError:
         return False
+
+
+def is_open_for_writing(descriptor: int) -> bool:
+    """True if a process has a file open for writing, also if that is only a mapping left of it, or if nobody can
+    tell.
+
+    The kernel tells by a lease to read (fcntl(2), F_SETLEASE), which it refuses then. The lease is given back at
+    once. If somebody opens the file in between, the signal is one that is ignored by default.
+
+    Args:
+        descriptor: The file, ours, open for reading only.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return True
+    return False
 
 
 def _mark_of(status: os.stat_result) -> bytes:

@@ -338,7 +338,7 @@ def _on_file_data(
     Pieces that this node has not asked for are dropped.
     """
     pieces = [(p, connection.take_stream(p.stream) if p.stream else None) for p in message.pieces]
-    service._stager.on_data(SupplierId(client), pieces)
+    service._stager.on_data(SupplierId(client), message.computation, pieces)
 
 
 def _on_file_unreadable(
@@ -349,7 +349,7 @@ def _on_file_unreadable(
     All that waits for this file of the client fails, with the client's reason: a computation, jobs, or files sent
     later.
     """
-    service._stager.on_unreadable(SupplierId(client), message.digest, message.reason)
+    service._stager.on_unreadable(SupplierId(client), message.computation, message.digest, message.reason)
 
 
 _OURS: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], None]] = {

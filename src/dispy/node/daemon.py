@@ -21,7 +21,7 @@ import msgspec
 
 from dispy.core.execution.dispatch import workers_max
 from dispy.errors import DispyError, StateDirectoryError
-from dispy.files.store import Store
+from dispy.files.stores import Stores
 from dispy.net.port_holders import holder
 from dispy.node.console import HINT, Console, Prompt
 from dispy.node.machine import accounts
@@ -202,9 +202,9 @@ def _run_checked(
         workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), helpers)
         segments.use_disk(workspace)
         gauge = Gauge(str(workspace.root), time)
-        store = Store(_store_directory(workspace), settings.store_max)
+        stores = Stores(_store_directory(workspace), settings.store_max, secret.key)
         parts = NodeParts(
-            secret, listens, users, *cpus, spare, incarnation, segments, spool, workspace, store, spared, helpers,
+            secret, listens, users, *cpus, spare, incarnation, segments, spool, workspace, stores, spared, helpers,
             read_available=gauge.read, found=found, say=log.say,
         )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -118,7 +118,7 @@ class NodeService(NodeState):
             lambda supplier, message: delivery.send_to(self, ClientId(supplier), message),
             self._post, self._later, self._workspace.tree, search_path=self._find_modules,
         )  # fmt: skip
-        self._stager = Stager(parts.store, seams, settings.max_file_size)
+        self._stager = Stager(parts.stores, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
         if logger.isEnabledFor(logging.DEBUG):
             tracing.begin(self)

@@ -46,7 +46,7 @@ from dispy.system.processes import children, kill_strays, reap
 if TYPE_CHECKING:
     from dispy.files.fetching.stager import Stager
     from dispy.files.fetching.wanted_files import Stage
-    from dispy.files.store import Store
+    from dispy.files.stores import Stores
     from dispy.net.connection import Connection
     from dispy.node.machine.accounts import Account
     from dispy.node.payloads.segments import Segments
@@ -75,7 +75,7 @@ class Loaded:
 
     __slots__ = (
         "brought", "client", "computation", "failure", "has_fault", "host", "is_loaded", "is_shared", "key",
-        "limit_s", "objects", "per_worker", "requests", "segments", "sending", "since", "stages", "values",
+        "limit_s", "objects", "owner", "per_worker", "requests", "segments", "sending", "since", "stages", "values",
         "was_set_up", "work",
     )  # fmt: skip
 
@@ -104,6 +104,8 @@ class Loaded:
         self.has_fault = False
         """True once a fault of the node's own program has given the computation up. A second one ends its client."""
         self.client = key[0]
+        self.owner = compute.owner
+        """Owner of the files of the computation and its jobs (``Compute.owner``)."""
         self.host = host
         self.work = work
         self.segments = segments
@@ -156,7 +158,7 @@ class NodeParts(Struct, frozen=True):
         segments: Directories for large payloads. The path of the first one marks all processes of the node.
         spool: Directory on disk for results of clients that are away; None: such results stay in memory.
         workspace: Directory that has the working directories of computations.
-        store: Files that clients sent to nodes of this user, kept to be used again.
+        stores: Files that clients sent to nodes of this user, kept to be used again, by owner.
         clock: Source of the time.
         read_available: Returns free CPU, memory, disk and swap of the machine; None: clients are not told.
         spared: Pids of processes that the node starts for itself.
@@ -175,7 +177,7 @@ class NodeParts(Struct, frozen=True):
     segments: Segments
     spool: Path | None
     workspace: WorkSpace
-    store: Store
+    stores: Stores
     spared: Spared = msgspec.field(default_factory=Spared)
     helpers: FileHelpers | None = None
     clock: Clock = time
@@ -194,6 +196,8 @@ class NodeState:
 
     _perform_by_type: ClassVar[dict[type[core.Action], Callable[[Any, Any], None]]]
     """Functions that perform the core's actions, by the type of the action; called with service and action."""
+    _stores: Stores
+    """Files that clients sent to nodes of this user, kept to be used again, by owner."""
     _stager: Stager
     """Fetches files from clients, and puts them into the store and the working directories."""
     _spool: Spool | None
@@ -337,6 +341,7 @@ class NodeState:
         self._short = {}
         self._short_said = -1e9
         self._workspace = parts.workspace
+        self._stores = parts.stores
         self._segments = parts.segments
 
         self._tick = None
@@ -406,9 +411,12 @@ class NodeState:
                 workers.append((place, owner[1].words, owner[1].output))
         self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
 
-    def _account_of(self, key: Key) -> Account | None:
-        """Returns the account that jobs of a computation run as; None: that of the node."""
-        return self._accounts.of(key[0])
+    def _account_for(self, client: ClientId, owner: bytes) -> Account | None:
+        """Returns the account that jobs of an owner (``Compute.owner``; empty: the client itself) run as.
+
+        None: that of the node.
+        """
+        return self._accounts.of(owner or client)
 
     def _next_account(self) -> Account | None:
         """Returns the account that the next new client gets; None: that of the node."""

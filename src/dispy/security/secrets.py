@@ -17,7 +17,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from dispy.errors import StateDirectoryError, UsageError
-from dispy.system.directories import state_directory, write_private
+from dispy.system.directories import state_directory, write_private_once
 
 KEY_SIZE = 32
 """Bytes of a key, to which each secret is turned: handshakes prove that both sides have it."""
@@ -192,15 +192,8 @@ def _make_own(path: Path) -> None:
     Raises:
         StateDirectoryError: The file cannot be written.
     """
-    candidate = path.with_name(f"secret.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        write_private(candidate, generate().encode() + b"\n")
-        try:
-            os.link(candidate, path)  # of several programs that start at once, the first one wins
-        except FileExistsError:
-            pass
-        finally:
-            candidate.unlink()
+        write_private_once(path, generate().encode() + b"\n")
     except OSError as error:
         raise StateDirectoryError(
             f"this user's own secret cannot be written to {path}: {error.strerror}",

@@ -433,6 +433,23 @@ def write_private(path: Path, data: bytes, *, sync: bool = False) -> None:
         sync_directory(path.parent)
 
 
+def write_private_once(path: Path, data: bytes) -> None:
+    """Write a file with mode 0600, unless something has its name: of several programs at once the first one wins.
+
+    The file has its name only when all of it is on disk. The caller reads it back: it may be another program's.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    candidate = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    write_private(candidate, data, sync=True)
+    try:
+        with suppress(FileExistsError):
+            os.link(candidate, path)
+    finally:
+        candidate.unlink()
+
+
 def sync_directory(path: Path) -> None:
     """Wait until the names in a directory are on disk, so that files made there survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -14,6 +14,7 @@ from dispy.client.allocation.node_choice import check_reach
 from dispy.client.engine import node_discovery
 from dispy.client.nodes import parse_nodes
 from dispy.security import secrets
+from dispy.security.owner_key import owner_key
 from dispy.security.tls import Tls, check
 from dispy.system import current_directory
 from dispy.system.addresses import is_loopback
@@ -27,7 +28,8 @@ def choose_nodes(cluster: ClusterState, nodes: Any, secret: str, secret_file: An
     """Check the nodes that a cluster may use, the secret and the certificates for links to them, and store all three.
 
     Args:
-        cluster: The cluster; ``_allocations``, ``_wants_private``, ``_secret``, ``_secret_file``, ``_tls`` are set.
+        cluster: The cluster; ``_allocations``, ``_wants_private``, ``_secret``, ``_secret_file``, ``_owner``,
+            ``_tls`` are set.
         nodes: The program's ``nodes``, in any form; None: all nodes of this machine.
         secret: The secret as a text; empty for that of the file, of ``DISPY_SECRET`` or of this user.
         secret_file: Path of the file with the secret; None: no file.
@@ -44,6 +46,7 @@ def choose_nodes(cluster: ClusterState, nodes: Any, secret: str, secret_file: An
     cluster._wants_private = all(allocation.host == "*" for allocation in cluster._allocations)
     cluster._secret_file = current_directory.own_file(secret_file, "secret_file")
     cluster._secret = secrets.choose(secret, cluster._secret_file)
+    cluster._owner = owner_key()
     # The text of the script is sent to nodes, and the secret may stand in it.
     payload.hide(secret or os.environ.get(secrets.VARIABLE, ""))
     files = [

@@ -67,6 +67,8 @@ class ClusterState:
     """Elements of ``nodes``, the most specific first: the first whose ``allocate`` returns CPUs gets the node."""
     _wants_private: bool
     """True if the cluster may use a private node, one that the program starts: all of ``nodes`` are ``"*"``."""
+    _owner: bytes
+    """Owner key of this user: nodes use files again that they have of this owner."""
     _secret: Secret
     """Secret shared with the nodes. A node with another secret is never used."""
     _secret_file: str | None
@@ -365,6 +367,7 @@ class ClusterState:
             setup_timeout_s=self._setup_timeout or 0.0,
             files=self._files,
             keep=self._keeps_files,
+            owner=self._owner,
         )
 
     def _code_for(self, allocation: NodeAllocate, setup_args: tuple[Any, ...] | None = None) -> bytes:

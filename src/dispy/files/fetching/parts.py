@@ -1,6 +1,6 @@
 """Parts of files that arrive: opened before the first piece is asked for, written piece by piece, and checked.
 
-A *part* is the file in the store that receives the content until it is whole. All nodes of a user share the store, so
+A *part* is the file in a store that receives the content until it is whole. All nodes of a user share stores, so
 another node may hold the part; then this one waits as long as that node makes progress, and copies early what has
 come (``copy_in_progress``). Files of up to ``SMALL`` bytes have no part: their only piece is stored at once.
 
@@ -36,6 +36,7 @@ from dispy.files.fetching.thread_pools import WRITERS, ThreadPools
 from dispy.files.fetching.wanted_files import (
     Arrived,
     Fetch,
+    FetchKey,
     Landed,
     Seams,
     Stage,
@@ -43,7 +44,6 @@ from dispy.files.fetching.wanted_files import (
     close_begun,
 )
 from dispy.files.part import BusyError, Part
-from dispy.files.store import Store
 from dispy.protocol import node
 
 LOOK_AGAIN_S = 0.01
@@ -53,6 +53,9 @@ come."""
 STUCK_S = 1.0
 """Seconds without progress of another node that receives a file, after which this node waits no longer and receives
 the whole file in a part of its own."""
+
+MISSIZED = "the program gives it different sizes at once"
+"""Reason told to a client that lists a file twice in one computation, with one digest and two sizes."""
 
 CHANGED = "its content is not what it was said to be: it has changed meanwhile"
 """Reason told to a client whose file does not have the content of its digest; the stages that need it fail."""
@@ -79,10 +82,9 @@ class Parts:
     Methods are called on the event loop unless they say otherwise.
 
     Args:
-        store: The store that the parts are in.
         seams: Functions of the node for messages and timers, and limits.
         threads: Threads that open and write parts.
-        fetches: Files that are wanted and not stored, by digest. Shared with the stager: it adds files, and a file is
+        fetches: Files that are wanted and not stored. Shared with the stager: it adds files, and a file is
             removed here once it is stored or no stage waits for it.
         outcomes: Functions that are called with what became of a file.
 
@@ -92,18 +94,16 @@ class Parts:
 
     def __init__(
         self,
-        store: Store,
         seams: Seams,
         threads: ThreadPools,
-        fetches: dict[bytes, Fetch],
+        fetches: dict[FetchKey, Fetch],
         outcomes: Outcomes,
     ) -> None:
-        self._store = store
         self._seams = seams
         self._threads = threads
         self._fetches = fetches
         self._outcomes = outcomes
-        self.requests = Requests(seams, fetches, self._open)
+        self.requests = Requests(seams, fetches, self._open, self._on_missized)
 
     # Opening.
 
@@ -113,25 +113,22 @@ class Parts:
         Called before the first piece is asked for. Nothing is done if the part is being opened already, or no stage
         waits for the file any more.
         """
-        if fetch.opening is None and self._fetches.get(fetch.digest) is fetch:
+        if fetch.opening is None and self._fetches.get(fetch.key) is fetch:
             stage = next((stage for stage in fetch.stages if stage.work is not None), None)
             fetch.opening = self._threads.run(
                 self._threads.placer(),
                 self._begin,
-                (fetch.digest, fetch.size, fetch.is_apart, stage),
+                (fetch, fetch.is_apart, stage),
                 self._on_open,
                 (fetch,),
                 self._on_fault,
             )
 
-    def _begin(
-        self, digest: bytes, size: int, is_apart: bool, stage: Stage | None
-    ) -> Part | OSError | None:
+    def _begin(self, fetch: Fetch, is_apart: bool, stage: Stage | None) -> Part | OSError | None:
         """Open the part of a file, on a placer's thread.
 
         Args:
-            digest: SHA-256 of the file.
-            size: Bytes of the file.
+            fetch: The fetch of the file, of which only what never changes is read here.
             is_apart: Open a part of this process alone (``Fetch.is_apart``).
             stage: A stage with a directory, which gets an early copy if another node holds the part; None: none.
 
@@ -140,14 +137,14 @@ class Parts:
             node holds the part, and the bytes that it has received were copied for ``stage`` (``_follow``).
         """
         try:
-            part = self._store.begin(digest, size, apart=is_apart)
-            if part.offset == 0 and self._store.has(digest, size):
+            part = fetch.store.begin(fetch.digest, fetch.size, apart=is_apart)
+            if part.offset == 0 and fetch.store.has(fetch.digest, fetch.size):
                 # Another node was faster.
                 part.abandon()
                 return None
         except BusyError as error:
             if stage is not None and stage.work is not None:
-                self._follow(stage, stage.work, digest)
+                self._follow(stage, stage.work, fetch.digest)
             return error
         except OSError as error:
             return error
@@ -161,7 +158,7 @@ class Parts:
         begun = stage.begun.get(digest)
         if begun is None and digest not in stage.begun:
             entry = next(entry for entry in stage.entries if entry.digest == digest)
-            begun = stage.begun[digest] = self._store.follow(
+            begun = stage.begun[digest] = stage.store.follow(
                 entry, partial(self._seams.open_directory, work)
             )
         if begun is None:
@@ -182,7 +179,7 @@ class Parts:
         no stage waits for the file any more.
         """
         fetch.opening = None
-        if self._fetches.get(fetch.digest) is not fetch:
+        if self._fetches.get(fetch.key) is not fetch:
             if isinstance(result, Part):
                 result.close()
             return
@@ -229,7 +226,7 @@ class Parts:
         With the right content the file is stored. With wrong content the part is gone, and the whole file is fetched.
         If the part cannot get its name, all stages that wait for the file fail with the reason.
         """
-        if self._fetches.get(fetch.digest) is not fetch:
+        if self._fetches.get(fetch.key) is not fetch:
             return
         fetch.part = None
         if isinstance(result, OSError):
@@ -241,7 +238,12 @@ class Parts:
 
     # Pieces that arrive.
 
-    def on_data(self, supplier: SupplierId, pieces: Iterable[tuple[node.FilePiece, Landed | None]]) -> None:
+    def on_data(
+        self,
+        supplier: SupplierId,
+        computation: int,
+        pieces: Iterable[tuple[node.FilePiece, Landed | None]],
+    ) -> None:
         """Give pieces to the writers' threads; those of one file in the order of their offsets.
 
         A piece that was not asked for is dropped. A piece that has overtaken others waits for them in
@@ -249,13 +251,18 @@ class Parts:
 
         Args:
             supplier: The client that has sent the pieces.
+            computation: Number of the computation in whose name it says that it was asked.
             pieces: Each piece with the stream that holds its data; None if the data is in the piece itself.
         """
         known = self.requests.suppliers.get(supplier)
         writing = self.requests.writing
         arrived: list[Arrived] = []
         for piece, landed in pieces:
-            asked = known.asked.pop((piece.digest, piece.offset), None) if known is not None else None
+            asked = (
+                known.asked.pop((computation, piece.digest, piece.offset), None)
+                if known is not None
+                else None
+            )
             if asked is None or known is None:
                 if landed is not None:
                     landed.discard()
@@ -316,7 +323,7 @@ class Parts:
         if len(data) != size:
             return None
         if part is None:
-            return True if self._store.add(fetch.digest, data) else None
+            return True if fetch.store.add(fetch.digest, data) else None
         part.write(offset, data, self._threads.hasher())
         if part.offset < fetch.size:
             return False
@@ -335,7 +342,7 @@ class Parts:
         if left:
             writing[supplier] = left
         for (fetch, part, _, _, size), result in zip(arrived, results, strict=True):
-            if self._fetches.get(fetch.digest) is not fetch or fetch.part is not part:
+            if self._fetches.get(fetch.key) is not fetch or fetch.part is not part:
                 continue
             if result is True:
                 fetch.part = None
@@ -355,20 +362,28 @@ class Parts:
 
     def _on_stored(self, fetch: Fetch) -> None:
         """Remove a file that is in the store from the fetches, and tell the stager."""
-        del self._fetches[fetch.digest]
+        del self._fetches[fetch.key]
         self._outcomes.stored(fetch)
 
     # Failures, and files that are not wanted any more.
 
-    def on_unreadable(self, supplier: SupplierId, digest: bytes, reason: str) -> None:
+    def on_unreadable(self, supplier: SupplierId, computation: int, digest: bytes, reason: str) -> None:
         """Fail the stages of a supplier that need a file: the supplier says that it cannot send the file, and why.
 
         If stages of other suppliers need the file, too, one of these is asked for it. Nothing is done if the supplier
-        is not the one that is asked for the file.
+        is not asked for any piece of the file in the name of this computation.
         """
-        fetch = self._fetches.get(digest)
-        if fetch is not None and fetch.supplier == supplier:
-            self._fail(fetch, supplier, reason)
+        known = self.requests.suppliers.get(supplier)
+        asked = known.asked if known is not None else {}
+        for (number, wanted, _), item in asked.items():
+            if number == computation and wanted == digest:
+                self._fail(item.fetch, supplier, reason)
+                return
+
+    def _on_missized(self, fetch: Fetch, supplier: SupplierId) -> None:
+        """Fail the stages of a supplier that need a file of which it says two sizes in one computation."""
+        if self._fetches.get(fetch.key) is fetch and fetch.supplier == supplier:
+            self._fail(fetch, supplier, MISSIZED)
 
     def _fail(self, fetch: Fetch, supplier: SupplierId, reason: str) -> None:
         """Fail the stages of one supplier that need a file: it cannot send the file, or has sent wrong content.
@@ -377,12 +392,12 @@ class Parts:
         """
         stages = [stage for stage in fetch.stages if stage.supplier == supplier]
         self._outcomes.failed(fetch, stages, reason)
-        if self._fetches.get(fetch.digest) is fetch:
+        if self._fetches.get(fetch.key) is fetch:
             self._begin_anew(fetch)
 
     def _on_fault(self, fetch: Fetch, reason: str) -> None:
         """Fail a file whose part cannot be opened or finished, by a fault of this program."""
-        if self._fetches.get(fetch.digest) is fetch:
+        if self._fetches.get(fetch.key) is fetch:
             fetch.opening = None
             self._fail_all(fetch, reason)
 
@@ -414,7 +429,7 @@ class Parts:
 
         Bytes that are in the part stay there for the next fetch of the file.
         """
-        self._fetches.pop(fetch.digest, None)
+        self._fetches.pop(fetch.key, None)
         if fetch.opening is not None:
             fetch.opening.cancel()
         if fetch.part is not None:

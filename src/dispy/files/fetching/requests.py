@@ -15,7 +15,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 
-from dispy.files.fetching.wanted_files import Asked, Fetch, Seams, Supplier, SupplierId
+from dispy.files.fetching.wanted_files import Asked, Fetch, FetchKey, Seams, Supplier, SupplierId
 from dispy.files.part import SMALL
 from dispy.protocol import limits, node
 
@@ -25,9 +25,11 @@ class Requests:
 
     Args:
         seams: Sends the requests, and says how many bytes may be asked for.
-        fetches: Files that are wanted and not stored, by digest; kept up to date by ``Parts`` and the stager.
+        fetches: Files that are wanted and not stored; kept up to date by ``Parts`` and the stager.
         open_part: Called for a large file before its first piece is asked for. It must call ``want`` and ``ask``
             once the part of the file is open.
+        refuse: Called later, on the event loop, with a file and a supplier that says different sizes of it in one
+            computation, so that its answers cannot be told apart. It must fail the supplier's stages.
 
     Attributes:
         suppliers: Pieces that each supplier was asked for, and files that it is to be asked for, by the supplier's
@@ -37,11 +39,16 @@ class Requests:
     """
 
     def __init__(
-        self, seams: Seams, fetches: dict[bytes, Fetch], open_part: Callable[[Fetch], None]
+        self,
+        seams: Seams,
+        fetches: dict[FetchKey, Fetch],
+        open_part: Callable[[Fetch], None],
+        refuse: Callable[[Fetch, SupplierId], None],
     ) -> None:
         self._seams = seams
         self._fetches = fetches
         self._open_part = open_part
+        self._refuse = refuse
         self._numbers = itertools.count()
         """Serial numbers of files in the heaps of suppliers: of files with equally many bytes left the older comes
         first."""
@@ -81,14 +88,17 @@ class Requests:
         while known.order and known.size + self.writing.get(supplier, 0) < self._seams.pieces_max:
             _, number, fetch = known.order[0]
             stage = next((stage for stage in fetch.stages if stage.supplier == supplier), None)
-            if stage is None or fetch.supplier != supplier or self._fetches.get(fetch.digest) is not fetch:
+            if stage is None or fetch.supplier != supplier or self._fetches.get(fetch.key) is not fetch:
                 heapq.heappop(known.order)
                 continue
-            is_asked = (fetch.digest, fetch.asked) in known.asked
+            key = (stage.computation, fetch.digest, fetch.asked)
+            asked = known.asked.get(key)
             # A writer's thread has the only piece of an empty file if the file has an origin.
             is_given = fetch.asked >= fetch.size and (fetch.size or fetch.origin is not None)
-            if is_asked or is_given:
+            if asked is not None or is_given:
                 heapq.heappop(known.order)
+                if asked is not None and asked.fetch is not fetch:
+                    self._seams.post(self._refuse, fetch, supplier)
                 continue
             if fetch.size > SMALL and fetch.part is None:
                 # The file comes back into the order when its part is open.
@@ -97,7 +107,7 @@ class Requests:
                 continue
             size = min(self._seams.piece_max, fetch.size - fetch.asked)
             pieces.setdefault(stage.computation, []).append(node.Piece(fetch.digest, fetch.asked, size))
-            known.asked[fetch.digest, fetch.asked] = Asked(fetch, size)
+            known.asked[key] = Asked(fetch, size)
             known.size += size
             fetch.asked += size
             if fetch.asked >= fetch.size:

@@ -1,7 +1,8 @@
-"""Gets files from clients into the store, and from there into the directories where jobs find them.
+"""Gets files from clients into stores, and from there into the directories where jobs find them.
 
-A *stage* is a set of files that something on the node waits for; a *fetch* is one file that is not in the store yet,
-and may serve several stages. A stage goes through these steps, each on a thread, with the result on the event loop:
+A *stage* is a set of files that something on the node waits for; a *fetch* is one file that is not in the store of
+its owner yet, and may serve several stages of this owner. A stage goes through these steps, each on a thread, with
+the result on the event loop:
 
 1. Files of packages that are installed on this node as in the program are taken out (``installed_packages``).
 2. All other files that are in the store are put into the directory, if all of them are there. Then the stage ends.
@@ -23,9 +24,18 @@ from typing import Any
 from dispy.files.checkout import put_files
 from dispy.files.fetching.parts import Outcomes, Parts
 from dispy.files.fetching.thread_pools import ThreadPools
-from dispy.files.fetching.wanted_files import Fetch, Landed, Seams, Stage, SupplierId, close_begun
+from dispy.files.fetching.wanted_files import (
+    Fetch,
+    FetchKey,
+    Landed,
+    Seams,
+    Stage,
+    SupplierId,
+    close_begun,
+    fetch_key,
+)
 from dispy.files.installed_packages import Installed
-from dispy.files.store import Store
+from dispy.files.stores import Stores
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry, check_entries
 from dispy.system.wording import counted
@@ -55,13 +65,13 @@ class Stager:
     """Stages of one node. Methods are called on the event loop unless they say otherwise.
 
     Args:
-        store: The store of files by content, which other nodes of the user share.
+        stores: The stores of files by content, which other nodes of the user share; here only to be trimmed.
         seams: Functions of the node for messages, timers and threads, and limits.
         file_max: Bytes of the largest file that is taken; a stage with a larger one fails at once. 0: no limit.
     """
 
-    def __init__(self, store: Store, seams: Seams, file_max: int = 0) -> None:
-        self._store = store
+    def __init__(self, stores: Stores, seams: Seams, file_max: int = 0) -> None:
+        self._stores = stores
         self._seams = seams
         self._installed = Installed()
         self._file_max = file_max
@@ -73,13 +83,13 @@ class Stager:
         self._left: dict[Path, list[Callable[[], None]]] = {}
         """Functions given to ``leave``, to be called when no thread puts files into a directory any more, by path of
         the directory. Called once, then removed."""
-        self._fetches: dict[bytes, Fetch] = {}
-        """Files that are wanted and not stored, by digest. Shared with ``_parts``."""
+        self._fetches: dict[FetchKey, Fetch] = {}
+        """Files that are wanted and not stored. Shared with ``_parts``."""
         self._threads = ThreadPools(seams)
         outcomes = Outcomes(self._on_received, self._on_stored, self._fail_stages)
-        self._parts = Parts(store, seams, self._threads, self._fetches, outcomes)
+        self._parts = Parts(seams, self._threads, self._fetches, outcomes)
         self._trimming: Future[None] | None = None
-        """Future of the last trimming of the store, queued, running or done; None: there was none yet. While it is
+        """Future of the last trimming of the stores, queued, running or done; None: there was none yet. While it is
         queued, no second one is begun."""
 
     # Requests of the service.
@@ -134,18 +144,24 @@ class Stager:
         """Ask a client that has connected, perhaps again, for files of its stages that no other is asked for."""
         self._parts.requests.on_connected(supplier)
 
-    def on_data(self, supplier: SupplierId, pieces: Iterable[tuple[node.FilePiece, Landed | None]]) -> None:
+    def on_data(
+        self,
+        supplier: SupplierId,
+        computation: int,
+        pieces: Iterable[tuple[node.FilePiece, Landed | None]],
+    ) -> None:
         """Take pieces that a client has sent. Pieces that it was not asked for are dropped.
 
         Args:
             supplier: The client.
+            computation: Number of the computation in whose name it says that it was asked.
             pieces: Each piece with the stream that holds its data; None if the data is in the piece itself.
         """
-        self._parts.on_data(supplier, pieces)
+        self._parts.on_data(supplier, computation, pieces)
 
-    def on_unreadable(self, supplier: SupplierId, digest: bytes, reason: str) -> None:
+    def on_unreadable(self, supplier: SupplierId, computation: int, digest: bytes, reason: str) -> None:
         """Fail the stages of a client that need a file: the client says that it cannot send the file, and why."""
-        self._parts.on_unreadable(supplier, digest, reason)
+        self._parts.on_unreadable(supplier, computation, digest, reason)
 
     def close(self) -> None:
         """End all threads, waiting for work that runs. No stage is told anything any more."""
@@ -236,12 +252,12 @@ class Stager:
                 missing = {
                     entry.digest: entry.size
                     for entry in stage.entries
-                    if not stage.is_dropped and not self._store.has(entry.digest, entry.size)
+                    if not stage.is_dropped and not stage.store.has(entry.digest, entry.size)
                 }
             else:
                 with self._seams.open_directory(stage.work) as directory:
                     missing = put_files(
-                        self._store, stage.entries, directory, lambda: not stage.is_dropped, stage.begun
+                        stage.store, stage.entries, directory, lambda: not stage.is_dropped, stage.begun
                     )
         except (OSError, ValueError) as error:
             return {}, f"files cannot be put into the working directory: {error}"
@@ -268,9 +284,10 @@ class Stager:
         stage.files = stage.size = 0
         requests = self._parts.requests
         for digest, size in missing.items():
-            fetch = self._fetches.get(digest)
+            key = fetch_key(stage.store, digest, size)
+            fetch = self._fetches.get(key)
             if fetch is None:
-                fetch = self._fetches[digest] = Fetch(digest, size)
+                fetch = self._fetches[key] = Fetch(stage.store, digest, size)
             fetch.stages.append(stage)
             if fetch.supplier is None:
                 requests.want(stage.supplier, fetch)
@@ -322,8 +339,8 @@ class Stager:
             self._seams.send(stage.supplier, node.FilesProgress(stage.computation, 0, 0, 0, 0))
         requests = self._parts.requests
         is_unasked = False
-        for digest in stage.missing:
-            fetch = self._fetches.get(digest)
+        for digest, size in stage.missing.items():
+            fetch = self._fetches.get(fetch_key(stage.store, digest, size))
             if fetch is None:
                 continue
             fetch.stages.remove(stage)
@@ -342,13 +359,13 @@ class Stager:
         self._trim_if_idle()
 
     def _trim_if_idle(self) -> None:
-        """Have a thread trim the store if no stage is left, so that no file is removed that a stage waits for."""
+        """Have a thread trim the stores if no stage is left, so that no file is removed that a stage waits for."""
         if self._stages or self._threads.placers is None or self._threads.is_closed:
             return
         due = self._trimming
         # A trimming that has not begun serves for all.
         if due is None or due.running() or due.done():
-            self._trimming = self._threads.do(self._threads.placers, self._store.trim)
+            self._trimming = self._threads.do(self._threads.placers, self._stores.trim)
 
     # Outcomes of fetches.
 

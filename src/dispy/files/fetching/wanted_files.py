@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NewType, Protocol
 from dispy.files import checkout, copy_in_progress
 from dispy.files.copy_in_progress import Following
 from dispy.files.part import Part
+from dispy.files.store import Store
 from dispy.files.untrusted_directory import FindMissing
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
@@ -89,6 +90,7 @@ class Stage:
     """A set of files that a computation, a job or a request on the node waits for, and how far they have come.
 
     Args:
+        store: The store of the owner of the files. Only his clients are asked for them, and only his files serve.
         supplier: The client that has the files.
         computation: Number of the computation of that client that the files belong to.
         entries: Descriptions of the files. Files of packages that are installed here are taken out before anything
@@ -102,11 +104,12 @@ class Stage:
 
     __slots__ = (
         "after", "around", "begun", "computation", "done", "entries", "files", "files_max", "is_dropped",
-        "is_told", "missing", "size", "size_max", "supplier", "task", "tries", "work",
+        "is_told", "missing", "size", "size_max", "store", "supplier", "task", "tries", "work",
     )  # fmt: skip
 
     def __init__(
         self,
+        store: Store,
         supplier: SupplierId,
         computation: int,
         entries: list[FileEntry],
@@ -115,6 +118,7 @@ class Stage:
         around: Path | None = None,
     ) -> None:
         self.around = around or work
+        self.store = store
         self.supplier = supplier
         self.computation = computation
         self.entries = entries
@@ -148,20 +152,33 @@ class Stage:
         return self.task is not None
 
 
+FetchKey = tuple[str, bytes, int]
+"""Name of a fetch: that of the store, digest and size (bytes). Stages that say another size wait for another fetch:
+one of them is wrong, and its client alone is to fail."""
+
+
+def fetch_key(store: Store, digest: bytes, size: int) -> FetchKey:
+    """Returns the name of the fetch of a file into a store; ``size``: bytes that the file is said to have."""
+    return (store.name, digest, size)
+
+
 class Fetch:
-    """A file that is wanted and not in the store yet.
+    """A file that is wanted and not in its store yet.
 
     Args:
+        store: The store that the file is to be in.
         digest: SHA-256 of the content.
-        size: Bytes of the content.
+        size: Bytes of the content, as the stages that wait for it say.
     """
 
     __slots__ = (
-        "asked", "digest", "early", "handed", "is_apart", "is_mixed", "opening", "origin", "part", "seen",
-        "size", "stages", "supplier",
+        "asked", "digest", "early", "handed", "is_apart", "is_mixed", "key", "opening", "origin", "part", "seen",
+        "size", "stages", "store", "supplier",
     )  # fmt: skip
 
-    def __init__(self, digest: bytes, size: int) -> None:
+    def __init__(self, store: Store, digest: bytes, size: int) -> None:
+        self.key = fetch_key(store, digest, size)
+        self.store = store
         self.digest = digest
         self.size = size
         self.stages: list[Stage] = []
@@ -208,8 +225,9 @@ class Supplier:
     __slots__ = ("asked", "order", "size")
 
     def __init__(self) -> None:
-        self.asked: dict[tuple[bytes, int], Asked] = {}
-        """Pieces that were asked for and have not arrived, by the digest of their file and their offset (bytes)."""
+        self.asked: dict[tuple[int, bytes, int], Asked] = {}
+        """Pieces that were asked for and have not arrived, by number of the computation in whose name they were asked
+        for, digest of their file and offset (bytes). A computation has one owner, so these name one store."""
         self.size = 0
         """Number of bytes that were asked for and were not given to a writer's thread yet. At ``Seams.pieces_max``,
         with the bytes that are being written, nothing more is asked for."""

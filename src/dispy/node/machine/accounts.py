@@ -51,13 +51,13 @@ class Account(Struct, frozen=True):
 
 
 KEPT = 4096
-"""Clients whose account is remembered, the last that have come."""
+"""Owners whose account is remembered, the last that have come."""
 
 
 class AccountTurns:
-    """Which client's jobs run as which account: a new client gets the next one in turn, and keeps it.
+    """Accounts given to owners of computations in turn: a new owner gets the next one, and keeps it.
 
-    A client that comes again finds the directories that it has left.
+    An owner that comes again finds the directories that it has left.
 
     Args:
         accounts: The accounts; none: all jobs run as this process.
@@ -65,26 +65,26 @@ class AccountTurns:
 
     def __init__(self, accounts: tuple[Account, ...]) -> None:
         self._accounts = accounts
-        self._by_client: dict[bytes, Account] = {}
-        """Accounts of the last ``KEPT`` clients that were asked for, by the client's identity."""
+        self._by_owner: dict[bytes, Account] = {}
+        """Accounts of the last ``KEPT`` owners that were asked for."""
         self._turn = 0
-        """Number of times that an account was given to a new client."""
+        """Number of times that an account was given to a new owner."""
 
-    def of(self, client: bytes) -> Account | None:
-        """Returns the account of a client; None: its jobs run as this process."""
-        account = self._by_client.pop(client, None)
+    def of(self, owner: bytes) -> Account | None:
+        """Returns the account of an owner, named by any bytes; None: its jobs run as this process."""
+        account = self._by_owner.pop(owner, None)
         if account is None:
             account = self.next()
             if account is None:
                 return None
             self._turn += 1
-        self._by_client[client] = account
-        if len(self._by_client) > KEPT:
-            del self._by_client[next(iter(self._by_client))]
+        self._by_owner[owner] = account
+        if len(self._by_owner) > KEPT:
+            del self._by_owner[next(iter(self._by_owner))]
         return account
 
     def next(self) -> Account | None:
-        """Returns the account that the next new client gets; None: its jobs run as this process."""
+        """Returns the account that the next new owner gets; None: its jobs run as this process."""
         return self._accounts[self._turn % len(self._accounts)] if self._accounts else None
 
 

@@ -108,7 +108,7 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         return
     before = service._loaded.get(action.key)
     had_work = before is not None or action.key in service._prepared
-    account = service._account_of(action.key)
+    account = service._account_for(action.key[0], action.compute.owner)
     host = work = segments = None
     try:
         work = open_work(service, action.key, action.compute, action)

@@ -10,6 +10,7 @@ from typing import Any
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.files.fetching.wanted_files import Stage, SupplierId
+from dispy.files.store import Store
 from dispy.net.connection import Connection
 from dispy.node.processes.workers import give
 from dispy.node.results.delivery import release, send_to
@@ -25,6 +26,12 @@ def place_name(key: Key) -> str:
     Clients compute this name, too, so it must not change.
     """
     return f"{key[0].hex()[:8]}-{key[1]}"
+
+
+def store_of(service: NodeState, client: ClientId, owner: bytes) -> Store:
+    """Returns the store with the files of an owner (``Compute.owner``); of the client itself if it has named none."""
+    account = service._account_for(client, owner)
+    return service._stores.of(client, owner, account.name if account is not None else "")
 
 
 def open_work(
@@ -49,7 +56,7 @@ def open_work(
         raise opened
     if opened is not None:
         return opened
-    name, account = place_name(key), service._account_of(key)
+    name, account = place_name(key), service._account_for(key[0], compute.owner)
     is_kept = compute.keep and not service.settings.force_cleanup
     if not compute.dest_path and not is_kept:
         return service._workspace.open(name, account)
@@ -98,7 +105,7 @@ def drop_work(service: NodeState, key: Key, work: Path) -> None:
 def _remove_work(service: NodeState, key: Key, work: Path) -> None:
     """Remove a working directory, unless others use or keep it."""
     service._with_files(
-        service._account_of(key),
+        service._workspace.account_at(work),
         partial(service._workspace.leave, work),
         partial(_on_removed, service, key),
     )
@@ -150,7 +157,8 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
         service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, reason))
         return
     done = partial(_on_staged, service, key, compute.life)
-    stage = Stage(SupplierId(key[0]), key[1], compute.files, work, done)
+    store = store_of(service, key[0], compute.owner)
+    stage = Stage(store, SupplierId(key[0]), key[1], compute.files, work, done)
     service._prepared[key] = Prepared(work, stage)
     service._stager.stage(stage)
 
@@ -233,7 +241,8 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
             reason = f"node {service.name}: {reason}"
         service._handle(core.JobFilesReady(key, number, action.attempt, reason))
 
-    stage = Stage(SupplierId(key[0]), key[1], action.files, None, done, around=loaded.work)
+    store = store_of(service, key[0], loaded.owner)
+    stage = Stage(store, SupplierId(key[0]), key[1], action.files, None, done, around=loaded.work)
     loaded.stages[number] = service._stager.stage(stage)
 
 
@@ -241,10 +250,11 @@ def _brought(service: NodeState, loaded: Loaded) -> Brought:
     """Returns the object that keeps the files of a computation's jobs apart (``job_files``); made on first use."""
     if loaded.brought is None:
         supplier, computation = SupplierId(loaded.key[0]), loaded.key[1]
+        store = store_of(service, loaded.client, loaded.owner)
         loaded.brought = Brought(
             partial(_in_directory, service, loaded),
             lambda files, done: service._stager.stage(
-                Stage(supplier, computation, files, loaded.work, done)
+                Stage(store, supplier, computation, files, loaded.work, done)
             ),
             service._stager.drop,
             partial(give, service),
@@ -261,7 +271,7 @@ def _in_directory(service: NodeState, loaded: Loaded, work: Work, then: Callable
         with service._workspace.tree(loaded.work) as directory:
             return work(directory)
 
-    service._with_files(service._account_of(loaded.key), do, then)
+    service._with_files(service._workspace.account_at(loaded.work), do, then)
 
 
 def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
@@ -353,5 +363,8 @@ def place_files(
             reason = f"node {service.name}: {reason}"
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
-    stage = Stage(SupplierId(client), message.computation, message.files, None, fetched, around=loaded.work)
+    store = store_of(service, client, loaded.owner)
+    stage = Stage(
+        store, SupplierId(client), message.computation, message.files, None, fetched, around=loaded.work
+    )
     loaded.stages[-message.request] = service._stager.stage(stage)

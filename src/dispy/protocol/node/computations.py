@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from dispy.protocol import limits
-from dispy.protocol.node.fields import Count, Files, Inline, Name, Number, Reason
+from dispy.protocol.node.fields import Count, Files, Inline, Name, Number, Owner, Reason
 
 
 class Compute(Struct, array_like=True, tag=3):
@@ -48,6 +48,9 @@ class Compute(Struct, array_like=True, tag=3):
     keep: bool = False
     """True if the working directory stays when the computation is closed; False: it is removed. The node may be set
     to remove it in any case."""
+    owner: Owner = b""
+    """Owner of the files of the computation and its jobs: nodes use what they have kept of this owner's files, and of
+    no other's. Whoever knows these random bytes is the owner, so they are shown nowhere. Empty: the client alone."""
 
 
 class CloseComputation(Struct, array_like=True, tag=7):

@@ -29,4 +29,6 @@ WallTime = Annotated[float, Meta(ge=0, le=1e11)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Identity = Annotated[bytes, Meta(min_length=16, max_length=16)]
 """Name of a client (new for each scheduler) or of an incarnation of a node (new at each start): 16 random bytes."""
+Owner = Annotated[bytes, Meta(max_length=32)]
+"""Owner of files: random bytes that only the owner's programs know; empty: none is named."""
 Files = Annotated[list[FileEntry], Meta(max_length=limits.FILES_MAX)]
