@@ -718,19 +718,24 @@ print(*uids, path)
 """
 
 
-def test_programs_get_accounts_in_turn(
-    start_node: StartNode, run_program: RunProgram, python_for_all: str, secret: Path
+def test_owners_get_accounts_in_turn(
+    start_node: StartNode, run_program: RunProgram, python_for_all: str, secret: Path, place: Place
 ) -> None:
-    """Two accounts, three programs: each keeps its own, and the third shares the account of the first."""
+    """Two accounts, three owners: each keeps its account, and the third shares that of the first."""
     node = start_node("--user", f"{NAME},daemon", "--secret_file", str(secret), python=[python_for_all])
     found = []
-    for _ in range(3):
+    kept = place.state / "dispy" / "owner"
+    keys = [bytes([number]) * 32 for number in (1, 2, 3, 2)]
+    for key in keys:
+        kept.unlink(missing_ok=True)
+        kept.touch(mode=0o600)
+        kept.write_bytes(key)
         program = run_program(IN_TURN, str(secret))
         assert program.wait(20) == 0, program.stderr
         *uids, path = program.stdout.split()
         found.append([int(uid) for uid in uids])
         assert not os.path.exists(path)
     nobody, daemon = account().pw_uid, pwd.getpwnam("daemon").pw_uid
-    assert found == [[nobody] * 2, [daemon] * 2, [nobody] * 2]
+    assert found == [[nobody] * 2, [daemon] * 2, [nobody] * 2, [daemon] * 2]
     assert node.stop() == 0, node.stderr
     assert "Traceback" not in node.stderr
