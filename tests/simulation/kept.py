@@ -149,7 +149,7 @@ class Kept(store.Store):
         """Nobody writes to it."""
         return True
 
-    def of(self, client: bytes, owner: bytes) -> Kept:
+    def of(self, client: bytes, owner: bytes, account: str = "") -> Kept:
         """As of ``Stores``: there is one owner."""
         return self
 
