@@ -19,6 +19,7 @@ import pytest
 from dispy.node.machine.accounts import Account
 from dispy.node.payloads.segments import Segments
 from dispy.node.staging.workspace import WorkSpace
+from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import PutObject
 from dispy.system import directories
@@ -151,6 +152,16 @@ def test_files_that_are_kept_can_be_given_back(segments: Segments) -> None:
     assert os.listdir(segments.free) == []
 
 
+def test_an_empty_payload_takes_no_file_that_is_kept(segments: Segments) -> None:
+    """Nothing can be mapped of it; a program may send it as a stream all the same."""
+    directory = segments.open("computation")
+    segments.remove(directory, put(segments, directory, b"x" * 1000), was_shared=False)
+    assert len(os.listdir(segments.free)) == 1
+    segments.put_object(directory, PutObject(1, 1, b"", 1), segments.incoming(0))
+    assert segments.find(directory, protocol.object_name(1)).read_bytes() == b""
+    assert len(os.listdir(segments.free)) == 1
+
+
 def test_what_a_client_had_given_and_not_told_is_removed(segments: Segments) -> None:
     ours, others = given_prefix(b"abcd"), given_prefix(b"wxyz")
     for prefix in (ours, others):
@@ -220,6 +231,16 @@ def test_a_named_directory_that_is_left_after_the_node_has_closed_stays_if_it_is
     space.leave(directory)
     space.leave(private)
     assert (directory / "file").read_text() == "x"
+
+
+def test_a_named_directory_is_as_deep_as_can_be_removed(tmp_path: Path) -> None:
+    space = WorkSpace(str(tmp_path), "node")
+    directory = space.open_named("127.0.0.1", "/".join("d" * (limits.DEPTH_MAX - 1)), is_kept=False)
+    assert space.leave(directory) is True
+    assert not directory.exists()
+    with pytest.raises(ValueError, match=f"{limits.DEPTH_MAX} are allowed"):
+        space.open_named("127.0.0.1", "/".join("d" * limits.DEPTH_MAX), is_kept=False)
+    space.close()
 
 
 def test_work_directories_are_private_and_gone_when_the_node_closes(tmp_path: Path) -> None:

@@ -64,13 +64,13 @@ def claim_file(free: str, size: int, path: str) -> bool:
 
     Args:
         free: Directory of free files; empty if there is none.
-        size: Bytes wanted. Files of up to twice as many, plus ``STEP``, fit.
+        size: Bytes wanted. Files of up to twice as many, plus ``STEP``, fit; none for 0, which cannot be mapped.
         path: New path of the file, on the same file system.
 
     Raises:
         OSError: The directory cannot be read, or the file cannot be renamed or cut.
     """
-    if not free:
+    if not free or not size:
         return False
     names = os.listdir(free)
     # Mostly all files have one size: sorting them costs more than listing them.

@@ -120,7 +120,10 @@ class WorkerProcess:
             said = self._randomness.take(self._computation.code.seeding, False)
             if said:
                 self._computation.logger.warning("%s: %s", load.name, said)
-        answers.send(protocol.pack_set_up(reason))
+        try:
+            answers.send(protocol.pack_set_up(reason))
+        except OSError:
+            leave(78)  # the computation was closed meanwhile, and the node reads no more of this worker
         if reason:
             leave(78)  # EX_CONFIG
         # Jobs find the state as ``setup`` has left it, but for the signal handlers, which the worker needs.

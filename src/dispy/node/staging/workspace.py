@@ -120,7 +120,8 @@ class WorkSpace(JobDirectories):
             OSError: The directory cannot be made, or the one of all named ones is open to other users.
             ValueError: The name leads elsewhere.
         """
-        parts = (address.replace(":", "_") or "local", *check_path(name))
+        # Both together: removal checks the whole path, and one that is too deep for it would stay for ever.
+        parts = check_path(f"{address.replace(':', '_') or 'local'}/{name}")
         path = self._open_kept(account).joinpath(*parts)
         known = self._destinations.get(path)
         if known is None:

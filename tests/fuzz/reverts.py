@@ -1,0 +1,119 @@
+"""Known faults, put back into a copy of the source one at a time: a fuzzer that does not find them is none.
+
+A mutation is a text in a file that becomes another one. The copy is made anew for each, and the fuzzer runs against
+it in a process of its own, which must fail.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from .nodes import ROOT, copy_source
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A fault.
+
+    Attributes:
+        name: What is wrong with it.
+        kind: The fuzzer that must find it: "client" or "jobs".
+        changes: File below ``src``, the text that is there exactly once, and what takes its place.
+        options: Of the fuzzer, besides.
+    """
+
+    name: str
+    kind: str
+    changes: tuple[tuple[str, str, str], ...]
+    options: tuple[str, ...] = ()
+
+
+MUTATIONS = [
+    Mutation(
+        "a directory that the account has already cannot be opened again, and that stops the node",
+        "client",
+        (
+            (
+                "dispy/system/run_directory.py",
+                "    if owner is not None and _belongs_to(directory, owner[0]):\n        return directory\n"
+                "    reopen_private(directory)\n",
+                "    private_directory(directory)\n",
+            ),
+            ("dispy/node/state.py", "if not self._give_up(action, error):", "if True:"),
+        ),
+        ("--user", "nobody"),
+    ),
+    Mutation(
+        "an empty payload is mapped",
+        "client",
+        (("dispy/system/shared_memory.py", "if not free or not size:", "if not free:"),),
+    ),
+    Mutation(
+        "a working directory is made that is too deep to be removed",
+        "client",
+        (
+            (
+                "dispy/node/staging/workspace.py",
+                "parts = check_path(f\"{address.replace(':', '_') or 'local'}/{name}\")",
+                "parts = (address.replace(':', '_') or 'local', *check_path(name))",
+            ),
+        ),
+    ),
+]
+"""All of them. Each is a fault that there was. Those of kind "jobs" run with the ``--role`` that finds them."""
+
+
+def apply(mutation: Mutation, source: Path) -> None:
+    """Change a copy of the source (the directory with ``dispy`` in it).
+
+    Raises:
+        ValueError: A text is not there exactly once: the source has changed, and so must the mutation.
+    """
+    for name, old, new in mutation.changes:
+        path = source / name
+        text = path.read_text()
+        if text.count(old) != 1:
+            raise ValueError(f"{mutation.name}: {name} has the text {text.count(old)} times:\n{old}")
+        path.write_text(text.replace(old, new))
+
+
+def try_all(kind: str, seconds: float, seed: int) -> int:
+    """Run the fuzzer of this kind against each of its mutations; returns the exit code: 1 if one was not found."""
+    missed = []
+    chosen = [mutation for mutation in MUTATIONS if mutation.kind == kind]
+    for mutation in chosen:
+        with tempfile.TemporaryDirectory(prefix="dispy-mutated-") as directory:
+            os.chmod(directory, 0o755)
+            copy_source(Path(directory))
+            apply(mutation, Path(directory))
+            command = [
+                sys.executable,
+                "-m",
+                "tests.fuzz",
+                kind,
+                "--seconds",
+                str(seconds),
+                "--seed",
+                str(seed),
+            ]
+            done = subprocess.run(
+                [*command, *mutation.options],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([directory, str(ROOT)])},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        is_found = done.returncode == 1 and "FAULT:" in done.stdout
+        print(f"{'found' if is_found else 'MISSED'}: {mutation.name}", flush=True)
+        if not is_found:
+            missed.append(mutation.name)
+            print(done.stdout[-3000:], done.stderr[-3000:])
+    if not chosen:
+        print(f"there is no mutation for {kind}")
+    return 1 if missed or not chosen else 0
