@@ -79,7 +79,6 @@ ALLOWED: dict[str, str] = {
         security/new_files.py _write_temporary: tempfile.mkstemp os.unlink
         security/secrets.py _read_file: .stat .read_text
         security/secrets.py _may_be_secret: .read_bytes
-        security/secrets.py _make_own: os.link .unlink
         security/secrets.py _read_own: os.open
         security/tls.py _load: open
         security/tls.py _load_ephemeral: tempfile.mkstemp os.unlink
@@ -96,19 +95,22 @@ ALLOWED: dict[str, str] = {
         system/directories.py runtime_path: os.path.isdir os.stat
         system/directories.py temporary_directory: os.path.isdir os.access
         system/directories.py shared_memory: .is_dir os.access
-        system/directories.py shared_with: .lstat
         system/directories.py is_private: .lstat
         system/directories.py private_directory: .mkdir .lstat
         system/directories.py make_directories: os.stat os.path.isdir os.mkdir os.chmod
         system/directories.py write_private: tempfile.mkstemp os.replace os.unlink
         system/directories.py sync_directory: os.open
+        system/directories.py _substitutes: .stat os.scandir
+        system/directories.py find_own: .lstat
+        system/directories.py own_directory: os.chmod tempfile.mkdtemp
+        system/directories.py write_private_once: .unlink os.link
     """,
     "In the store, a directory of the node's user alone (0700).": """
         files/copy_in_progress.py Following._is_coming: os.lstat
         files/part.py Part.finish: os.unlink
         files/part.py Part.abandon: os.unlink
         files/part.py Part.close: os.unlink
-        files/store.py Store._open: os.open os.makedirs
+        files/store.py Store._open: os.open
         files/store.py Store._look: os.open os.unlink
         files/store.py Store._nameless: os.open
         files/store.py Store.add: os.rename os.unlink
@@ -116,8 +118,12 @@ ALLOWED: dict[str, str] = {
         files/store.py Store.finish: os.rename
         files/store.py Store._note: os.unlink
         files/store.py Store._is_noted: os.open
-        files/store.py Store.trim: .is_dir os.open
-        files/store.py Store._trim: os.scandir .is_dir .stat os.unlink
+        files/stores.py Stores.trim: .is_dir os.open
+        files/stores.py _Trimming._directories: .is_dir os.scandir
+        files/stores.py _Trimming._find: .is_dir .stat os.scandir
+        files/stores.py _Trimming._remove_directory: os.rmdir
+        files/stores.py _Trimming._scan: os.lstat os.scandir
+        files/stores.py _Trimming.run: os.lstat os.unlink
     """,
     "In the spool, a directory of the node's user alone (0700).": """
         node/results/spool.py Spool.restore: .is_dir
@@ -125,7 +131,6 @@ ALLOWED: dict[str, str] = {
         node/results/spool.py Spool._unlink: .stat .unlink
         node/results/spool.py Spool._has_lost_room: .is_dir
         node/results/spool.py Spool._drop_note: .glob .unlink
-        node/results/spool.py Spool._size: .lstat
         node/results/spool_files.py write: os.open os.rename .unlink
         node/results/spool_files.py read_note: .read_bytes
         node/results/spool_recovery.py Recovery.run: .glob .stat
@@ -151,15 +156,25 @@ ALLOWED: dict[str, str] = {
         node/staging/workspace.py _Destination.note_down: .unlink .write_text
         node/staging/workspace.py WorkSpace.__init__: .iterdir
         node/staging/workspace.py WorkSpace.leave: .unlink
-        node/staging/workspace.py WorkSpace._remove_named: .rmdir
-        node/staging/workspace.py WorkSpace._sweep_noted: .glob .read_text
+        node/staging/workspace.py WorkSpace._sweep_noted: .glob .read_text os.open
         system/run_directory.py Place.__init__: os.chmod os.open os.rename
-        system/run_directory.py open_for: os.chown
-        system/run_directory.py _belongs_to: .lstat
         system/run_directory.py sweep: .iterdir
         system/run_directory.py _is_young: .lstat
         system/run_directory.py is_abandoned: .is_dir
         system/run_directory.py is_unlocked: os.open
+        node/payloads/segments.py Segments._move_in: os.rename
+        node/payloads/segments.py Segments.adopt: os.chown
+        node/payloads/segments.py Segments.collect: os.listdir os.path.exists
+        node/payloads/segments.py Segments.put_code: os.chown
+        node/payloads/segments.py Segments.put_object: .chmod os.chown os.rename
+        node/staging/job_directories.py JobDirectories._finish_drop: os.rmdir
+        node/staging/job_directories.py JobDirectories._remove_run_of: os.open os.rmdir
+        node/staging/job_directories.py JobDirectories.drop: os.rename
+        node/staging/job_directories.py make_for: os.mkdir os.open
+        node/staging/workspace.py WorkSpace._make: os.chmod
+        node/staging/workspace.py WorkSpace._open_kept: os.chmod
+        node/staging/workspace.py WorkSpace._remove_named: os.rmdir
+        system/free_space.py write_new: os.open os.unlink
     """,
     "In directories for large data that no account was given: without --user, or in programs.": """
         system/shared_memory.py claim_file: os.listdir os.rename os.truncate
@@ -172,6 +187,8 @@ ALLOWED: dict[str, str] = {
         system/shared_memory.py SharedPool._make: os.open os.unlink
         system/shared_memory.py SharedPool._map: os.open
         system/shared_memory.py SharedPool._forget: os.unlink
+        files/untrusted_directory.py Tree.__init__: os.open
+        system/run_directory.py remove_tree: os.path.lexists shutil.rmtree subprocess.run
     """,
     "Packages that are installed, which only the administrator changes; nothing but reading.": """
         files/distributions.py is_package_directory: os.path.realpath
@@ -197,26 +214,18 @@ ALLOWED: dict[str, str] = {
         files/modules.py _comes_with_python: os.path.realpath
     """,
     "Asks whether a name is there, or how full a file system is: a wrong answer only makes the next step fail.": """
-        files/installed_packages.py _lies_in: os.path.lexists
         files/store.py filesystem: os.stat
-        node/payloads/segments.py Segments.is_shared: os.path.lexists
         system/free_space.py _disk: os.statvfs
         system/free_space.py find: os.path.lexists
         system/free_space.py _mount_of: os.stat
     """,
-    "In a directory of the account, by path: to be done by a process that is the account.": """
-        files/copy_in_progress.py Following.__init__: os.open
-        files/untrusted_directory.py Tree.__init__: os.open
-        node/payloads/segments.py Segments.collect: os.listdir os.path.exists .unlink
-        node/payloads/segments.py Segments.adopt: os.chown os.rename
-        node/payloads/segments.py Segments.put_object: os.rename os.chown .chmod
-        node/payloads/segments.py Segments._remove: os.unlink
-        node/payloads/segments.py Segments.outgoing: os.open
-        node/payloads/segments.py Segments.remove: os.lstat
-        node/payloads/segments.py Segments._drop: os.scandir .stat os.rename
-        node/results/spool_files.py _copy: os.open
-        system/free_space.py write_new: os.open os.unlink
-        system/run_directory.py remove_tree: shutil.rmtree os.path.lexists subprocess.run
+    "By the descriptor of a directory, or of an open file (/proc/self/fd/N): no name is looked up.": """
+        files/removal.py _clear: os.listdir
+        files/removal.py _permit: os.chmod
+        files/untrusted_directory.py Tree.has_names: os.listdir
+        files/untrusted_directory.py Tree.nameless: os.open
+        node/staging/job_directories.py JobDirectories._remove_entries: os.listdir
+        node/staging/job_directories.py _size_of: .stat os.scandir
     """,
 }
 """By the reason why nobody can lead it elsewhere: module, function, and what it calls, in lines.
