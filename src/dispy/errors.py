@@ -84,6 +84,20 @@ class JobError(DispyError):
     """A job did not end by returning: it was killed or cancelled, or its worker died (``DispyJob.error``)."""
 
 
+class NotPlainError(DispyError):
+    """A node has sent something else than plain data to a program that takes nothing else (``results="plain"``).
+
+    Args:
+        what: The part that is not plain, with its article: "an object of the class shapes.Point".
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f'{what} is not plain data, and this program takes nothing else from nodes (results="plain")',
+            hint="have jobs return numbers, texts, dates, and containers or arrays of them",
+        )
+
+
 class ProgramError(JobError):
     """The program of a computation (a path, not a function) could not be started, or was killed.
 

@@ -77,7 +77,17 @@ def poison(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         record(name)
         raise Poisoned(name)
 
-    return poisoned
+    if not isinstance(original, type):
+        return poisoned
+
+    def begin(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Check as ``poisoned`` does; a class stays one, of which others may be derived."""
+        if is_armed() and not is_import():
+            record(name)
+            raise Poisoned(name)
+        original.__init__(self, *args, **kwargs)
+
+    return type(original.__name__, (original,), {"__init__": begin})
 
 
 def is_armed() -> bool:

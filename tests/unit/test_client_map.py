@@ -29,6 +29,7 @@ class Cluster:
         self._computation = SimpleNamespace(method=None, known=payload.NOTHING)
         self._isolate = False
         self._reentrant = False
+        self._is_plain = False
         self._map_numbers = itertools.count(1)
         self._is_closed = False
         self._is_ending = False

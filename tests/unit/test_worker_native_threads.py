@@ -83,3 +83,29 @@ def test_nor_are_those_that_wait_in_compiled_code() -> None:
         "print(native_threads.libraries_left(), '_queue' in setup.threads_left('setup'), flush=True)\nos._exit(0)\n"
     )
     assert run(code) == ["[] False"]
+
+
+HIDDEN = """
+import ctypes, os, threading
+from dispy.system.processes import hide_memory
+from dispy.worker.between_jobs import native_threads
+library = ctypes.CDLL(None)
+if os.geteuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+hide_memory()
+before = set(os.listdir("/proc/self/task"))
+for name in ("polars-7", "jemalloc_bg_thd", None):
+    thread = ctypes.c_ulong()
+    assert library.pthread_create(ctypes.byref(thread), None, ctypes.cast(library.pause, ctypes.c_void_p), None) == 0
+    (task,) = set(os.listdir("/proc/self/task")) - before
+    before.add(task)
+    if name:
+        with open(f"/proc/self/task/{task}/comm", "w") as file:
+            file.write(name)
+print(native_threads.libraries_left())
+os._exit(0) if print(end="", flush=True) is None else 0
+"""
+
+
+def test_where_memory_is_hidden_threads_are_known_by_their_names() -> None:
+    assert run(HIDDEN) == ["['polars']"]

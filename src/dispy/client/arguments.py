@@ -382,6 +382,19 @@ def _check_queued(name: str, value: Any) -> None:
         )
 
 
+def check_results(name: str, value: Any) -> None:
+    """Check ``results``, the kind of data that a program takes from nodes.
+
+    Raises:
+        UsageError: The value is neither "any" nor "plain".
+    """
+    if value not in ("any", "plain"):
+        raise UsageError(
+            f"{name} must be 'any' or 'plain', not {describe(value)}",
+            hint=f"{name}='plain' if nodes must not run code in this program, or leave it out",
+        )
+
+
 def _calls(*parameters: str) -> Callable[[str, Any], None]:
     """Returns a check for ``_CHECKS``: that a callback can be called with arguments for these parameters."""
     return lambda name, value: check_callback(value, name, parameters)
@@ -414,6 +427,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "isolate": check_flag,
     "seed": _check_seed,
     "reseed": check_flag,
+    "results": check_results,
     "exclusive": check_flag,
     "durable": check_flag,
     "tls": _check_flag_or_none,

@@ -139,10 +139,11 @@ class JobCluster(Maps):
             started there is killed. None: no limit.
         job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
             before ``job_status`` with the rest; ``stream`` is "stdout" or "stderr". See ``DispyJob.output``.
-        seed: Number from 0 that ``dispy_job_seed()`` in jobs depends on, beside the job's place among those of the
-            cluster; random if not given, and to be read from ``JobCluster.seed``.
+        seed: Number from 0 that ``dispy_job_seed()`` depends on, beside the job's place in the cluster; else random.
         reseed: True to give random generators that many workers have a copy of a stream of their own in each
             worker. False: generators are left alone, and jobs of different workers draw the same numbers.
+        results: "plain": nothing that comes from nodes can run code here, and no files of jobs are taken; a result
+            that is not plain data ends its job with an error. "any": results may be any objects.
 
     Raises:
         UsageError: A parameter cannot be used; says which and why.
@@ -191,6 +192,7 @@ class JobCluster(Maps):
         setup_timeout: float | None = None,
         seed: int | None = None,
         reseed: bool = True,
+        results: str = "any",
     ) -> None:
         super().__init__()
         check_place()
@@ -205,7 +207,7 @@ class JobCluster(Maps):
             poll_interval=poll_interval, pulse_interval=pulse_interval, host=host, ext_host=ext_host,
             dispy_port=dispy_port, node_port=node_port, isolate=isolate, exclusive=exclusive, durable=durable,
             tls=tls, loglevel=loglevel, secret=secret, max_queued=max_queued, job_status=job_status,
-            cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed,
+            cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed, results=results,
         )  # fmt: skip
         renamed(None, node_port, "node_port", "dispy.config.NodePort")
         self._reentrant = reentrant_or_not(reentrant)
@@ -222,16 +224,14 @@ class JobCluster(Maps):
         for allocation in self._allocations:
             self._code_for(allocation)  # arguments of setup that cannot be sent are refused here
         check_setup(setup_per, setup_timeout, isolate)
-        self._isolate = isolate
-        self._setup_per = setup_per
-        self._setup_timeout = setup_timeout
-        self._exclusive = exclusive
+        self._isolate, self._exclusive = isolate, exclusive
+        self._is_plain = results == "plain"
+        self._setup_per, self._setup_timeout = setup_per, setup_timeout
         self._pulse_s = PULSE_S if pulse_interval is None else pulse_interval
         self._queued_max = sys.maxsize if max_queued is None else max_queued
         self.name = self._computation.name
         self._tally = Tally(self.name)
-        self.job_status = job_status
-        self.cluster_status = cluster_status
+        self.job_status, self.cluster_status = job_status, cluster_status
         self.start_time = time.time()
         startup.set_ports(dispy_port, node_port)
         self._engine = self._find_engine()

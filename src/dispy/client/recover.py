@@ -11,7 +11,7 @@ import logging
 import os
 from typing import Any, NamedTuple, TypeVar
 
-from dispy.client.arguments import check_flag, check_path, check_threads, check_timeout
+from dispy.client.arguments import check_flag, check_path, check_results, check_threads, check_timeout
 from dispy.client.job import DispyJob
 from dispy.client.logger import notice
 from dispy.client.recovery.dead_program import Dead, open_all, open_journal
@@ -37,6 +37,7 @@ def recover_jobs(
     resume: bool = False,
     secret: str = "",
     secret_file: str | None = None,
+    results: str | None = None,
 ) -> list[DispyJob]:
     """Fetch the jobs of a program that died: all that its nodes have, and with a full journal all that it submitted.
 
@@ -54,6 +55,9 @@ def recover_jobs(
         resume: Run jobs that were never started, on nodes as the cluster used them (full journal only).
         secret: Secret shared with the nodes, if the dead program was given one.
         secret_file: File with the secret; by default the file that the dead program used.
+        results: "plain": nothing that nodes have, or that the journal has from them, can run code here; a result that
+            is not plain data ends its job with an error. "any": results may be any objects. None: as the dead
+            program's clusters said; one with "plain" counts for all.
 
     Returns:
         New jobs, in the order in which they were submitted, with the ids that the old ones had as far as is known.
@@ -68,11 +72,13 @@ def recover_jobs(
     check_path("secret_file", secret_file)
     check_flag("terminate_pending", terminate_pending)
     check_flag("resume", resume)
+    if results is not None:
+        check_results("results", results)
     given = {"secret": secret, "secret_file": current_directory.own_file(secret_file, "secret_file")}
     how = How(timeout, terminate_pending, resume)
     if recover_file is not None:
-        return _recover(open_journal(recover_file, given), how)
-    return _recover_next(given, how)
+        return _recover(open_journal(recover_file, given), how, results)
+    return _recover_next(given, how, results)
 
 
 class How(NamedTuple):
@@ -89,7 +95,7 @@ class How(NamedTuple):
     resume: bool
 
 
-def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
+def _recover_next(given: dict[str, Any], how: How, results: str | None) -> list[DispyJob]:
     """Recover the jobs of one dead program: the first that has some, in the order of ``dead_programs.in_turn``.
 
     With ``terminate_pending`` only the program that began last is tried: jobs of others are never killed.
@@ -97,6 +103,7 @@ def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
     Args:
         given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
         how: The other choices of the caller.
+        results: As in ``recover_jobs``.
 
     Returns:
         Jobs in the order of submission; empty, with a message, if no program has any.
@@ -120,7 +127,7 @@ def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
         if len(programs) > 1:
             notice(f"recovering {program}")
         try:
-            jobs = _recover(open_all(program.paths, given), how)
+            jobs = _recover(open_all(program.paths, given), how, results)
             others.remove(program)
         except DispyError as error:
             problem = error
@@ -143,8 +150,10 @@ def _say_who_is_left(programs: list[DeadProgram]) -> None:
         )
 
 
-def _recover(found: list[Dead], how: How) -> list[DispyJob]:
+def _recover(found: list[Dead], how: How, results: str | None) -> list[DispyJob]:
     """Recover the jobs of the open journals of one dead program, and close the journals.
+
+    ``results`` as in ``recover_jobs``.
 
     Returns:
         Jobs in the order of submission; empty if there are no journals, or no jobs are left.
@@ -154,6 +163,9 @@ def _recover(found: list[Dead], how: How) -> list[DispyJob]:
     """
     if not found:
         return []
+    is_plain = any(one.is_plain for one in found) if results is None else results == "plain"
+    for one in found:
+        one.is_plain = is_plain
     try:
         if how.resume and not any(one.journal.is_full for one in found):
             raise UsageError(

@@ -42,6 +42,8 @@ class Options(msgspec.Struct):
     """True if the cluster keeps other clusters off its nodes."""
     program: bool = False
     """True if the computation is a program and not a function: the output of its jobs is bytes."""
+    results: str = "any"
+    """Results that the program takes: "any", or "plain" for those that need no code here."""
     setup_per: str = "node"
     """Place where setup runs: once on each "node", or in each process of jobs ("worker")."""
     setup_timeout: float | None = None

@@ -187,7 +187,8 @@ def _run_checked(
     segments = Segments(incarnation.hex(), helpers)
     # The spare host comes first, so that it does its imports while this process does its own.
     try:
-        spare = HostProcess(workers_max(max(cpus)), str(segments.root), users[0] if users else None)
+        account = users[0] if users else None
+        spare = HostProcess(workers_max(max(cpus)), str(segments.root), account, bool(settings.owner))
     except OSError:
         segments.close()
         if helpers is not None:

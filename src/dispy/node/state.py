@@ -452,7 +452,8 @@ class NodeState:
         Raises:
             OSError: There is no process, descriptor or memory to be had.
         """
-        return HostProcess(workers_max(self.cpus_most), str(self._segments.root), account)
+        is_private = bool(self.settings.owner)
+        return HostProcess(workers_max(self.cpus_most), str(self._segments.root), account, is_private)
 
     def _kill_strays(self, keep: set[int]) -> None:
         """Kill the processes that jobs have left: all descendants of this process not in or below ``keep``.

@@ -8,8 +8,9 @@ an object that was put (``object_references``) is a number in a pickle, and the 
 Code of the user's own travels in one of two ways. Modules that can be imported are sent and imported where jobs run,
 and their functions and classes go by name (``modules``). All other code goes by value: the script, a notebook,
 closures (``by_value``). ``code`` has a whole computation, ``job_code`` the code that a single job brings,
-``known_parts`` the parts of a program that a node has already. ``unsendable`` finds the part of a value that cannot
-be sent; ``random_generators`` gives copies of random generators streams of their own.
+``known_parts`` the parts of a program that a node has already. ``plain`` reads what nodes send to a program that does
+not trust them with code. ``unsendable`` finds the part of a value that cannot be
+sent; ``random_generators`` gives copies of random generators streams of their own.
 """
 
 from dispy.payload import blocks, object_references, random_generators
@@ -28,6 +29,7 @@ from dispy.payload.calls import (
     load_call,
     load_failure,
     load_items,
+    load_results,
 )
 from dispy.payload.code import (
     STANDARD_MODULES,
@@ -45,7 +47,15 @@ from dispy.payload.modules.sent_modules import gather
 from dispy.payload.object_references import Reference, has_used, take_used
 from dispy.payload.random_generators import Seeding
 from dispy.payload.unsendable import find_culprit
-from dispy.payload.values import dump, dump_exception, dump_object, is_plain, load, load_exception
+from dispy.payload.values import (
+    PlainOnly,
+    dump,
+    dump_exception,
+    dump_object,
+    is_plain,
+    load,
+    load_exception,
+)
 
 __all__ = [
     "CHUNK_PARTS",
@@ -61,6 +71,7 @@ __all__ = [
     "ItemFailed",
     "Known",
     "Parts",
+    "PlainOnly",
     "Ready",
     "Reference",
     "Rest",
@@ -91,6 +102,7 @@ __all__ = [
     "load_exception",
     "load_failure",
     "load_items",
+    "load_results",
     "object_references",
     "random_generators",
     "read_bytes",

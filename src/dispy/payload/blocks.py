@@ -172,7 +172,7 @@ class Ready:
     """A large payload whose value was read already (``read_bytes``): ``values.load`` returns it without unpickling.
 
     Args:
-        value: The value, which ``values.load`` returns.
+        value: The value, which ``read`` returns.
     """
 
     __slots__ = ("value",)
@@ -182,6 +182,10 @@ class Ready:
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def read(self) -> Any:
+        """Returns the value."""
+        return self.value
 
 
 def large_bytes(block: Buffer) -> tuple[type, int, int] | None:

@@ -16,14 +16,15 @@ import pickle
 import threading
 from typing import Any
 
-from dispy.errors import PicklingError
+from dispy.errors import NotPlainError, PicklingError
 from dispy.payload import object_references
-from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Collector, Parts, out_of_band, whole
+from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Collector, Parts, Ready, out_of_band, whole
 from dispy.payload.job_code import with_code
 from dispy.payload.known_parts import Known
 from dispy.payload.object_references import take_used, used
+from dispy.payload.plain.decoder import Maker, load_plain
 from dispy.payload.unsendable import blame, find_culprit
-from dispy.payload.values import STACK_GLOBAL, dump, dump_with_code, load, names_local
+from dispy.payload.values import STACK_GLOBAL, PlainOnly, dump, dump_with_code, load, names_local
 
 _dumps = pickle.dumps
 """``pickle.dumps``, bound once, as every job needs it."""
@@ -148,12 +149,12 @@ class ItemFailed:
 
     __slots__ = ("error", "item", "text")
 
-    def __init__(self, error: bytes, text: str, item: str) -> None:
+    def __init__(self, error: bytes | PlainOnly, text: str, item: str) -> None:
         self.error = error
         self.text = text
         self.item = item
 
-    def __reduce__(self) -> tuple[type[ItemFailed], tuple[bytes, str, str]]:
+    def __reduce__(self) -> tuple[type[ItemFailed], tuple[bytes | PlainOnly, str, str]]:
         return ItemFailed, (self.error, self.text, self.item)
 
 
@@ -165,6 +166,47 @@ class Rest:
     """
 
     __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[Rest], tuple[()]]:
+        return Rest, ()
+
+
+def _make_failed(arguments: tuple[Any, ...], state: Any) -> ItemFailed:
+    """Returns the stand-in for an item that failed, of a node that is not trusted with code."""
+    error, text, item = arguments
+    if state is not None or (type(error), type(text), type(item)) != (bytes, str, str):
+        raise TypeError("no proper report of an item that failed")
+    return ItemFailed(PlainOnly(error) if error else b"", text, item)
+
+
+def _make_rest(arguments: tuple[Any, ...], state: Any) -> Rest:
+    """Returns the mark of items that were not run, of a node that is not trusted with code."""
+    return Rest(*arguments)
+
+
+_MAKERS: dict[str, Maker] = {
+    f"{ItemFailed.__module__}.{ItemFailed.__name__}": _make_failed,
+    f"{Rest.__module__}.{Rest.__name__}": _make_rest,
+}
+"""Makers of what stands among the results of a chunk besides values."""
+
+
+def load_results(payload: Buffer | Ready) -> list[Any]:
+    """Returns the results of a chunk, in the order of its items: values, ``ItemFailed``, and a ``Rest`` at the end.
+
+    Raises:
+        NotPlainError: The payload is a ``PlainOnly``, and something in it is not plain.
+        Exception: It cannot be unpickled.
+    """
+    results: list[Any]
+    if not isinstance(payload, PlainOnly):
+        results = load(payload)
+        return results
+    data = payload.value
+    results = data.read() if isinstance(data, Ready) else load_plain(data, _MAKERS)
+    if type(results) is not list:
+        raise NotPlainError(f"an object of {type(results).__name__} in the place of the results of a map")
+    return results
 
 
 def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] | None:
@@ -208,13 +250,28 @@ def dump_failure(results: list[Any], error: bytes) -> bytes:
     return pickle.dumps((bytes(whole(dump(results))), error), PROTOCOL)
 
 
-def load_failure(payload: Buffer) -> tuple[list[Any], bytes] | None:
+def load_failure(payload: Buffer | Ready) -> tuple[list[Any], bytes | PlainOnly] | None:
     """Returns the results before the item that failed, and its pickled exception (empty if it could not be pickled).
 
-    None if the chunk failed as a whole, so that no item's results are known.
+    None if the chunk failed as a whole, so that no item's results are known. The exception in a ``PlainOnly`` is one.
+
+    Raises:
+        NotPlainError: The payload is a ``PlainOnly``, and a result is not plain.
+        Exception: The results cannot be unpickled.
     """
-    failure = load(payload)
-    return (load(failure[0]), failure[1]) if type(failure) is tuple else None
+    if not isinstance(payload, PlainOnly):
+        failure = load(payload)
+        return (load(failure[0]), failure[1]) if type(failure) is tuple else None
+    try:
+        failure = load(payload)
+    except NotPlainError:
+        return None  # an exception of the whole chunk
+    if type(failure) is not tuple:
+        return None
+    if [type(part) for part in failure] != [bytes, bytes]:
+        raise NotPlainError("a report of a failed map that nobody knows")
+    results, error = failure
+    return load_results(PlainOnly(results)), PlainOnly(error) if error else b""
 
 
 def load_call(payload: Buffer) -> tuple[Any, ...]:

@@ -36,6 +36,8 @@ from dispy.payload.code import add_modules, pack_modules, sent_modules
 from dispy.payload.known_parts import Known
 from dispy.payload.modules.origins import local_modules
 from dispy.payload.object_references import take_used
+from dispy.payload.plain.decoder import load_plain
+from dispy.payload.plain.exceptions import load_plain_exception
 from dispy.payload.unsendable import find_culprit
 
 STACK_GLOBAL = b"\x93"
@@ -160,15 +162,34 @@ def load(payload: Buffer | Ready) -> Any:
         Exception: The payload cannot be unpickled; code of the user's may raise anything.
     """
     if isinstance(payload, Ready):
-        return payload.value
+        return payload.read()
     if payload[:1] != MAGIC[:1]:
         return pickle.loads(payload)
     data, buffers = open_block(memoryview(payload))
     return pickle.loads(data, buffers=buffers)
 
 
+class PlainOnly(Ready):
+    """A payload of a node that is not trusted with code: ``load`` reads plain data from it, and nothing else.
+
+    Args:
+        payload: The payload as it came.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, payload: Buffer | Ready) -> None:
+        self.value: Any = payload
+
+    def read(self) -> Any:
+        """Returns the value; raises NotPlainError if it is not plain."""
+        return self.value.value if isinstance(self.value, Ready) else load_plain(self.value)
+
+
 def is_plain(payload: Buffer | Ready) -> bool:
-    """True if a payload certainly holds built-in values only: ``load`` then runs no code of the user's.
+    """True if a payload that ``dump`` made certainly holds built-in values only: ``load`` runs no code of the user's.
+
+    Whoever wants to can make others of which this is True; what they may not do is read by ``PlainOnly``.
 
     From ``OUT_OF_BAND`` bytes on it is True for large bytes alone: to load other large values may take long.
     """
@@ -218,18 +239,18 @@ def dump_exception(error: BaseException) -> bytes:
     return b""
 
 
-def load_exception(payload: bytes, text: str) -> BaseException | None:
+def load_exception(payload: bytes | PlainOnly, text: str) -> BaseException | None:
     """Unpickle the exception that a job raised.
 
     Args:
-        payload: The pickle, from ``dump_exception``.
+        payload: The pickle, from ``dump_exception``. Of a ``PlainOnly`` exceptions of Python and of dispy are read.
         text: Text of the traceback in the job.
 
     Returns:
         The exception, with a ``RemoteTraceback`` of the text as its cause; None if it cannot be unpickled.
     """
     try:
-        error = load(payload)
+        error = load_plain_exception(payload.value) if isinstance(payload, PlainOnly) else load(payload)
     except Exception:
         return None
     if not isinstance(error, BaseException):

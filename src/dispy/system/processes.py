@@ -1,7 +1,9 @@
 """Processes and their descendants: death signals, sub-reapers, children, and marks of nodes.
 
-The mark of a node is an environment variable with its directory. All that a node starts inherits it, so what a dead
-node has left running is found by it, and killed.
+The mark of a node names its directory: as an environment variable, and as an argument of its hosts. All that a node
+starts inherits the variable, and forks of a host the argument, too. What a dead node has left running is found by
+either, and killed. The kernel shows the environment of a process whose memory is hidden to root alone, its arguments
+to all.
 
 Death signals, sub-reapers and the search for marks need Linux. On other systems they are left out, and psutil finds
 the children.
@@ -84,7 +86,10 @@ def reset_signals(*kept: int) -> None:
 
 
 def hide_memory() -> None:
-    """Keep other processes of this user from reading our memory, and have no core written: we hold a secret."""
+    """Keep other processes of this user from our memory, environment and descriptors, and have no core written.
+
+    Processes that are forked later are hidden, too. One that starts another program (``exec``) can be read again.
+    """
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
@@ -133,10 +138,24 @@ def is_ending(pid: int) -> bool:
         with open(f"/proc/{pid}/stat", "rb") as file:
             flags = int(file.read().rpartition(b")")[2].split()[6])
     except FileNotFoundError:
-        return sys.platform == "linux"
+        return sys.platform == "linux" and not _exists(pid)
     except (OSError, ValueError, IndexError):
         return False
     return bool(flags & _PF_EXITING)
+
+
+def _exists(pid: int) -> bool:
+    """True if there is a process of this PID, a zombie too, although ``/proc`` may not show it.
+
+    Where ``/proc`` is mounted with hidepid, it does not show processes whose memory is hidden.
+    """
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def set_subreaper() -> None:
@@ -236,12 +255,21 @@ MARK = "DISPY_NODE"
 the node keeps locked: when that is unlocked, the node is dead, and the next node kills the processes."""
 
 _MARKED = f"\0{MARK}=".encode()
-"""Beginning of the variable ``MARK`` in the environment of a process, where a null character precedes each
-variable."""
+"""Beginning of the mark in the environment of a process, and in its arguments: a null character precedes each."""
+
+
+def mark_argument(mark: str) -> str:
+    """Returns the last argument of a host, by which ``kill_marked`` finds the host and its forks, hidden or not.
+
+    ``mark`` is the path of the node's directory.
+    """
+    return f"{MARK}={mark}"
 
 
 def kill_marked(is_dead: Callable[[str], bool]) -> int:
     """Kill processes of this user that dead nodes have left behind, in case their hosts were killed, too. Linux only.
+
+    Root kills those of other users as well, which are the accounts of ``--user``.
 
     Args:
         is_dead: Returns True if the node with this mark is certainly dead.
@@ -261,13 +289,30 @@ def kill_marked(is_dead: Callable[[str], bool]) -> int:
 
 
 def _mark_of(pid: str) -> str:
-    """Returns the mark of the node that a process runs below; empty if there is none, or it cannot be read."""
+    """Returns the mark of the node that a process runs below; empty if there is none, or it cannot be read.
+
+    Processes of other users are passed over unless we are root: their arguments can be read, and may name any path.
+    """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            variables = b"\0" + file.read()
-    except OSError:  # the process has ended, or belongs to another user
+            found = _mark_in(file.read())
+        if found:
+            return found
+    except OSError:  # the process has ended, is hidden, or belongs to another user
+        pass
+    try:
+        # The owner of this directory is the user of the process, also if that is hidden.
+        if os.geteuid() not in (0, os.stat(f"/proc/{pid}").st_uid):
+            return ""
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return _mark_in(file.read())
+    except OSError:
         return ""
-    _, _, rest = variables.partition(_MARKED)
+
+
+def _mark_in(strings: bytes) -> str:
+    """Returns the mark in the environment or the arguments of a process, as ``/proc`` has them; empty without one."""
+    _, _, rest = (b"\0" + strings).partition(_MARKED)
     return rest.partition(b"\0")[0].decode("ascii", "replace")
 
 

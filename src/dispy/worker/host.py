@@ -312,7 +312,11 @@ class Host:
 
 
 def main() -> None:
-    """Run a host. ``argv`` has the descriptors of the control socket and slots' memory file, and the node's pid."""
+    """Run a host.
+
+    ``argv`` has the descriptors of the control socket and of the slots' memory file, the node's pid, and the node's
+    mark, which is there for ``processes.kill_marked`` alone.
+    """
     # The node has started Python with the collector off. What is loaded stays: do not look through it at each
     # collection.
     gc.freeze()

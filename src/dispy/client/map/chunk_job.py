@@ -37,15 +37,15 @@ class Chunk(DispyJob, gc=False, eq=False):
         Returns:
             Number of calls of the function to count as done: 0 if the chunk was not run, 1 if it failed.
         """
+        # The garbage collector does not track jobs, so no cycle of references may stay.
+        mapping, self._mapping = self._mapping, None
         self._status = item.status
         self._exception = item.reason
-        self._value = item.payload
+        self._value = payload.PlainOnly(item.payload) if mapping._cluster._is_plain else item.payload
         self._stdout = item.stdout
         self._stderr = item.stderr
         self.start_time = item.start
         self.end_time = item.end
-        # The garbage collector does not track jobs, so no cycle of references may stay.
-        mapping, self._mapping = self._mapping, None
         mapping.on_ended(self)
         if not item.ran:
             return 0

@@ -84,7 +84,9 @@ def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list
     ]
 
 
-def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item: str) -> Exception:
+def item_error(
+    cluster: ClusterState, number: int, data: bytes | payload.PlainOnly, text: str, item: str
+) -> Exception:
     """Returns the exception of an item, with the remote traceback as cause and a note that names the item.
 
     A ``JobError`` takes the place of an exception that cannot be rebuilt here, or that would end this program

@@ -442,7 +442,7 @@ class Mapping:
             return chunk_results.with_errors(chunk, chunk._ready, self._cluster), None
         if chunk._status == FINISHED:
             try:
-                results = payload.load(chunk._value)
+                results = payload.load_results(chunk._value)
             except Exception as error:
                 return self._not_rebuilt(chunk, error)
             return (

@@ -95,6 +95,8 @@ class Dead:
         is_reentrant: True if a job that was started may be run again; always False for a short journal.
         is_program: True if jobs run a program and not a function, so that results are bytes; always False for a
             short journal.
+        is_plain: True if no byte of a node may run code here: only plain data is read. True if a cluster of the
+            journal said so; ``recover_jobs`` can set it.
 
     Raises:
         DispyError: The journal is damaged.
@@ -112,6 +114,7 @@ class Dead:
         self.name = ""
         self.is_reentrant = False
         self.is_program = False
+        self.is_plain = False
         journal.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:
@@ -126,6 +129,7 @@ class Dead:
             for computation in reader.computations(db, found.number):
                 session.computations[computation.number] = (computation.name, computation.options)
                 self.code, self.name = computation.code or self.code, computation.name
+                self.is_plain = self.is_plain or computation.options.results == "plain"
             used = [row.incarnation for row in session.nodes if row.state == USED]
             lost = [row.incarnation for row in session.nodes if row.state == GIVEN_UP]
             private = [row for row in session.nodes if row.state == PRIVATE]

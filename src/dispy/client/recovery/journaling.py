@@ -76,6 +76,7 @@ def note_computation(cluster: ClusterState, journal: Journal) -> None:
         cafile=tls.cafile or "",
         tls=tls.wanted,
         isolate=cluster._isolate,
+        results="plain" if cluster._is_plain else "any",
         program=cluster._computation.is_program,
         setup_per=cluster._setup_per,
         setup_timeout=cluster._setup_timeout,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dispy import payload
-from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, DispyJob
+from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, TERMINATED, DispyJob
 from dispy.client.recovery.dead_program import Dead, Session
 from dispy.core.recovery import Judge, Result
-from dispy.errors import UsageError
+from dispy.errors import NotPlainError, UsageError
 from dispy.protocol.node import Ended
 
 
@@ -223,12 +223,15 @@ def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool
 
 
 def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
-    """Return a new job that has ended, with its result or error, which stays pickled until the user reads it."""
+    """Return a new job that has ended, with its result or error, which stays pickled until the user reads it.
+
+    A result that has to be plain data is read here.
+    """
     ended = result.ended
     # A worker says which id a job was given; if it could not, the pickled call says it.
     job_id = number if ended.status == FINISHED else None
     if ended.job_id:
-        job_id = _load_id(ended.job_id, number)
+        job_id = _load_id(payload.PlainOnly(ended.job_id) if one.is_plain else ended.job_id, number)
     job = _new_job(one, number, job_id)
     job._cluster = _of_program if one.is_program else None
     job._status = ended.status
@@ -238,14 +241,26 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
         job.end_time = ended.end
         job._stdout = ended.stdout
         job._stderr = ended.stderr
-    if ended.status == FINISHED:
+    if ended.status == FINISHED and one.is_plain:
+        _fill_plain(job, ended)
+    elif ended.status == FINISHED:
         job._value = ended.payload
         job._is_encoded = True
     else:
         job._exception = ended.reason or None
-        job._error = bytes(ended.payload)
+        job._error = payload.PlainOnly(ended.payload) if one.is_plain else bytes(ended.payload)
     job._is_final = True
     return job
+
+
+def _fill_plain(job: DispyJob, ended: Ended) -> None:
+    """Set the result of a job whose nodes are not trusted with code; if it is not plain, the job has failed."""
+    try:
+        job.result = payload.load(payload.PlainOnly(ended.payload))
+    except NotPlainError as error:
+        job._status = TERMINATED
+        job._exception = f"the job's result is not taken: {error}"
+        job._error = b""
 
 
 def _end(job: DispyJob, status: int, reason: str) -> None:
@@ -280,7 +295,7 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
     return job
 
 
-def _load_id(data: bytes, number: int) -> Any:
+def _load_id(data: bytes | payload.PlainOnly, number: int) -> Any:
     """Return the id of a job, unpickled from ``data``; the number of the job if it cannot be loaded."""
     try:
         return payload.load(data)

@@ -66,6 +66,7 @@ class Resumed(JobCluster):
             nodes=[(host, port or None, cpus) for host, port, cpus in options.nodes],
             reentrant=options.reentrant,
             isolate=options.isolate,
+            results="plain" if one.is_plain else "any",
             setup_per=options.setup_per,
             setup_timeout=options.setup_timeout,
             exclusive=options.exclusive,

@@ -22,6 +22,7 @@ are queued. A chunk of a map goes the same way, but gives its end to the map ins
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,15 @@ from dispy.client.job import (
     DispyJob,
 )
 from dispy.client.map.chunk_job import Chunk
+from dispy.errors import NotPlainError
 from dispy.protocol.node import Ended, Provisional, Started
 
 if TYPE_CHECKING:
     from dispy.client.nodes import DispyNode
     from dispy.client.session.state import ClusterState
     from dispy.scheduler.link import NodeInfo
+
+logger = logging.getLogger("dispy.client")
 
 # Reports of nodes.
 
@@ -106,9 +110,16 @@ def _load_value(cluster: ClusterState, job: DispyJob, data: bytes, info: NodeInf
     """Unpickle a provisional result, set it in the job, and queue the callbacks with a copy of the job as it is now.
 
     On the loader's thread. Callbacks get a copy, as the job may have another result before they run. If unpickling
-    raises, that is logged, the job stays as it was, and no callback is called.
+    raises, or the result is not plain and has to be, that is logged, the job stays as it was, and no callback is
+    called.
     """
-    result = payload.load(data)
+    try:
+        result = payload.load(payload.PlainOnly(data) if cluster._is_plain else data)
+    except NotPlainError as error:
+        logger.warning(
+            "a provisional result of job %r of cluster %s is dropped: %s", job.id, cluster.name, error
+        )
+        return
     job.ip_addr = info.ip_addr
     with cluster._status_guard:
         if job._status < CANCELLED:
@@ -125,9 +136,11 @@ def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
     """Take a node's report of ended jobs: set their attributes, wake waiting threads, queue callbacks. On the loop.
 
     Each job takes this path. Results that need the user's code, and jobs with provisional results, go to the loader
-    instead (``_load_ended``). Unknown numbers are skipped; chunks go to ``_finish_chunks``.
+    instead (``_load_ended``), as do all jobs of a cluster that takes plain data only: whether a result is plain is
+    known when it has been read. Unknown numbers are skipped; chunks go to ``_finish_chunks``.
     """
     jobs = cluster._jobs
+    stays_pickled = _never if cluster._is_plain else payload.is_plain
     if cluster._watching.is_active:
         cluster._watching.on_ended(jobs, ended)
     ip_addr = info.ip_addr
@@ -142,7 +155,7 @@ def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
             if type(job) is Chunk:
                 chunks.append((job, item))
                 continue
-            if item.number in cluster._loading or not payload.is_plain(item.payload):
+            if item.number in cluster._loading or not stays_pickled(item.payload):
                 cluster._loading.pop(item.number, None)
                 cluster._ended.add(item.number)
                 cluster._engine.loader.call(_load_ended, [(cluster, job, item, info)])
@@ -164,6 +177,11 @@ def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
         _finish_chunks(cluster, chunks, info)
     if done or not chunks:
         _finish(cluster, done, seconds, info)
+
+
+def _never(data: object) -> bool:
+    """Stand in for ``payload.is_plain``: no result waits until the program asks for it."""
+    return False
 
 
 def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], info: NodeInfo) -> None:
@@ -194,7 +212,11 @@ def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInf
     value: Any = None
     if item.status == FINISHED:
         try:
-            value = payload.load(item.payload)
+            value = payload.load(payload.PlainOnly(item.payload) if cluster._is_plain else item.payload)
+        except NotPlainError as error:
+            item.status = TERMINATED
+            item.reason = f"the job's result is not taken: {error}"
+            item.payload = b""
         except BaseException as error:
             item.status = TERMINATED
             item.reason = f"the job's result cannot be rebuilt here: {type(error).__name__}: {error}"
@@ -242,7 +264,7 @@ def _fill(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> 
         _count_failed(cluster, info)
     job.result = None
     job._exception = item.reason or None
-    job._error = item.payload
+    job._error = payload.PlainOnly(item.payload) if cluster._is_plain else item.payload
     if item.ran and item.reason != "cancelled":
         job._stdout = item.stdout
         job._stderr = item.stderr

@@ -98,7 +98,8 @@ class Arrivals:
 
         ``message`` has the bytes as its payload, and in ``file`` the path, the size of the file and the offset.
         """
-        self._caller.call(self._take, [(cluster.name, message, node)])
+        refusal = "the program takes no files from jobs, as they may be code (results='plain')"
+        self._caller.call(self._take, [(cluster.name, message, node, refusal if cluster._is_plain else "")])
 
     def tidy(self) -> None:
         """Have incomplete files of ended jobs removed, and the keys of their complete files forgotten.
@@ -115,7 +116,7 @@ class Arrivals:
 
     # On the thread that writes.
 
-    def _take(self, name: str, message: Provisional, node: NodeId) -> None:
+    def _take(self, name: str, message: Provisional, node: NodeId, refusal: str = "") -> None:
         """Write a part, and acknowledge it to its node. A refused file is dropped, with a warning.
 
         The job that sent the part waits for the answer: it goes on, sends the part again, or is told the reason.
@@ -124,6 +125,7 @@ class Arrivals:
             name: Name of the cluster, for the warning.
             message: Message with the part: its path, size and offset in ``file``, its bytes as the payload.
             node: Node that runs the job, and gets the answer.
+            refusal: Why the program takes no file; empty if it does.
         """
         part = message.file
         assert part is not None
@@ -131,6 +133,8 @@ class Arrivals:
         reason = ""
         is_there = False
         try:
+            if refusal:
+                raise ValueError(refusal)
             is_there = self._write(key, part, message.payload)
         except (OSError, ValueError) as error:
             reason = str(error)

@@ -102,6 +102,8 @@ class ClusterState:
     """Seconds that ``setup`` may take on a node; a node where it takes longer is not used. None: no limit."""
     _exclusive: bool
     """True if nodes run jobs of no other cluster while this one is on them: jobs of the others wait."""
+    _is_plain: bool
+    """True if nothing that comes from nodes may run code here: only plain data is read (``results="plain"``)."""
     _reentrant: bool
     """True if jobs run again elsewhere when their node is lost; False: they end as ``Abandoned``."""
     _pulse_s: float

@@ -23,9 +23,16 @@ from dispy.node.machine.accounts import Account, starts_as
 from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
-from dispy.system.processes import MARK, children, is_ending
+from dispy.system.processes import MARK, children, is_ending, mark_argument
 
 _encode = msgspec.msgpack.encode
+
+# Not -m: with it __main__ would have the host's names, and the user's __main__ would meet them.
+_RUN = "import gc; gc.disable(); {}from dispy.worker.host import main; main()"
+"""Code that the Python of a host runs. The braces stand for ``_HIDE`` or nothing."""
+
+_HIDE = "from dispy.system.processes import hide_memory; hide_memory(); "
+"""First step of a host that may run code of one of several programs: no process of another one can look into it."""
 
 _WORDS_MAX = 4000
 """Characters of a host's last output that are kept, to tell the client why the host died; older ones are dropped."""
@@ -45,6 +52,8 @@ class HostProcess:
         mark: Path of the node's directory. It is in the environment of the host and of all that it starts, so that
             the next node finds and kills them if this one dies.
         account: Account that the host runs as; None: that of this process.
+        is_private: True if the node serves one program alone, which is of the same user: debuggers can attach to the
+            host and its workers. False: jobs of another program on this node cannot read their memory.
 
     Attributes:
         process: The process.
@@ -60,9 +69,9 @@ class HostProcess:
         OSError: There is no process, descriptor or memory to be had.
     """
 
-    def __init__(self, slots_max: int, mark: str, account: Account | None) -> None:
+    def __init__(self, slots_max: int, mark: str, account: Account | None, is_private: bool) -> None:
         with ExitStack() as undo:
-            self._start(slots_max, mark, account, undo)
+            self._start(slots_max, mark, account, is_private, undo)
             undo.pop_all()
         self.control.setblocking(False)
         self.account = account
@@ -77,7 +86,9 @@ class HostProcess:
         """Last whole lines that the host has printed, up to ``_WORDS_MAX`` characters; for ``last_words``."""
         self.is_dead = False
 
-    def _start(self, slots_max: int, mark: str, account: Account | None, undo: ExitStack) -> None:
+    def _start(
+        self, slots_max: int, mark: str, account: Account | None, is_private: bool, undo: ExitStack
+    ) -> None:
         """Make slots and channels, and start the process. ``undo`` closes what was made if a later step fails."""
         self.control, theirs = map(undo.enter_context, socket.socketpair())
         descriptor = os.memfd_create("dispy-slots", os.MFD_CLOEXEC)
@@ -93,9 +104,8 @@ class HostProcess:
         os.set_blocking(self.output, False)
         self.process = subprocess.Popen(
             [
-                # Not -m: with it __main__ would have the host's names, and the user's __main__ would meet them.
-                sys.executable, "-P", "-c", "import gc; gc.disable(); from dispy.worker.host import main; main()",
-                str(theirs.fileno()), str(descriptor), str(os.getpid()),
+                sys.executable, "-P", "-c", _RUN.format("" if is_private else _HIDE),
+                str(theirs.fileno()), str(descriptor), str(os.getpid()), mark_argument(mark),
             ],
             pass_fds=(theirs.fileno(), descriptor),
             stdin=subprocess.DEVNULL,

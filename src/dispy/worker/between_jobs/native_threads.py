@@ -117,8 +117,10 @@ def _owner(task: str, code: list[_Code]) -> str | None:
 
     Returns:
         Path or name; empty for a thread that is Python's, has ended or cannot be looked at; None for one that is
-        running now.
+        running now. Where the memory of this process is hidden, its stacks are, too, and only a name that the library
+        has given the thread tells.
     """
+    name = ""
     try:
         with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
             name = file.read().strip()
@@ -127,6 +129,8 @@ def _owner(task: str, code: list[_Code]) -> str | None:
         if fields[0] == "running":
             return None
         stack = _stack(int(fields[-2], 16))
+    except PermissionError:
+        return _given_name(name)
     except (OSError, ValueError, IndexError):
         return ""
     if _SURVIVE.search(name):
@@ -136,6 +140,14 @@ def _owner(task: str, code: list[_Code]) -> str | None:
         for library in code:
             if library.start <= address < library.end and not _PLAIN.search(library.path):
                 return library.path
+    return ""
+
+
+def _given_name(name: str) -> str:
+    """Returns the name of a thread without its number, as "polars" of "polars-3"; empty if nobody has named it."""
+    with suppress(OSError), open("/proc/self/comm", encoding="utf-8", errors="replace") as file:
+        if file.read().strip() != name:
+            return name.rstrip("0123456789").rstrip("-_:#/ ")
     return ""
 
 
