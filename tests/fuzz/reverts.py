@@ -39,14 +39,45 @@ MUTATIONS = [
         "client",
         (
             (
-                "dispy/system/run_directory.py",
-                "    if owner is not None and _belongs_to(directory, owner[0]):\n        return directory\n"
-                "    reopen_private(directory)\n",
-                "    private_directory(directory)\n",
+                "dispy/node/staging/job_directories.py",
+                "        elif account is None or status.st_uid != account.uid:\n",
+                "        else:\n",
             ),
-            ("dispy/node/state.py", "if not self._give_up(action, error):", "if True:"),
+            (
+                "dispy/node/staging/job_directories.py",
+                "            if held is None:\n                self._held[path]",
+                "            if True:\n                self._held[path]",
+            ),
+            ("dispy/node/state.py", "if not self._contain_action(action, error):", "if True:"),
         ),
         ("--user", "nobody"),
+    ),
+    Mutation(
+        "root puts files into a directory that it opens by path",
+        "jobs",
+        (
+            (
+                "dispy/node/staging/job_directories.py",
+                "            held = self._held_at(path)\n            return self._tree_of(held)\n",
+                "            return Tree(os.open(path, DIRECTORY))\n",
+            ),
+        ),
+        ("--role", "swapper"),
+    ),
+    Mutation(
+        "root gives an object another owner and mode by path",
+        "jobs",
+        (
+            (
+                "dispy/node/payloads/segments.py",
+                "            _give(path, os.getuid(), account.gid, 0o440)\n"
+                "        self._move_in(path, directory, name)\n",
+                "            pass\n        self._move_in(path, directory, name)\n        if account is not None:\n"
+                "            os.chown(directory / name, os.getuid(), account.gid)\n"
+                "            (directory / name).chmod(0o440)\n",
+            ),
+        ),
+        ("--role", "racer"),
     ),
     Mutation(
         "an empty payload is mapped",

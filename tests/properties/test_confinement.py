@@ -21,15 +21,15 @@ from dispy.errors import UsageError
 from dispy.files.checkout import put_files
 from dispy.files.manifest import Manifest, collect
 from dispy.files.store import Store
-from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry, check_entries, check_path
+from tests.trees import open_tree
 
 
 def put_into(
     store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
 ) -> dict[bytes, int]:
     """Put files into a directory, given its path."""
-    with Tree(work) as tree:
+    with open_tree(work) as tree:
         return put_files(store, entries, tree, *more, **named)
 
 
@@ -123,7 +123,7 @@ def test_nothing_outside_is_moved_or_removed(path: str) -> None:
     """What jobs bring is taken away again, and what they find is moved aside and back."""
     with crooked() as (inside, outside):
         before = seen(outside)
-        with Tree(inside) as tree:
+        with open_tree(inside) as tree:
             for do in (
                 lambda: tree.release([(path, 1, tree.reserve([(path, 1)])[0])]),
                 lambda: tree.release([(path, 1, ["in", "out"])], was_put=False),

@@ -22,9 +22,9 @@ from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.part import SMALL
 from dispy.files.stores import Stores
-from dispy.files.untrusted_directory import Tree
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
+from tests.trees import open_tree
 
 CLIENTS = [ClientId(bytes([n]) * 16) for n in range(2)]
 LARGE = 3 * limits.PIECE_MAX
@@ -70,7 +70,7 @@ class World:
         self.asked: dict[ClientId, list[tuple[int, node.Piece]]] = {client: [] for client in CLIENTS}
         self.ended: dict[Stage, str] = {}
         self.stores = Stores(base / "store", 1 << 30, b"key")
-        seams = Seams(self._send, self._post, self._later, Tree)
+        seams = Seams(self._send, self._post, self._later, open_tree)
         self.stager = Stager(self.stores, seams)
         self.stages: list[Stage] = []
         self.liars: set[ClientId] = set()

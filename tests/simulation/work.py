@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dispy.files.untrusted_directory import Tree
+from tests.trees import open_tree
 
 from .contents import by_digest
 from .files import no_space
@@ -53,7 +54,7 @@ class WorkSpace:
 
     def tree(self, path: Path) -> Tree:
         """The files of a directory."""
-        return Tree(path)
+        return open_tree(path)
 
     def account_at(self, path: Path) -> None:
         """All run as one."""

@@ -16,15 +16,16 @@ from dispy.files.copy_in_progress import Following
 from dispy.files.part import SMALL
 from dispy.files.store import FOLLOWED_MIN, Store, filesystem
 from dispy.files.stores import Stores
-from dispy.files.untrusted_directory import COPY_MAX, Tree
+from dispy.files.untrusted_directory import COPY_MAX
 from dispy.protocol.files import FileEntry
+from tests.trees import open_tree
 
 
 def put_into(
     store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
 ) -> dict[bytes, int]:
     """Put files into a directory, given its path."""
-    with Tree(work) as tree:
+    with open_tree(work) as tree:
         return put_files(store, entries, tree, *more, **named)
 
 
@@ -50,7 +51,7 @@ class Pair:
             (base / name).mkdir()
         self.part = self.stores[0].begin(self.entry.digest, SIZE)
         self.part.write(0, self.content[:HALF])
-        self.copy = Following(self.part.path, lambda: Tree(base / "second"))
+        self.copy = Following(self.part.path, lambda: open_tree(base / "second"))
         self.read = 0
         """Bytes that were read or copied when it was put where the second one's job finds it."""
 
@@ -211,16 +212,16 @@ def test_it_is_not_made_where_a_copy_is_not_needed(tmp_path: Path) -> None:
     part = store.begin(digest, FOLLOWED_MIN)
     entry = FileEntry("b", digest, FOLLOWED_MIN, 0o644, 10**18)
     small = FileEntry("b", digest, FOLLOWED_MIN - 1, 0o644, 10**18)
-    copy = store.follow(entry, lambda: Tree(tmp_path))
+    copy = store.follow(entry, lambda: open_tree(tmp_path))
     if filesystem(tmp_path) in ("btrfs", "xfs"):
         assert copy is None
     else:
         assert copy is not None
         copy.close()
-    assert store.follow(small, lambda: Tree(tmp_path)) is None
+    assert store.follow(small, lambda: open_tree(tmp_path)) is None
     part.abandon()
     before = len(os.listdir("/proc/self/fd"))
-    assert store.follow(entry, lambda: Tree(tmp_path)) is None
+    assert store.follow(entry, lambda: open_tree(tmp_path)) is None
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -19,12 +19,12 @@ from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.part import SMALL, Part
 from dispy.files.store import FOLLOWED_MIN, Store
 from dispy.files.stores import Stores
-from dispy.files.untrusted_directory import Tree
 from dispy.node.staging.job_files import Brought, Work
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job
 from dispy.protocol.worker import Record
+from tests.trees import open_tree
 
 CLIENT = ClientId(b"c" * 16)
 EMPTY = FileEntry("empty", hashlib.sha256(b"").digest(), 0, 0o644, 10**18)
@@ -68,7 +68,9 @@ def test_an_empty_file_is_asked_for_once(tmp_path: Path) -> None:
         for task in due:
             task()
 
-    seams = Seams(send, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(left))
+    seams = Seams(
+        send, lambda call, *rest: call(*rest), lambda *_: None, open_tree, lambda *_: Threads(left)
+    )
     stager = Stager(Stores(tmp_path / "store", 1 << 20, b"key"), seams)
     store = Store(tmp_path / "store" / "owner")
     ended: list[str] = []
@@ -101,7 +103,9 @@ def test_what_was_copied_early_is_let_go_when_nobody_wants_it(tmp_path: Path) ->
     def later(_: float, call: Callable[..., None], *rest: Any) -> None:
         due.append(lambda: call(*rest))
 
-    seams = Seams(lambda *_: True, lambda call, *rest: call(*rest), later, Tree, lambda *_: Threads(left))
+    seams = Seams(
+        lambda *_: True, lambda call, *rest: call(*rest), later, open_tree, lambda *_: Threads(left)
+    )
     stager = Stager(Stores(tmp_path / "store", 1 << 30, b"key"), seams)
     store = Store(tmp_path / "store" / "owner")
     other = Store(tmp_path / "store" / "owner")
@@ -145,7 +149,11 @@ def test_a_node_that_ends_lets_go_of_what_it_copied(tmp_path: Path) -> None:
     entry = FileEntry("zeros", hashlib.sha256(bytes(size)).digest(), size, 0o644, 10**18)
     left: list[Callable[[], None]] = []
     seams = Seams(
-        lambda *_: True, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(left)
+        lambda *_: True,
+        lambda call, *rest: call(*rest),
+        lambda *_: None,
+        open_tree,
+        lambda *_: Threads(left),
     )
     stager = Stager(Stores(tmp_path / "store", 1 << 30, b"key"), seams)
     store = Store(tmp_path / "store" / "owner")
@@ -200,7 +208,7 @@ class Place:
         self.timers: list[Callable[[], object]] = []
         self.sent: list[node.FromNode] = []
         self.ended: list[str] = []
-        seams = Seams(self._send, self._post, self._later, Tree, lambda *_: Threads(self.threads))
+        seams = Seams(self._send, self._post, self._later, open_tree, lambda *_: Threads(self.threads))
         self.stager = Stager(self.store, seams)  # type: ignore[arg-type]  # it trims only
 
     def _send(self, client: ClientId, message: node.FromNode) -> bool:
@@ -330,7 +338,7 @@ def test_a_whole_part_that_cannot_get_its_name_fails_with_the_reason(
 
 def test_computations_with_one_directory_do_not_overwrite_what_was_moved_aside(tmp_path: Path) -> None:
     def run(work: Work, then: Callable[[Any], None]) -> None:
-        with Tree(tmp_path) as tree:
+        with open_tree(tmp_path) as tree:
             result = work(tree)
         then(result)
 
@@ -386,7 +394,7 @@ def test_where_no_thread_can_be_started_a_stage_fails(tmp_path: Path) -> None:
 
     calls: list[Callable[[], object]] = []
     seams = Seams(
-        lambda *_: True, lambda call, *rest: calls.append(lambda: call(*rest)), lambda *_: None, Tree,
+        lambda *_: True, lambda call, *rest: calls.append(lambda: call(*rest)), lambda *_: None, open_tree,
         lambda *_: None_(),
     )  # fmt: skip
     stager = Stager(Stores(tmp_path / "store", 1 << 20, b"key"), seams)
@@ -411,7 +419,9 @@ def test_who_waits_for_the_same_file_waits_for_one_client_only_if_the_owner_is_o
             asked.append(client)
         return True
 
-    seams = Seams(send, lambda call, *rest: call(*rest), lambda *_: None, Tree, lambda *_: Threads(threads))
+    seams = Seams(
+        send, lambda call, *rest: call(*rest), lambda *_: None, open_tree, lambda *_: Threads(threads)
+    )
     stores = Stores(tmp_path / "store", 1 << 20, b"key")
     stager = Stager(stores, seams)
     clients = [ClientId(bytes([n]) * 16) for n in range(2)]

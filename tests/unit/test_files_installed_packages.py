@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dispy.files.installed_packages import Installed
-from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry
+from tests.trees import open_tree
 
 PACKAGE = {
     "disinst/__init__.py": b"VERSION = 1\n",
@@ -49,7 +49,7 @@ class Site:
         place.write_bytes(content)
 
     def missing(self, files: list[FileEntry] = FILES) -> list[str]:
-        with Tree(self.work) as work:
+        with open_tree(self.work) as work:
             missing = self.installed.missing(files, self.paths, work.has_names)
         return [each.path for each in missing]
 

@@ -14,15 +14,16 @@ import pytest
 from dispy.files.checkout import put_files
 from dispy.files.part import SMALL
 from dispy.files.store import Store, filesystem
-from dispy.files.untrusted_directory import CHUNK, Tree
+from dispy.files.untrusted_directory import CHUNK
 from dispy.protocol.files import FileEntry
+from tests.trees import open_tree
 
 
 def put_into(
     store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
 ) -> dict[bytes, int]:
     """Put files into a directory, given its path."""
-    with Tree(work) as tree:
+    with open_tree(work) as tree:
         return put_files(store, entries, tree, *more, **named)
 
 

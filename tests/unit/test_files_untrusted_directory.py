@@ -13,15 +13,15 @@ from typing import Any
 
 from dispy.files.checkout import put_files
 from dispy.files.store import Store
-from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry
+from tests.trees import open_tree
 
 
 def put_into(
     store: Store, entries: list[FileEntry], work: Path, *more: Any, **named: Any
 ) -> dict[bytes, int]:
     """Put files into a directory, given its path."""
-    with Tree(work) as tree:
+    with open_tree(work) as tree:
         return put_files(store, entries, tree, *more, **named)
 
 
@@ -53,7 +53,7 @@ def test_threads_put_the_same_file_at_once(tmp_path: Path) -> None:
 
 def test_what_lay_there_comes_back(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("first")
-    with Tree(tmp_path) as tree:
+    with open_tree(tmp_path) as tree:
         assert tree.reserve([("a", 1), ("x/y/z", 2)]) == [[], ["x/y", "x"]]
         assert not (tmp_path / "a").exists()
         (tmp_path / "a").write_text("second")
@@ -68,7 +68,7 @@ def test_what_lay_there_comes_back(tmp_path: Path) -> None:
 def test_what_was_not_displaced_stays(tmp_path: Path) -> None:
     """Making way has failed before it came to this file, and nothing was put in its place."""
     (tmp_path / "a").write_text("first")
-    with Tree(tmp_path) as tree:
+    with open_tree(tmp_path) as tree:
         tree.release([("a", 1, [])], was_put=False)
     assert (tmp_path / "a").read_text() == "first"
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.reverts import MUTATIONS, Mutation
+
 SOURCE = Path(__file__).parents[2] / "src" / "dispy"
 
 ROOTS = ("node/__main__.py",)
@@ -66,7 +68,7 @@ ALLOWED: dict[str, str] = {
         system/processes.py children: os.listdir
         system/processes.py _children_of: open
         system/processes.py kill_marked: os.listdir
-        system/processes.py _mark_of: open
+        system/processes.py _mark_of: open os.stat
         system/processes.py boot_id: open
     """,
     "Paths that whoever starts the node has given, certificates and secrets among them: none is the account's.": """
@@ -124,6 +126,7 @@ ALLOWED: dict[str, str] = {
         files/stores.py _Trimming._remove_directory: os.rmdir
         files/stores.py _Trimming._scan: os.lstat os.scandir
         files/stores.py _Trimming.run: os.lstat os.unlink
+        files/copy_in_progress.py Following.__init__: os.open
     """,
     "In the spool, a directory of the node's user alone (0700).": """
         node/results/spool.py Spool.restore: .is_dir
@@ -163,10 +166,8 @@ ALLOWED: dict[str, str] = {
         system/run_directory.py is_abandoned: .is_dir
         system/run_directory.py is_unlocked: os.open
         node/payloads/segments.py Segments._move_in: os.rename
-        node/payloads/segments.py Segments.adopt: os.chown
         node/payloads/segments.py Segments.collect: os.listdir os.path.exists
-        node/payloads/segments.py Segments.put_code: os.chown
-        node/payloads/segments.py Segments.put_object: .chmod os.chown os.rename
+        node/payloads/segments.py Segments.put_object: os.rename
         node/staging/job_directories.py JobDirectories._finish_drop: os.rmdir
         node/staging/job_directories.py JobDirectories._remove_run_of: os.open os.rmdir
         node/staging/job_directories.py JobDirectories.drop: os.rename
@@ -175,6 +176,7 @@ ALLOWED: dict[str, str] = {
         node/staging/workspace.py WorkSpace._open_kept: os.chmod
         node/staging/workspace.py WorkSpace._remove_named: os.rmdir
         system/free_space.py write_new: os.open os.unlink
+        node/payloads/segments.py _give: os.open
     """,
     "In directories for large data that no account was given: without --user, or in programs.": """
         system/shared_memory.py claim_file: os.listdir os.rename os.truncate
@@ -187,7 +189,6 @@ ALLOWED: dict[str, str] = {
         system/shared_memory.py SharedPool._make: os.open os.unlink
         system/shared_memory.py SharedPool._map: os.open
         system/shared_memory.py SharedPool._forget: os.unlink
-        files/untrusted_directory.py Tree.__init__: os.open
         system/run_directory.py remove_tree: os.path.lexists shutil.rmtree subprocess.run
     """,
     "Packages that are installed, which only the administrator changes; nothing but reading.": """
@@ -473,3 +474,16 @@ def test_a_path_in_a_directory_of_an_account_is_found(module: str, source: str) 
 if __name__ == "__main__":
     for module, functions in found().items():
         print(*not_allowed(module, functions), sep="\n")
+
+
+@pytest.mark.parametrize(
+    "mutation", [each for each in MUTATIONS if each.kind == "jobs"], ids=lambda mutation: mutation.name
+)
+def test_known_faults_are_noticed_where_they_come_back(mutation: Mutation) -> None:
+    """The same that the fuzzer has to find (``python -m tests.fuzz jobs --mutations``)."""
+    for name, old, new in mutation.changes:
+        module = name.removeprefix("dispy/")
+        source = (SOURCE / module).read_text()
+        assert not_allowed(module, functions_with_paths(source)) == []
+        assert source.count(old) == 1
+        assert not_allowed(module, functions_with_paths(source.replace(old, new))) != []

@@ -16,7 +16,6 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 
 from dispy.files.removal import empty_directory
@@ -68,18 +67,15 @@ class Tree:
     One thread at a time may use it.
 
     Args:
-        directory: Descriptor of the directory, which stays the caller's; or its path, if no job can write to any
-            directory on the way.
-
-    Raises:
-        OSError: The directory is not there, or is a link.
+        directory: Descriptor of the directory, which stays the caller's. No path: a job may have put a link in the
+            place of a directory on the way.
     """
 
     can_link = True
     """True: files of the store may be lent by links (``put``), since this process may link them."""
 
-    def __init__(self, directory: Path | str | int) -> None:
-        self._root = os.dup(directory) if isinstance(directory, int) else os.open(directory, _DIRECTORY)
+    def __init__(self, directory: int) -> None:
+        self._root = os.dup(directory)
         self._last: tuple[tuple[str, ...], int] = ((), self._root)
         """Directory used last: the names on the way to it, and its descriptor, kept open since many files lie in one
         directory."""

@@ -264,7 +264,7 @@ class Segments(JobDirectories):
         self._next += 1
         account = self._held_at(directory).account
         if account is not None:
-            os.chown(path, account.uid, account.gid, follow_symlinks=False)
+            _give(path, account.uid, account.gid, 0o600)
         self._move_in(path, directory, str(self._next))
         return self._next
 
@@ -297,8 +297,7 @@ class Segments(JobDirectories):
         account = self._held_at(directory).account
         if account is not None:
             # The account of the workers may read it by its group. We stay the owner, so it cannot change the mode.
-            os.chown(path, os.getuid(), account.gid, follow_symlinks=False)
-            path.chmod(0o440)
+            _give(path, os.getuid(), account.gid, 0o440)
         self._move_in(path, directory, name)
 
     def drop_object(self, directory: Path, number: int) -> None:
@@ -315,7 +314,7 @@ class Segments(JobDirectories):
         path = self._write(code)
         account = self._held_at(directory).account
         if account is not None:
-            os.chown(path, account.uid, account.gid, follow_symlinks=False)
+            _give(path, account.uid, account.gid, 0o600)
         self._move_in(path, directory, "code")
         return (directory if path.parent == self.root else path.parent / directory.name) / "code"
 
@@ -406,6 +405,16 @@ class Segments(JobDirectories):
         super().drop(path)
         if self._disk is not None:
             super().drop(self._disk / path.name)
+
+
+def _give(path: Path, uid: int, gid: int, mode: int) -> None:
+    """Give a file of the node's own directory to a user and a group, with a mode, before jobs can reach it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def _base(ours: Path, helpers: FileHelpers | None) -> Path:
