@@ -45,6 +45,11 @@ MUTATIONS = [
             ),
             (
                 "dispy/node/staging/job_directories.py",
+                'raise OSError(errno.EPERM, f"{path} belongs to another user")',
+                'raise RuntimeError("not ours")',
+            ),
+            (
+                "dispy/node/staging/job_directories.py",
                 "            if held is None:\n                self._held[path]",
                 "            if True:\n                self._held[path]",
             ),
@@ -83,17 +88,6 @@ MUTATIONS = [
         "an empty payload is mapped",
         "client",
         (("dispy/system/shared_memory.py", "if not free or not size:", "if not free:"),),
-    ),
-    Mutation(
-        "a working directory is made that is too deep to be removed",
-        "client",
-        (
-            (
-                "dispy/node/staging/workspace.py",
-                "parts = check_path(f\"{address.replace(':', '_') or 'local'}/{name}\")",
-                "parts = (address.replace(':', '_') or 'local', *check_path(name))",
-            ),
-        ),
     ),
 ]
 """All of them. Each is a fault that there was. Those of kind "jobs" run with the ``--role`` that finds them."""
