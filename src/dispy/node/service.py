@@ -12,18 +12,23 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.explain import find_stall
 from dispy.core.execution.ids import ClientId, WorkerId
-from dispy.errors import StateDirectoryError
+from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams
+from dispy.net import unix_sockets
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
+from dispy.net.loopback import namespace
+from dispy.net.port_holders import holder
+from dispy.net.unix_listener import UnixListener
 from dispy.node import clients, reporting, tracing
 from dispy.node.processes import computations, workers
 from dispy.node.processes.python_path import SearchPath
@@ -33,6 +38,7 @@ from dispy.node.staging import working_directories
 from dispy.node.state import NodeParts, NodeState
 from dispy.protocol import node
 from dispy.protocol.node import to_node_decoder
+from dispy.security.tls import ListenerTls
 from dispy.settings import PULSE_S, NodeSettings
 from dispy.system.addresses import is_loopback, local
 from dispy.system.liveness import this_process
@@ -95,7 +101,16 @@ class NodeService(NodeState):
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
         self._secret = parts.secret
-        self._tls = parts.tls
+        self._make_tls = parts.tls
+        self._tls: ListenerTls | None = None
+        """TLS of TCP connections; None until the first of them comes, and where there is no TLS."""
+        self._making_tls = asyncio.Lock()
+        """Held while ``_tls`` is made: connections that come meanwhile wait for the same."""
+        self._has_told_tls = False
+        """True once the log has said that TLS cannot be made, so that strangers cannot fill the log with that."""
+        self._has_socket = parts.has_socket
+        self._unix_listener: UnixListener | None = None
+        """Listener for programs of our user on this machine; None: they come by TCP."""
         self._entry: Entry | None = None
         """Entry in this machine's list of nodes, by which programs find the node; None: not listed (private, drained,
         or no directory can be written to)."""
@@ -116,7 +131,7 @@ class NodeService(NodeState):
             self._post, self._loop.call_later, owner, search_path=self._search_path,
         )  # fmt: skip
         self._stager = Stager(parts.store, seams, settings.max_file_size)
-        self._listener = Listener(self._new_connection, tls=parts.tls is not None)
+        self._listener = Listener(self._new_connection, tls=self.uses_tls, prepare=self._prepare_tls)
         if logger.isEnabledFor(logging.DEBUG):
             tracing.begin(self)
         self._spool = None
@@ -128,8 +143,33 @@ class NodeService(NodeState):
 
     @property
     def uses_tls(self) -> bool:
-        """True if connections to clients are encrypted."""
-        return self._tls is not None
+        """True if connections over TCP are encrypted."""
+        return self._make_tls is not None
+
+    @property
+    def socket_path(self) -> str:
+        """Path of the Unix socket for programs of our user on this machine; empty if there is none."""
+        return "" if self._unix_listener is None else str(self._unix_listener.path)
+
+    async def _prepare_tls(self) -> None:
+        """Make the TLS of TCP connections, if there is any, before the first of them is taken.
+
+        Raises:
+            OSError: It cannot be made: the connection cannot be taken.
+        """
+        if self._make_tls is None:
+            return
+        async with self._making_tls:
+            if self._tls is None:
+                try:
+                    self._tls = await asyncio.to_thread(self._make_tls)
+                except (OSError, DispyError) as error:
+                    if not self._has_told_tls:
+                        logger.error(
+                            "connections over TCP are refused: no certificate can be made: %s", error
+                        )
+                    self._has_told_tls = True
+                    raise OSError(str(error)) from error
 
     @property
     def wanted_port(self) -> int:
@@ -162,8 +202,8 @@ class NodeService(NodeState):
     def start(self) -> None:
         """Listen, take over results of dead nodes from the spool, and enter the list of this machine's nodes.
 
-        On loopback the node takes any free port if the usual one is in use: programs of this user read the port from
-        the list. Clients on other machines, and firewalls, have to know the port beforehand.
+        On loopback the node takes any free port if the usual one is in use, with a warning: programs of this user
+        read the port from the list. Clients on other machines, and firewalls, have to know the port beforehand.
 
         Raises:
             OSError: The address cannot be used. ``start`` may be called again.
@@ -179,12 +219,35 @@ class NodeService(NodeState):
             ):
                 raise
             self.address = self._listener.listen(host, 0)
+            logger.warning(
+                "port %d of %s is in use by %s: this node listens on port %d; programs of this user find it, others "
+                "reach what they do not expect at the usual port, unless they name this one: nodes=[(%r, %d)]",
+                self.wanted_port, host, holder(host, self.wanted_port), self.address[1], host, self.address[1],
+            )  # fmt: skip
+        self._open_socket()
         if self._spool is not None:
             for restored in self._spool.restore(self.address[1]):
                 self._handle(restored)
         self._list()
         computations.watch_spare(self)
         self._on_pulse()
+
+    def _open_socket(self) -> None:
+        """Listen on a Unix socket, too. If there can be none a warning says what programs use instead.
+
+        Sockets of dead nodes are removed, on a thread.
+        """
+        if not self._has_socket:
+            return
+        make = partial(self._new_connection, is_unix=True)
+        try:
+            self._unix_listener = UnixListener(make, *self.address)
+        except StateDirectoryError as error:
+            logger.warning(
+                "programs of this machine come by TCP, as this node can have no socket: %s", error
+            )
+            return
+        threading.Thread(target=unix_sockets.tidy, name="dispy tidies sockets", daemon=True).start()
 
     def _list(self) -> None:
         """Enter the node into the list of this machine's nodes, or update its entry; a private node is not listed.
@@ -213,20 +276,25 @@ class NodeService(NodeState):
             self.incarnation.hex(),
             local(host),
             port,
-            self._tls is not None,
+            self.uses_tls,
             self.name,
             self.cpus,
             this_process(),
             self._secret.fingerprint(),
             is_everywhere=local(host) != host,
+            socket=self.socket_path,
+            namespace=namespace(),
         )
 
-    def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
-        """Returns the ``Connection`` for a socket that the listener has accepted.
+    def _new_connection(
+        self, on_settled: Callable[[Connection], None], is_unix: bool = False
+    ) -> Connection:
+        """Returns the ``Connection`` for a socket that a listener has accepted.
 
         Args:
             on_settled: Function of the listener that the connection calls once: when the peer has proved the secret,
                 or the connection is gone. Until then the listener counts the connection as half open.
+            is_unix: True for the Unix socket, over which there is no TLS.
         """
         connection = Connection(
             self,
@@ -235,7 +303,7 @@ class NodeService(NodeState):
             "node",
             "client",
             is_dialer=False,
-            tls=self._tls,
+            tls=None if is_unix else self._tls,
             on_settled=on_settled,
             make_sink=self._segments.incoming,
             clock=self._clock,
@@ -314,6 +382,8 @@ class NodeService(NodeState):
         """
         if self._entry is not None:
             self._entry.close()
+        if self._unix_listener is not None:
+            self._unix_listener.close()
         self._listener.close()
         for timer in (self._tick, self._pulse):
             if timer is not None:

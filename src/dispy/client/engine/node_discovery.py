@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from dispy import config
@@ -21,6 +21,7 @@ from dispy.client.nodes import NodeAllocate, say_blind
 from dispy.client.session import explain
 from dispy.errors import DispyError
 from dispy.scheduler.link import Target
+from dispy.security.tls import DialerTls, Tls, dialer_tls
 from dispy.system.addresses import alike, is_loopback, own
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def look(engine: Engine, cluster: Steering) -> None:
     for listing in listed:
         address = _address(listing, cluster._allocations)
         if address:
-            _reach(engine, cluster._target(address, listing.port, address, listing.tls))
+            _reach(engine, cluster._target(address, listing.port, address, listing))
     for allocation in cluster._allocations:
         if allocation.ip_addr is not None:
             port = allocation.port or config.node_port()
@@ -110,7 +111,8 @@ def look(engine: Engine, cluster: Steering) -> None:
         private = None
     if private is not None:
         if private.address is not None:
-            _reach(engine, Target(*private.address, secret.key))
+            host, port = private.address
+            _reach(engine, Target(host, port, secret.key, tls=_private_tls, socket=private.socket))
         private.set_draining(bool(listed))
         for other in engine.clusters.values():
             drain(engine, other, private)
@@ -198,3 +200,9 @@ def _on_private_ready(engine: Engine, private: PrivateNode) -> None:
     for cluster in engine.clusters.values():
         if cluster._secret.key == private.secret.key:
             look(engine, cluster)
+
+
+@cache
+def _private_tls() -> DialerTls:
+    """Returns the TLS of links to private nodes without a Unix socket: whatever certificate, bound to the proof."""
+    return dialer_tls(Tls())
