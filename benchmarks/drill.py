@@ -25,8 +25,7 @@ def run(quick: bool) -> list[Row]:
     nodes, count = (4, 200) if quick else (32, 5_000)
     with harness.sandbox(), contextlib.ExitStack() as stack:
         started = [stack.enter_context(harness.listening_node(1, "--name", f"n{n}")) for n in range(nodes)]
-        at = [("127.0.0.1", port) for _, port in started]
-        cluster = stack.enter_context(harness.cluster(time.sleep, nodes=at, reentrant=True))
+        cluster = stack.enter_context(harness.cluster(time.sleep, reentrant=True))
         while len(cluster.status().nodes) < nodes:
             time.sleep(0.05)
         start = time.perf_counter()

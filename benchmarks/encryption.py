@@ -1,8 +1,8 @@
-"""The price of TLS: jobs per second and round trips against plain links, and what a handshake costs.
+"""Links of three kinds: the Unix socket that programs of the node's user get, plain TCP, and TLS.
 
-Two nodes of two CPUs in turns, one with TLS and one without, on loopback, with a generated secret and nothing else
-configured. A handshake is everything from connect to proof on both ends, which share a process here. In
-the last part five hundred simulated nodes, in one process, are dialed by one client at once.
+Three nodes of two CPUs in turns, with generated secrets and nothing else configured: jobs per second, CPU time per
+job, round trips, and what a handshake costs. A handshake is everything from connect to proof on both ends, which
+share a process here. In the last part five hundred simulated nodes, in one process, are dialed by one client at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -20,52 +22,69 @@ from benchmarks import harness
 from benchmarks.harness import ROOT, Row, at_least, at_most, median_row, noop, quantile
 from benchmarks.latency import round_trips
 from dispy.net.connection import Connection
+from dispy.net.dialing import dial
 from dispy.net.listener import Listener
+from dispy.net.unix_listener import UnixListener
 from dispy.protocol import node
 from dispy.security.secrets import generate, stretch
 from dispy.security.tls import DialerTls, Tls, dialer_tls, listener_tls
+
+WAYS = ("socket", "tcp", "tls")
+"""How a program reaches its node."""
 
 
 def run(quick: bool) -> list[Row]:
     """Measure the ratios, the CPU time of a handshake, and how long a crowd takes."""
     jobs, trips, repeats, handshakes, peers = (
-        (200, 20, 1, 20, 10) if quick else (20_000, 1_000, 5, 300, 500)
+        (200, 20, 1, 20, 10) if quick else (20_000, 1_000, 11, 300, 500)
     )
-    with (
-        harness.sandbox(),
-        harness.listening_node(2, "--tls") as (_, tls_port),
-        harness.listening_node(2) as (_, port),
-    ):
-        rates = harness.interleave(
-            repeats, lambda: jobs_per_s(tls_port, True, jobs), lambda: jobs_per_s(port, False, jobs)
-        )
-        medians = harness.interleave(
-            repeats, lambda: median_trip(tls_port, True, trips), lambda: median_trip(port, False, trips)
-        )
-    ways = [(True, Tls(wanted=True)), (False, Tls())]
-    costs = {is_tls: [handshake_cpu_ms(tls, handshakes) for _ in range(repeats)] for is_tls, tls in ways}
+    with harness.sandbox(), ExitStack() as stack:
+        options: dict[str, dict[str, Any]] = {}
+        pids = {}
+        for way in WAYS:
+            secret = generate()
+            given = ["--no_tls"] if way == "tcp" else []
+            pids[way], port = stack.enter_context(harness.listening_node(2, "--secret", secret, *given))
+            options[way] = {"secret": secret}
+            if way != "socket":  # which the list has
+                options[way] |= {"nodes": [("127.0.0.1", port)], "tls": way == "tls"}
+        by_turn = [take_turn(turn, options, pids, jobs, trips) for turn in range(repeats)]
+    costs = {way: [handshake_cpu_ms(way, handshakes) for _ in range(1 if quick else 11)] for way in WAYS}
     crowd = [crowd_s(peers) for _ in range(1 if quick else 3)]
+
+    def row(what: str, of: str, way: str, bar: harness.Bound) -> Row:
+        ratios = [turn[way][what] / turn["tcp"][what] for turn in by_turn]
+        return median_row(f"{way}: {of} against plain TCP", ratios, "x", bar)
+
+    rate, cpu, trip = "no-op jobs/s", "CPU time per no-op job", "submit to result, p50"
     return [
-        median_row("TLS: no-op jobs/s against plain links", harness.ratios(rates), "x", at_least(0.85)),
-        median_row(
-            "TLS: submit to result, p50 against plain links", harness.ratios(medians), "x", at_most(1.2)
-        ),
-        median_row("TLS handshake and proof, CPU of both ends", costs[True], "ms", at_most(3)),
-        median_row("  the proof alone, on a plain link", costs[False], "ms"),
+        row("rate", rate, "socket", at_least(0.97)),
+        row("cpu", cpu, "socket", at_most(1.02)),
+        row("trip", trip, "socket", at_most(1.05)),
+        row("rate", rate, "tls", at_least(0.85)),
+        row("cpu", cpu, "tls", at_most(1.25)),
+        row("trip", trip, "tls", at_most(1.2)),
+        median_row("TLS handshake and proof, CPU of both ends", costs["tls"], "ms", at_most(3)),
+        median_row("  the proof alone, over plain TCP", costs["tcp"], "ms"),
+        median_row("  the proof alone, over a Unix socket", costs["socket"], "ms"),
         median_row(f"{peers} nodes dialed at once with TLS: all ready after", crowd, "s", at_most(5)),
     ]
 
 
-def jobs_per_s(port: int, is_tls: bool, count: int) -> float:
-    """No-op jobs per second on one node."""
-    with harness.cluster(noop, warm=count // 10, nodes=[("127.0.0.1", port)], tls=is_tls) as cluster:
-        return count / harness.run_jobs(cluster, count)
-
-
-def median_trip(port: int, is_tls: bool, count: int) -> float:
-    """Median of the seconds from ``submit`` to the result, one job at a time."""
-    with harness.cluster(noop, warm=1, nodes=[("127.0.0.1", port)], tls=is_tls) as cluster:
-        return quantile(round_trips(lambda number: cluster.submit(number)(), count), 0.5)
+def take_turn(
+    turn: int, options: dict[str, dict[str, Any]], pids: dict[str, int], jobs: int, trips: int
+) -> dict[str, dict[str, float]]:
+    """Measure each way once; another one is the first in each turn, so that what else the machine does meets all."""
+    found = {}
+    for number in range(len(WAYS)):
+        way = WAYS[(turn + number) % len(WAYS)]
+        with harness.cluster(noop, warm=jobs // 10, **options[way]) as cluster:
+            before = sum(harness.cpu_s_by_pid().values())
+            seconds = harness.run_jobs(cluster, jobs)
+            cpu_s = sum(harness.cpu_s_by_pid().values()) - before
+            trip = quantile(round_trips(lambda number: cluster.submit(number)(), trips), 0.5)
+        found[way] = {"rate": jobs / seconds, "cpu": cpu_s / jobs, "trip": trip}
+    return found
 
 
 class Side:
@@ -73,6 +92,7 @@ class Side:
 
     def __init__(self) -> None:
         self.ready = asyncio.Event()
+        self.connection: Connection | None = None
 
     def on_ready(self, connection: Connection) -> None:
         """It has proved itself."""
@@ -85,47 +105,51 @@ class Side:
         """It is gone."""
 
 
-def handshake_cpu_ms(tls: Tls, count: int) -> float:
+def handshake_cpu_ms(way: str, count: int) -> float:
     """CPU time of one connection, both ends, from connect to proof (milliseconds)."""
 
     async def measure() -> float:
-        loop = asyncio.get_running_loop()
         key = stretch(generate())
-        is_tls = tls.is_used("127.0.0.1")
-        encrypts = listener_tls(tls) if is_tls else None
-        listens = Listener(
-            lambda on_settled: Connection(
-                Side(),
-                node.to_node_decoder,
-                key,
-                "node",
-                "client",
-                is_dialer=False,
-                tls=encrypts,
-                on_settled=on_settled,
-            ),
-            tls=is_tls,
-        )
-        host, port = listens.listen("127.0.0.1", 0)
-        dials: DialerTls | None = dialer_tls(tls) if is_tls else None
+        encrypts = listener_tls(Tls()) if way == "tls" else None
+        dials = dialer_tls(Tls()) if way == "tls" else None
+
+        def accept(on_settled: Callable[[Connection], None]) -> Connection:
+            return Connection(
+                Side(), node.to_node_decoder, key, "node", "client",
+                is_dialer=False, tls=encrypts, on_settled=on_settled,
+            )  # fmt: skip
+
+        listens: UnixListener | Listener
+        path = ""
+        if way == "socket":
+            listens = UnixListener(accept, "127.0.0.1", 1)
+            host, port, path = "127.0.0.1", 1, str(listens.path)
+        else:
+            listens = Listener(accept, tls=way == "tls")
+            host, port = listens.listen("127.0.0.1", 0)
         start = 0.0
         for number in range(count + 5):
             if number == 5:
                 start = time.process_time()
             side = Side()
-            make = partial(
-                Connection, side, node.from_node_decoder, key, "client", "node",
-                is_dialer=True, tls=dials, peer_name=host,
-            )  # fmt: skip
-            transport, _ = await loop.create_connection(make, host, port)
+            await dial(path, host, port, partial(connection_of, side, key, dials))
             await side.ready.wait()
-            transport.close()
+            assert side.connection is not None
+            side.connection.close()
         cost = time.process_time() - start
         listens.close()
         return cost / count * 1000
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with harness.sandbox(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(measure())
+
+
+def connection_of(side: Side, key: bytes, dials: DialerTls | None, is_unix: bool) -> Connection:
+    """The dialer's end."""
+    side.connection = Connection(
+        side, node.from_node_decoder, key, "client", "node", is_dialer=True, tls=dials, peer_name="node"
+    )
+    return side.connection
 
 
 def crowd_s(count: int) -> float:

@@ -117,6 +117,7 @@ def _load(place: Path, nodes: list[int], path: Path | None) -> int:
     cluster = JobCluster(
         _size,
         nodes=[("127.0.0.1", port) for port in nodes],
+        tls=False,  # as what is sent in bare
         depends=[str(path)] if path else [],
         cluster_status=_note,
     )
@@ -167,7 +168,7 @@ def _node(place: Path, number: int, is_shared: bool) -> Iterator[int]:
         shutil.copytree(before, state)
         os.environ["XDG_STATE_HOME"] = str(state)
     try:
-        with harness.listening_node(1, "--dest_path_prefix", str(place)) as (_, port):
+        with harness.listening_node(1, "--no_tls", "--dest_path_prefix", str(place)) as (_, port):
             os.environ["XDG_STATE_HOME"] = before
             yield port
     finally:

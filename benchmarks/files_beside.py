@@ -42,7 +42,7 @@ def run(quick: bool) -> list[Row]:
         )[1]
         ports = {"dispy": node, "bare": stack.enter_context(receiver(FILES * size, place / "kept"))}
         tell = stack.enter_context(_sender())
-        cluster = stack.enter_context(harness.cluster(harness.noop, warm=2000, nodes=[("127.0.0.1", node)]))
+        cluster = stack.enter_context(harness.cluster(harness.noop, warm=2000))
         paths = [place / f"file-{number}" for number in range(FILES)]
         for path in paths:
             path.write_bytes(os.urandom(size))

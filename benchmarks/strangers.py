@@ -83,7 +83,11 @@ def costs(quick: bool) -> list[Row]:
     """Measure each kind of stranger, on a plain port and on one with TLS."""
     count, repeats = (50, 1) if quick else (1_000, 3)
     context = dialer_tls(Tls(wanted=True)).context
-    with harness.sandbox(), harness.listening_node(1) as plain, harness.listening_node(1, "--tls") as tls:
+    with (
+        harness.sandbox(),
+        harness.listening_node(1, "--no_tls") as plain,
+        harness.listening_node(1, "--tls") as tls,
+    ):
         kinds: list[tuple[str, tuple[int, int], Callable[[socket.socket], None]]] = [
             ("plain port: garbage in a frame", plain, says(GARBAGE)),
             ("plain port: HTTP", plain, says(HTTP)),

@@ -1,6 +1,6 @@
 """Another program that sends files, each time it is told to: with a cluster, or over a bare connection.
 
-Reads lines: ``dispy PORT PATH...`` makes a cluster with these files on the node at that port and runs a job;
+Reads lines: ``dispy PORT PATH...`` makes a cluster with these files on the listed node and runs a job;
 ``bare PORT PATH...`` hashes them and sends them over one connection to ``receive_file``. Prints a line when that is
 done.
 """
@@ -22,9 +22,9 @@ def sizes() -> int:
     return sum(entry.stat().st_size for entry in os.scandir("."))
 
 
-def send(port: int, paths: list[str]) -> None:
-    """As a cluster does."""
-    cluster = JobCluster(sizes, nodes=[("127.0.0.1", port)], depends=paths)
+def send(_: int, paths: list[str]) -> None:
+    """As a cluster does, on the node that is listed."""
+    cluster = JobCluster(sizes, depends=paths)
     try:
         job = cluster.submit()
         if job() != sum(os.stat(path).st_size for path in paths):

@@ -40,8 +40,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = "127.0.0.1"
     """Host name or IP address to listen on; other machines reach the node only if it is not loopback."""
     dispy_port: Port = config.DispyPort
-    """Base port; the node listens on the next one. If that is taken, a node on loopback takes any free port, others
-    do not start."""
+    """Base port; the node listens on the next one. If that is taken, a node on loopback warns and takes any free
+    port, others do not start."""
     listen_port: Port | None = None
     """Exact port to listen on; 0: any free port; None: as ``dispy_port`` says."""
     name: str = ""
@@ -62,7 +62,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Path of the PEM file of the authority that must have signed the certificates of clients; None: clients need
     none."""
     tls: bool | None = None
-    """True: listen with TLS; False: without. None: with TLS, unless on loopback and without ``certfile``."""
+    """False: TCP without TLS, and a Unix socket for programs of this user and machine. True: TLS, and no Unix socket.
+    None: TLS, and a Unix socket unless there is a ``certfile``; on loopback TLS is made at the first connection."""
     user: str = ""
     """Name of the account that jobs run as (only root can give another one); empty: the node's own. Several names,
     separated by commas: clients get them in turn."""

@@ -91,7 +91,10 @@ class Talk:
         """What it was told, in order; what was encrypted, in plain."""
         self.nonce = b""
         """The connection's."""
-        self.channel = listening().channel if is_peer_encrypting else b""
+        self.is_encrypting = is_peer_encrypting
+        """Whether we speak TLS."""
+        self.channel = b""
+        """What proofs of this connection are bound to."""
         self._cipher: Cipher | None = None
         self._decrypted = b""
         self._read_parts = 0
@@ -114,6 +117,8 @@ class Talk:
         if is_peer_encrypting:
             self._cipher = listening().cipher() if is_dialer else dialing().cipher("node")
             self._establish(self._cipher)
+            encrypts = dialing() if not is_dialer else listening()
+            self.channel = encrypts.channel_of(self._cipher)
 
     def _establish(self, cipher: Cipher) -> None:
         """Do what TLS has to do on both sides."""

@@ -221,7 +221,7 @@ class Targets:
             talk.say(first)
             # Of less than a header the connection may wait for more.
             is_refused = (
-                not talk.channel
+                not talk.is_encrypting
                 and len(first) >= frames.HEADER_SIZE
                 and self._is_refused_at_sight(first, tls=False)
             )
@@ -282,7 +282,7 @@ class Targets:
         if way < 0.05:
             return framed(encode(Proof(talk.peer_mac(OTHER_KEY))))
         if way < 0.1:
-            return framed(encode(Proof(talk.peer_mac(channel=b"" if talk.channel else bytes(32)))))
+            return framed(encode(Proof(talk.peer_mac(channel=b"" if talk.is_encrypting else bytes(32)))))
         right = encode(Proof(talk.peer_mac()))
         if way < 0.2:
             return framed(right)
@@ -396,7 +396,7 @@ class Targets:
             large = node.Provisional(1, 7, 1, 1, b"", 0)
             talk.connection.send_streamed([(large, "stream", MemorySource(_LARGE))], large)
         for _ in range(1 + mutator.below(4)):
-            is_damaged = bool(talk.channel) and mutator.chance() < 0.3
+            is_damaged = talk.is_encrypting and mutator.chance() < 0.3
             talk.say(self._nonsense(FROM_NODE if talk.is_dialer else TO_NODE), is_damaged=is_damaged)
             # Both sides go on as if nothing had happened, until they are told otherwise.
             if not talk.owner.closed:

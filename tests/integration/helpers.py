@@ -404,3 +404,17 @@ def free_base_port() -> int:
             probe.bind(("127.0.0.1", port + 1))
             return port
     raise AssertionError("no free port between 20000 and 30000")
+
+
+def outer_address() -> str:
+    """An IPv4 address of this machine that is not loopback; skips the test if there is none."""
+    import socket
+
+    import pytest
+
+    from dispy.system.addresses import is_loopback, own
+
+    found = [address for address in own(socket.AF_INET) if not is_loopback(address)]
+    if not found:
+        pytest.skip("this machine has no address but loopback")
+    return found[0]

@@ -126,4 +126,5 @@ class Files:
 
 def options(parameters: dict[str, Any]) -> list[str]:
     """The same as options of ``dispynode``."""
-    return ["--tls" if value is True else f"--{name}={value}" for name, value in parameters.items()]
+    flags = {True: "--tls", False: "--no_tls"}
+    return [flags.get(value) or f"--{name}={value}" for name, value in parameters.items()]

@@ -161,6 +161,7 @@ class Proxy:
         faults: Makes the fault of each connection from its number, from 0.
         listens: Where TLS of the client ends; None: it is passed on as it is.
         dials: The same towards the node.
+        host: Address of both the node and the proxy.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class Proxy:
         *,
         listens: ssl.SSLContext | None = None,
         dials: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.faults = faults
         self.connections = 0
@@ -177,7 +179,8 @@ class Proxy:
         self._target = port
         self._listens = listens
         self._dials = dials
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._host = host
+        self._socket = socket.create_server((host, 0))
         self.port: int = self._socket.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -205,7 +208,7 @@ class Proxy:
         try:
             name = "node" if self._dials is not None else None
             there, to_node = await asyncio.open_connection(
-                "127.0.0.1", self._target, ssl=self._dials, server_hostname=name
+                self._host, self._target, ssl=self._dials, server_hostname=name
             )
             writers.append(to_node)
             ways = [_pump(reader, to_node, "to node", fault), _pump(there, writer, "to client", fault)]
@@ -278,9 +281,10 @@ def proxy(
     *,
     listens: ssl.SSLContext | None = None,
     dials: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
 ) -> Iterator[Proxy]:
     """A proxy that is gone afterwards."""
-    made = Proxy(port, faults, listens=listens, dials=dials)
+    made = Proxy(port, faults, listens=listens, dials=dials, host=host)
     try:
         yield made
     finally:

@@ -130,7 +130,7 @@ def test_several_jobs_print_at_once(
             line += 1
             time.sleep(0.005)
 
-    nodes = [start_node("--cpus", "2", *(["--tls"] if tls else [])) for _ in range(2)]
+    nodes = [start_node("--cpus", "2", "--tls" if tls else "--no_tls") for _ in range(2)]
     told = Seen()
     finals: list[tuple[dispy.DispyJob, int]] = []
     cluster = make_cluster(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,8 +23,8 @@ from dispy.protocol.output_reader import RESTART_MARK
 
 from .conftest import MakeCluster, StartNode
 from .following import Following, Seen, wait_running
-from .helpers import Place, wait_for
-from .proxy import RESET, Direction, Piece, Proxy, proxy
+from .helpers import Place, outer_address, wait_for
+from .proxy import RESET, Direction, Fault, Piece, Proxy, proxy
 
 CANCELLED, TERMINATED = dispy.DispyJob.Cancelled, dispy.DispyJob.Terminated
 
@@ -131,6 +132,17 @@ def test_a_job_that_is_run_again_begins_anew(
     assert told.of(job) == expected
 
 
+def plain_way(start_node: StartNode, between: Between, fault: Fault) -> tuple[dict[str, Any], Proxy]:
+    """A node and somebody in between who can read what is said: beyond loopback, where plain links can be passed on.
+
+    Returns the options of a cluster that goes there, and the proxy.
+    """
+    host = outer_address()
+    node = start_node("--cpus", "2", "--host", host, "--no_tls", "--secret", "of this test")
+    passing = between(node.port, lambda _: fault, host=host)
+    return {"nodes": [(host, passing.port)], "tls": False, "secret": "of this test"}, passing
+
+
 def test_a_broken_link_loses_nothing(
     start_node: StartNode, between: Between, make_cluster: MakeCluster, gate: Path
 ) -> None:
@@ -152,11 +164,10 @@ def test_a_broken_link_loses_nothing(
             return [data[: len(data) // 2], RESET]
         return [data]
 
-    passing = between(start_node("--cpus", "2").port, lambda _: fault)
+    options, passing = plain_way(start_node, between, fault)
     told = Seen()
-    nodes = [("127.0.0.1", passing.port)]
-    always = make_cluster(compute, nodes=nodes, job_output=told)
-    asked = make_cluster(compute, nodes=nodes)
+    always = make_cluster(compute, job_output=told, **options)
+    asked = make_cluster(compute, **options)
     jobs = [always.submit(str(gate)), asked.submit(str(gate))]
     followed = [Following(job) for job in jobs]
     for following in followed:
@@ -245,8 +256,8 @@ def test_what_nobody_wants_to_see_is_not_sent(
             heard.extend(data)
         return [data]
 
-    passing = between(start_node("--cpus", "2").port, lambda _: listen_in)
-    cluster = make_cluster(compute, nodes=[("127.0.0.1", passing.port)])
+    options, _ = plain_way(start_node, between, listen_in)
+    cluster = make_cluster(compute, **options)
     job = cluster.submit(str(gate))
     wait_running(job)
     cluster.submit("")()

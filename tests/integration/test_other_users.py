@@ -134,8 +134,8 @@ def test_processes_cannot_be_traced(
     assert program.stdout == "nothing\n"
 
 
-def test_sockets_have_no_names(busy: Node) -> None:
-    """The port on loopback is the only way to talk to a node."""
+def test_sockets_that_have_names_are_out_of_reach(busy: Node, place: Place) -> None:
+    """The port on loopback is the only way for other users to talk to a node: its Unix socket is in a closed room."""
     inodes = set()
     for pid in (busy.pid, *busy.descendants()):
         inodes.update(target[8:-1] for target in opened(pid) if target.startswith("socket:["))
@@ -145,7 +145,12 @@ def test_sockets_have_no_names(busy: Node) -> None:
         if fields[6] in inodes and len(fields) > 7:
             named.append(fields[7])
     assert len(inodes) > 4
-    assert named == []
+    (room,) = {Path(path).parent for path in named}
+    assert room.is_relative_to(place.runtime / "dispy")
+    (listed,) = room.iterdir()
+    for path, mode in ((listed, 0o600), (room, 0o700), (place.runtime / "dispy", 0o700)):
+        assert path.stat().st_mode & 0o777 == mode
+        assert path.stat().st_uid == os.getuid()
     listening = [
         connection.laddr
         for pid in (busy.pid, *busy.descendants())
@@ -171,11 +176,11 @@ print(job.wait(600))
 """
 
 
-@pytest.mark.parametrize("parameters", ["{}", "{'tls': True}", "{'secret': 'guessed'}"])
+@pytest.mark.parametrize("parameters", ["{}", "{'tls': False}", "{'secret': 'guessed'}"])
 def test_another_users_secret_opens_nothing(
     start_node: StartNode, run_program: RunProgram, place: Place, python_for_all: str, parameters: str
 ) -> None:
-    node = start_node("--tls" if "tls" in parameters else "--no_tls")
+    node = start_node(*(["--no_tls"] if "tls" in parameters else []))
     trace = place.temporary / "has run"
     program = run_program(
         KNOCK, str(node.port), str(trace), parameters,

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 import dispy
+from dispy.net.loopback import plain_channel
 from dispy.protocol import frames, node
 from dispy.protocol.frames import FrameReader
 from dispy.protocol.handshake import NONCE_SIZE, Handshake
@@ -47,8 +48,9 @@ class Peer:
         self._link = link
         self._bodies: list[bytes] = []
         self._reader = FrameReader(self._on_frame)
+        channel = plain_channel(link.getsockname(), link.getpeername(), is_dialer=is_dialer)
         handshake = Handshake(
-            stretch(SECRET), role, peer_role, bytes(range(NONCE_SIZE)), is_dialer=is_dialer
+            stretch(SECRET), role, peer_role, bytes(range(NONCE_SIZE)), is_dialer=is_dialer, channel=channel
         )
         first = handshake.start()
         if first is not None:
@@ -191,6 +193,7 @@ def test_false_node(
             lambda: None,
             nodes=[Mine("127.0.0.1", port)],
             secret=SECRET,
+            tls=False,
             cluster_status=note,
         )
         job = cluster.submit()
@@ -233,7 +236,7 @@ def test_what_is_no_node_at_all(
         socket.create_server(("127.0.0.1", 0)) as server,
         caplog.at_level(logging.WARNING, "dispy"),
     ):
-        cluster = make_cluster(lambda: None, nodes=[("127.0.0.1", server.getsockname()[1])])
+        cluster = make_cluster(lambda: None, nodes=[("127.0.0.1", server.getsockname()[1])], tls=False)
         link, _ = server.accept()
         with link:
             link.sendall(said)
@@ -260,7 +263,7 @@ def assert_log_harmless(log: str) -> None:
 
 def test_false_client(start_node: StartNode, make_cluster: MakeCluster) -> None:
     """One that has the secret: its name, a computation's name, and code that cannot be loaded."""
-    running = start_node("--debug", "--secret", SECRET)
+    running = start_node("--debug", "--no_tls", "--secret", SECRET)
     with socket.create_connection((running.host, running.port), timeout=8) as link:
         peer = Peer(link, "client", "node", is_dialer=True)
         peer.say(node.Attach(b"false client....", FORGED))

@@ -95,7 +95,7 @@ def say(node: Node, data: bytes, context: ssl.SSLContext | None = None) -> None:
 def test_a_node_loads_nothing_before_the_proof(start_node: StartNode, place: Place, tls: bool) -> None:
     recorded, armed = place.root / "recorded", place.root / "armed"
     node = start_node(
-        *(["--tls"] if tls else []), python=[sys.executable, POISON, str(recorded), str(armed)]
+        "--tls" if tls else "--no_tls", python=[sys.executable, POISON, str(recorded), str(armed)]
     )
     assert node.uses_tls == tls
     armed.touch()

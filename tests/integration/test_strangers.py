@@ -123,7 +123,7 @@ def rss_kb(node: Node) -> int:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_strangers_are_refused_at_once(start_node: StartNode, make_cluster: MakeCluster, tls: bool) -> None:
     """Whatever they say, the answer is one constant, or none."""
-    node = start_node("--name", "serving", *(["--tls"] if tls else []))
+    node = start_node("--name", "serving", "--tls" if tls else "--no_tls")
     before = descriptors(node)
     said = [
         HTTP,
@@ -240,7 +240,7 @@ def collect(
 
 def test_who_is_slow_on_purpose_has_a_deadline(start_node: StartNode) -> None:
     """Silence, half a message, one byte at a time: all end with the deadline, and nothing puts it off."""
-    plain, encrypted = start_node(), start_node("--tls")
+    plain, encrypted = start_node("--no_tls"), start_node("--tls")
     nodes = [plain, encrypted]
     before = [descriptors(node) for node in nodes]
     opening = time.monotonic()
@@ -287,7 +287,7 @@ def test_a_crowd_of_strangers_disturbs_nobody(
     tls: bool,
 ) -> None:
     """Three hundred at once from one address: the oldest give way, who has the secret comes in, jobs go on."""
-    node = start_node("--cpus", "2", *(["--tls"] if tls else []))
+    node = start_node("--cpus", "2", "--tls" if tls else "--no_tls")
     cluster = make_cluster(name_and, nodes=[("127.0.0.1", node.port)], tls=tls)
     waits = make_cluster(until, nodes=[("127.0.0.1", node.port)], tls=tls)
     running = waits.submit(str(gate))
@@ -472,7 +472,7 @@ def test_strangers_do_not_take_the_last_descriptor(
 
 def test_a_stranger_costs_little(start_node: StartNode, capsys: pytest.CaptureFixture[str]) -> None:
     """The bar is 0.3 ms of the node's CPU time and kept by ``benchmarks``; here the machine may be busy."""
-    node = start_node()
+    node = start_node("--no_tls")
     rss_before_kb = 0
     for count in (500, 2000):
         times = psutil.Process(node.pid).cpu_times()
@@ -599,14 +599,22 @@ def test_what_is_no_node_of_ours_is_told(
 @pytest.mark.parametrize(
     ("options", "tls", "told"),
     [
-        (["--secret", "another"], False, "the peer refused our secret; give both sides the same secret"),
+        (
+            ["--secret", "another", "--no_tls"],
+            False,
+            "the peer refused our secret; give both sides the same secret",
+        ),
         (
             ["--secret", "another", "--tls"],
             True,
             "the peer refused our secret; give both sides the same secret",
         ),
         (["--tls"], False, "the peer speaks TLS only; give tls=True"),
-        ([], True, "the peer does not speak TLS; check the port; a node that was started with --no_tls is"),
+        (
+            ["--no_tls"],
+            True,
+            "the peer does not speak TLS; check the port; a node that was started with --no_tls is",
+        ),
     ],
     ids=["secret", "secret with tls", "tls only", "no tls"],
 )

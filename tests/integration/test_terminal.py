@@ -169,7 +169,7 @@ def test_nodes_that_end_with_their_terminal(
 
 def test_the_greeting_says_that_something_can_be_typed(shell: Shell) -> None:
     shell.start("N")
-    shell.wait_said(" CPU\ntype 'help' to see what can be typed here\n")
+    shell.wait_said(" CPU, TLS\ntype 'help' to see what can be typed here\n")
     shell.type("help")
     for word in ("status", "cpus N", "stop", "start", "exit", "quit"):
         shell.wait_said(word)

@@ -61,7 +61,7 @@ def test_links_that_are_not_encrypted_are_warned_about_at_the_start(
     start_node: StartNode, arguments: list[str], is_warned: bool
 ) -> None:
     node = start_node("--secret", RANDOM, *arguments)
-    assert node.uses_tls == ("--no_tls" not in arguments and "0.0.0.0" in arguments)
+    assert node.uses_tls == ("--no_tls" not in arguments)
     if is_warned:
         node.wait_line("0.0.0.0.*not encrypted|not encrypted.*0.0.0.0", stream="stderr")
     else:
@@ -239,6 +239,62 @@ def test_from_one_machine_to_another(
     look = run_in(there, run_program, LOOK, str(node.port))
     assert look.wait(8) == 0, look.stderr
     assert look.stdout == "TLSv1.3\n"
+
+
+WAIT = """
+import sys, threading, time
+import dispy
+
+def compute():
+    import time
+    time.sleep(3600)
+
+gone = threading.Event()
+begun = threading.Event()
+
+def status(status, node, job):
+    if status == dispy.DispyNode.Closed:
+        gone.set()
+    if status == dispy.DispyJob.Running:
+        begun.set()
+
+cluster = dispy.JobCluster(
+    compute, nodes=["198.51.100.1"], dispy_port=int(sys.argv[1]), secret="of both", pulse_interval=0.4,
+    cluster_status=status,
+)
+job = cluster.submit()
+assert begun.wait(10)
+print("runs", job.ip_addr, flush=True)
+sys.stdin.readline()
+start = time.monotonic()
+assert gone.wait(20), "it is not noticed"
+assert job.wait(5)
+print("lost after", time.monotonic() - start, job.status, flush=True)
+"""
+
+
+def test_a_cable_that_is_cut_is_noticed_also_by_who_shares_the_nodes_directories(
+    network: tuple[str, str], start_node: StartNode, run_program: RunProgram, place: Place
+) -> None:
+    """Two containers of one user with his directories: the node's socket is in sight, and not used."""
+    start_node(
+        "--host", "198.51.100.1", "--secret", "of both", "--dispy_port", "9800", port=None,
+        python=["ip", "netns", "exec", network[0], sys.executable],
+    )  # fmt: skip
+    (listing,) = (place.state / "dispy" / "nodes").glob("*/*.json")
+    path = json.loads(listing.read_text())["socket"]
+    assert os.path.exists(path)
+    python = ["ip", "netns", "exec", network[1], sys.executable]
+    program = run_program(WAIT, "9800", python=python, stdin=subprocess.PIPE)
+    program.wait_line("^runs 198.51.100.1$")
+    subprocess.run(["ip", "-n", network[0], "link", "set", "d0", "down"], check=True)
+    assert program.process.stdin is not None
+    program.process.stdin.write(b"cut\n")
+    program.process.stdin.close()
+    lost = program.wait_line(r"^lost after (\S+) (\d+)$", deadline_s=15)
+    # Five intervals, half a one between two looks, and a busy machine.
+    assert float(lost[1]) < 5 * 0.4 + 2
+    assert int(lost[2]) == dispy.DispyJob.Abandoned
 
 
 def run_in(there: Elsewhere, run_program: RunProgram, source: str, *arguments: str) -> Program:

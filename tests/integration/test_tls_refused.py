@@ -81,7 +81,7 @@ def test_what_is_not_believed(
     """
 
     def parameters(has: tuple[str, ...] | None) -> dict[str, Any]:
-        return {} if has is None else files.parameters(*has) if has else {"tls": True}
+        return {"tls": False} if has is None else files.parameters(*has) if has else {"tls": True}
 
     node = start_node(*options(parameters(node_has)))
     nodes = [("127.0.0.1", node.port)]

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from dispy.errors import StateDirectoryError
-from dispy.net import discovery
+from dispy.net import discovery, loopback
 from dispy.net.discovery import Entry, Listing, Lookout, places, running_nodes, where_looked
 from dispy.system.liveness import Process, is_alive, this_process
 
@@ -74,7 +74,7 @@ def as_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Lets this process be on another machine, or in another boot, or in another network."""
 
     def become(name: str) -> None:
-        monkeypatch.setattr(discovery, "_where", lambda: name)
+        monkeypatch.setattr(loopback, "here", lambda: name)
 
     return become
 
@@ -274,7 +274,7 @@ GARBAGE = {
     "port": msgspec.json.encode({**msgspec.to_builtins(listing("a")), "port": 70000}),
     "host": msgspec.json.encode({**msgspec.to_builtins(listing("a")), "host": "attacker.example"}),
     "pid": msgspec.json.encode({**msgspec.to_builtins(listing("a")), "process": {"pid": -1}}),
-    "long": msgspec.json.encode({**msgspec.to_builtins(listing("a")), "name": "x" * 5000}),
+    "long": msgspec.json.encode({**msgspec.to_builtins(listing("a")), "name": "x" * 20_000}),
 }
 
 
@@ -336,12 +336,12 @@ def test_nodes_of_other_machines_boots_and_networks_are_no_nodes_of_this_one(
 def test_a_place_is_named_after_the_boot_and_the_network() -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:16]
     network = os.stat("/proc/self/ns/net").st_ino
-    assert discovery._where() == f"{boot}-{network}"
+    assert loopback.here() == f"{boot}-{network}"
 
 
 def test_without_a_name_of_the_boot_the_machine_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "boot_id", lambda: "")
-    assert re.fullmatch(r"[0-9a-f]{16}-\d+", discovery._where())
+    monkeypatch.setattr(loopback, "boot_id", lambda: "")
+    assert re.fullmatch(r"[0-9a-f]{16}-\d+", loopback.here())
 
 
 def test_what_machines_have_left_that_are_no_more_is_removed(
@@ -377,7 +377,7 @@ def test_a_clock_that_jumps_removes_nothing_for_long(
 
 
 def test_where_it_was_looked_is_said_in_short(home: Path) -> None:
-    assert where_looked() == str(home / "state" / "dispy" / "nodes" / discovery._where())
+    assert where_looked() == str(home / "state" / "dispy" / "nodes" / loopback.here())
 
 
 # Where nothing can be written there.
@@ -439,3 +439,14 @@ def test_without_a_home_it_is_looked_in_the_runtime_directory(
     opened.enter_context(closing(Entry(listing("a"))))
     assert running_nodes("ours") == [listing("a")]
     assert where_looked().startswith(f"{home}/run/dispy/nodes/")
+
+
+def test_the_socket_of_a_node_is_for_programs_in_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others dial the address: a link must not hide that two networks are apart."""
+    mine = msgspec.structs.replace(listing("a"), socket="/a/path", namespace=loopback.namespace())
+    assert mine.socket_here() == "/a/path"
+    assert msgspec.structs.replace(mine, namespace="net:[1]").socket_here() == ""
+    assert msgspec.structs.replace(mine, namespace="").socket_here() == ""
+    monkeypatch.setattr(loopback, "namespace", lambda: "")
+    assert mine.socket_here() == ""
+    assert msgspec.structs.replace(mine, namespace="").socket_here() == "/a/path"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from pathlib import Path
 from typing import Literal
 
@@ -145,5 +146,7 @@ def test_a_dialer_checks_its_listener_if_it_has_certificates(
     certfile, keyfile = map(str, new_leaf(tmp_path, "client", ["laptop"], 5))
     files = {"certfile": certfile, "cafile": str(tmp_path / "ca.pem")}
     chosen = {name: files[name] for name in certificates}
-    tls = dialer_tls(Tls(keyfile=keyfile if certificates else None, wanted=True, **chosen))
+    tls = Tls(keyfile=keyfile if certificates else None, wanted=True, **chosen)
     assert tls.checks_listener == checks_listener
+    made = dialer_tls(tls)
+    assert (bool(made.pinned) or made.context.verify_mode == ssl.CERT_REQUIRED) == checks_listener

@@ -79,7 +79,9 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     help="Authority that must have signed the certificates of clients.",
 )
 @click.option(
-    "--tls/--no_tls", default=None, help="Encrypt links.  [default: unless --host is on loopback]"
+    "--tls/--no_tls",
+    default=None,
+    help="Encrypt links.  [default: all over TCP; programs of this machine and user come by a Unix socket]",
 )
 @click.option(
     "--user",

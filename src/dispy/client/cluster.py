@@ -124,7 +124,7 @@ class JobCluster(Maps):
         certfile: Our certificate (PEM). Without ``cafile`` nodes must show the same one.
         secret_file: File with the secret, instead of ``secret``.
         cafile: Authority that must have signed the nodes' certificates (PEM), for the names used in ``nodes``.
-        tls: True: encrypt all links; False: none; None: those to other machines, and all with ``certfile``.
+        tls: False: links over TCP are not encrypted; True or None: they are. Those over Unix sockets never are.
         exclusive: Keep all other computations off the nodes, from when the cluster comes to them until it closes. On
             each node it starts when the jobs that run there have ended; several such clusters have their turns there
             in the order in which they came. Clusters that are kept waiting are told for whom.

@@ -27,12 +27,19 @@ from typing import Any, Protocol
 import msgspec
 
 from dispy.errors import DispyError, InternalError, RemoteProtocolError
+from dispy.net.loopback import SAME_USER, plain_channel
 from dispy.net.sender import Sender
 from dispy.protocol import frames, limits, streams
 from dispy.protocol.frames import guess_protocol
-from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
-from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
+from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, SAME_SECRET, Handshake
+from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, explain
+from dispy.system.addresses import LOOPBACK
 from dispy.system.clock import Clock
+
+FORWARDED = (
+    f"{SAME_SECRET}; if they have, something forwards this link (ssh -L, say): that takes TLS on both sides"
+)
+"""Advice where a proof fails that is bound to both ends' addresses: on loopback without TLS."""
 
 HANDSHAKE_S = 5.0
 """Seconds that are allowed from connect (dialer) or accept (listener) to proof; then the connection is refused.
@@ -86,6 +93,8 @@ class Connection(Sender):
         tls: Encrypts the connection, from its first byte; None: no encryption.
         peer_name: Name of the peer that we dial, as the user wrote it. Its certificate must be for this name, where
             names are checked.
+        unix_address: IP address that ``peer_address`` gives for a peer on a Unix socket, which has none: for a
+            dialer the one that the node listens on as well.
         on_settled: Called once, when both sides have proved themselves or the connection is gone: a listener counts
             the connection as half open until then. None: nothing is called.
         make_sink: Called with the size (bytes) of each payload that arrives as a stream; returns the sink that takes
@@ -106,6 +115,7 @@ class Connection(Sender):
         is_dialer: bool,
         tls: ListenerTls | DialerTls | None = None,
         peer_name: str = "",
+        unix_address: str = LOOPBACK,
         on_settled: Callable[[Connection], None] | None = None,
         make_sink: Callable[[int], streams.Sink] = streams.MemorySink,
         clock: Clock = time,
@@ -142,6 +152,7 @@ class Connection(Sender):
         """Bytes that have arrived over this connection, as on the wire (encrypted, with TLS)."""
         self.peer_address = ""
         """IP address of the peer as text; empty before ``connection_made``."""
+        self._unix_address = unix_address
 
     # asyncio's side.
 
@@ -149,18 +160,21 @@ class Connection(Sender):
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports are not asyncio's
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]  # same
         peer = transport.get_extra_info("peername")
-        self.peer_address = peer[0] if isinstance(peer, tuple) else ""
+        self.peer_address = peer[0] if isinstance(peer, tuple) else self._unix_address
         if self._is_dialer:
             self._deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
         if self._cipher is None:
-            self._begin_proof(b"")
+            ours = transport.get_extra_info("sockname")
+            channel = plain_channel(ours, peer, is_dialer=self._is_dialer)
+            self._begin_proof(channel, FORWARDED if len(channel) > len(SAME_USER) else SAME_SECRET)
         elif self._is_dialer:
             self._cipher.feed(b"")
             self._write_raw(self._cipher.pending())
 
-    def _begin_proof(self, channel: Channel) -> None:
+    def _begin_proof(self, channel: Channel, advice: str = SAME_SECRET) -> None:
+        nonce = secrets.token_bytes(NONCE_SIZE)
         self._handshake = Handshake(
-            *self._identity, secrets.token_bytes(NONCE_SIZE), is_dialer=self._is_dialer, channel=channel
+            *self._identity, nonce, is_dialer=self._is_dialer, channel=channel, advice=advice
         )
         self._write_control(self._handshake.start())
 
@@ -203,7 +217,7 @@ class Connection(Sender):
             self._stranger_max = self.bytes_received + STRANGER_BUFFER
             tls = self._tls
             assert tls is not None
-            self._begin_proof(channel_of(cipher, tls.pinned) if isinstance(tls, DialerTls) else tls.channel)
+            self._begin_proof(tls.channel_of(cipher))
         while cipher.has_more and not self._is_closed:
             with self._lock:
                 size = cipher.read_into(self._reader.writable())

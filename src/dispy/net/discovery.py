@@ -20,12 +20,9 @@ If the state directory cannot be written to, the runtime directory takes its pla
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import logging
 import os
-import platform
-import re
 import socket
 import threading
 import time
@@ -37,6 +34,7 @@ import msgspec
 from msgspec import Meta
 
 from dispy.errors import StateDirectoryError
+from dispy.net import loopback
 from dispy.system import liveness
 from dispy.system.directories import (
     is_private,
@@ -47,7 +45,6 @@ from dispy.system.directories import (
     write_private,
 )
 from dispy.system.liveness import Process
-from dispy.system.processes import boot_id
 from dispy.system.run_directory import remove_tree
 
 logger = logging.getLogger("dispy.net")
@@ -68,9 +65,9 @@ OLD_S = 7 * 86400.0
 """Age (seconds since the last change, by the file server's clock) above which a directory of another boot or machine
 is removed. Living nodes touch theirs every minute."""
 
-_SIZE_MAX = 4096
-"""Bytes of a node's file that are read; with the longest names a file has about 900. A longer one is not valid, and
-is ignored."""
+_SIZE_MAX = 16384
+"""Bytes of a node's file that are read; with the longest names and path a file has about 5,000. A longer one is not
+valid, and is ignored."""
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -80,7 +77,7 @@ class Listing(msgspec.Struct, frozen=True):
         node: Incarnation of the node in hexadecimal, which is also the name of the file.
         host: IP address to connect to.
         port: TCP port to connect to.
-        tls: True if the node speaks TLS only.
+        tls: True if the node speaks TLS only at its TCP port.
         name: Name of the node, for people.
         cpus: Number of CPUs that the node offers; 0: none for now.
         process: Process of the node, by which others see whether the node lives (``system.liveness``).
@@ -97,6 +94,18 @@ class Listing(msgspec.Struct, frozen=True):
     fingerprint: str
     is_everywhere: bool = False
     """True if the node listens on all addresses of this machine, not only on ``host``."""
+    socket: str = ""
+    """Path of the Unix socket at which the node listens for programs of its user; empty: it has none."""
+    namespace: str = ""
+    """Network namespace of the node (``loopback.namespace``); empty where the kernel has none."""
+
+    def socket_here(self) -> str:
+        """Returns the path of the Unix socket for programs in our network namespace; empty for others.
+
+        Those dial the address: a link that ignores what happens to the network between two namespaces would hide
+        that they are apart.
+        """
+        return self.socket if self.namespace == loopback.namespace() else ""
 
 
 # Where.
@@ -108,7 +117,7 @@ def places() -> list[Path]:
     That is the one in the state directory, then the one in the runtime directory. They may not exist. Empty if the
     user can have neither.
     """
-    here = _where()
+    here = loopback.here()
     found = []
     for base in (state_path, runtime_path):
         with suppress(StateDirectoryError):
@@ -122,29 +131,6 @@ def where_looked() -> str:
     found = places()
     seen = [str(path) for path in found if path is found[0] or path.is_dir()]
     return " and ".join(seen) or "no directory, as this user has none"
-
-
-def _where() -> str:
-    """Returns BOOT-NAMESPACE, the name of the directory for nodes that share our 127.0.0.1: 16 digits of the boot id,
-    and the number of our network namespace ("host" if unknown)."""
-    boot = boot_id().replace("-", "")[:16] or _machine()
-    try:
-        network = os.readlink("/proc/self/ns/net")
-    except OSError:
-        network = ""
-    return f"{boot}-{re.sub('[^0-9]', '', network) or 'host'}"
-
-
-def _machine() -> str:
-    """Returns a name for this machine, a hash of host name and machine id (16 hexadecimal digits).
-
-    Used in place of the boot id where the kernel has none.
-    """
-    text = platform.node()
-    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
-        with suppress(OSError):
-            text += Path(path).read_text(encoding="ascii", errors="replace")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # The node's side.
@@ -253,7 +239,7 @@ def _write(listing: Listing) -> tuple[Path, str]:
         for _ in range(3):
             try:
                 nodes = private_directory(make(base()) / "nodes")
-                path = private_directory(nodes / _where()) / f"{listing.node}.json"
+                path = private_directory(nodes / loopback.here()) / f"{listing.node}.json"
                 write_private(path, data)
                 return path, "; ".join(faults)
             except FileNotFoundError as error:

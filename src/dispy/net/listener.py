@@ -27,7 +27,7 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.net.admission import HALF_OPEN_MAX, Admission, dialer_of
@@ -117,10 +117,18 @@ class Listener:
         make: Makes the ``Connection`` of an accepted socket. Its argument must become the connection's
             ``on_settled``, which tells the listener that the connection is no longer half open.
         tls: True if these connections speak TLS only: a dialer that begins otherwise is refused.
+        prepare: Awaited before each call of ``make``: makes what the first connection needs. None: nothing is.
     """
 
-    def __init__(self, make: Callable[[Callable[[Connection], None]], Connection], *, tls: bool) -> None:
+    def __init__(
+        self,
+        make: Callable[[Callable[[Connection], None]], Connection],
+        *,
+        tls: bool,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._make = make
+        self._prepare = prepare
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
@@ -323,6 +331,8 @@ class Listener:
             return half_open.connection
 
         try:
+            if self._prepare is not None:
+                await self._prepare()
             await self._loop.connect_accepted_socket(make, accepted)
         except (OSError, asyncio.CancelledError):
             accepted.close()

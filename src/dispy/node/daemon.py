@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,6 +25,7 @@ from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.stores import Stores
 from dispy.net.port_holders import holder
 from dispy.node.console import HINT, Console, Prompt
+from dispy.node.listening import wanted_port
 from dispy.node.machine import accounts
 from dispy.node.machine.accounts import Account
 from dispy.node.machine.availability import Gauge
@@ -39,7 +41,7 @@ from dispy.security import reach, secrets
 from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.system import processes
-from dispy.system.addresses import resolve
+from dispy.system.addresses import is_loopback, resolve
 from dispy.system.directories import state_directory
 from dispy.system.escaping import Formatter
 from dispy.system.log_writer import Outlet, OutletHandler
@@ -107,13 +109,15 @@ def run(settings: NodeSettings) -> int:
         users = accounts.find(settings.user)
         accounts.prepare_prefix(settings.dest_path_prefix, users)
         settings = msgspec.structs.replace(settings, host=address)
-        listens = listener_tls(tls) if tls.is_used(address) else None
+        listens = _tls_maker(tls, address)
         warn_if_open(tls, address)
         reach.warn_if_avoided(secret, address, has_certificate=bool(tls.certfile))
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
         processes.hide_memory()
-        return _run_checked(settings, secret, listens, users, (cpus, present), early, found, log)
+        return _run_checked(
+            settings, secret, (listens, not tls.is_asked_for), users, (cpus, present), early, found, log
+        )
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
@@ -125,6 +129,24 @@ def run(settings: NodeSettings) -> int:
         return 1
     finally:
         log.close(LOG_S)
+
+
+def _tls_maker(tls: Tls, address: str) -> Callable[[], ListenerTls] | None:
+    """Returns the function that makes the TLS of a node's TCP connections; None: they are not encrypted.
+
+    On loopback, where programs of this user come by the Unix socket, a certificate may never be needed: it is made
+    when the first TCP connection comes, since ``cryptography`` takes longer to import than the node to start. In all
+    other cases TLS is made here, so that what is wrong with it is told at once.
+
+    Raises:
+        UsageError: A file cannot be used.
+    """
+    if not tls.is_used:
+        return None
+    if is_loopback(address) and not tls.is_asked_for:
+        return partial(listener_tls, tls)
+    made = listener_tls(tls)
+    return lambda: made
 
 
 def _open_log(settings: NodeSettings) -> Outlet:
@@ -162,7 +184,7 @@ def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | N
 def _run_checked(
     settings: NodeSettings,
     secret: secrets.Secret,
-    listens: ListenerTls | None,
+    links: tuple[Callable[[], ListenerTls] | None, bool],  # TLS of TCP, and if there is a Unix socket
     users: tuple[Account, ...],
     cpus: tuple[int, int],  # offered and present
     early: list[int],
@@ -174,7 +196,7 @@ def _run_checked(
     Args:
         settings: Checked settings.
         secret: Secret shared with clients.
-        listens: TLS of the listener; None: none.
+        links: ``NodeParts.tls`` and ``NodeParts.has_socket``.
         users: Accounts that jobs run as; none: that of this process.
         cpus: Number of CPUs offered, and number of CPUs present.
         early: Numbers of the signals that have arrived so far; the list grows until the loop handles signals.
@@ -205,8 +227,8 @@ def _run_checked(
         gauge = Gauge(str(workspace.root), time)
         stores = Stores(_store_directory(workspace), settings.store_max, secret.key)
         parts = NodeParts(
-            secret, listens, users, *cpus, spare, incarnation, segments, spool, workspace, stores, spared, helpers,
-            read_available=gauge.read, found=found, say=log.say,
+            secret, links[0], users, *cpus, spare, incarnation, segments, spool, workspace, stores, spared, helpers,
+            read_available=gauge.read, found=found, say=log.say, has_socket=links[1],
         )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))
@@ -273,7 +295,7 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
         await service.run()
         if not isinstance(error, OSError):
             raise
-        print(f"dispynode: {_why_deaf(settings, service.wanted_port, error)}", file=sys.stderr)
+        print(f"dispynode: {_why_deaf(settings, wanted_port(settings), error)}", file=sys.stderr)
         return 1
     if signal.SIGUSR1 in early:
         service.drain("SIGUSR1")
@@ -331,11 +353,12 @@ def _has_terminal() -> bool:
 def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
     """Returns the first line on stdout: for an administrator a sentence with the node's name, address and ``cpus``.
 
-    A private node's line is "HOST PORT CPUS", which the program that started it reads.
+    A private node's line is "HOST PORT CPUS SOCKET", which the program that started it reads. SOCKET is empty if
+    there is none.
     """
     host, port = service.address
     if settings.owner:
-        return f"{host} {port} {cpus}"
+        return f"{host} {port} {cpus} {service.socket_path}"
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     how = ", TLS" if service.uses_tls else ""
     return f"dispynode {service.name!r} listens on {where} with {counted(cpus, 'CPU')}{how}"

@@ -7,7 +7,6 @@ action of the core. ``state`` has the data, and names the modules with the other
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import threading
 from collections.abc import Callable
@@ -21,11 +20,15 @@ from dispy.core.execution.ids import ClientId
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams
+from dispy.net import unix_sockets
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
+from dispy.net.loopback import namespace
+from dispy.net.unix_listener import UnixListener
 from dispy.node import clients, containment, guard, reporting, tracing
 from dispy.node.guard import Owner
+from dispy.node.listening import TlsAtFirst, listen
 from dispy.node.processes import computations, workers
 from dispy.node.processes.python_path import SearchPath
 from dispy.node.results import delivery
@@ -35,7 +38,7 @@ from dispy.node.state import NodeParts, NodeState
 from dispy.protocol import node
 from dispy.protocol.node import to_node_decoder
 from dispy.settings import PULSE_S, NodeSettings
-from dispy.system.addresses import is_loopback, local
+from dispy.system.addresses import local
 from dispy.system.liveness import this_process
 from dispy.system.watchdog import Stall
 from dispy.system.wording import of_error
@@ -96,7 +99,10 @@ class NodeService(NodeState):
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
         self._secret = parts.secret
-        self._tls = parts.tls
+        self._tls = TlsAtFirst(parts.tls)
+        self._has_socket = parts.has_socket
+        self._unix_listener: UnixListener | None = None
+        """Listener for programs of our user on this machine; None: they come by TCP."""
         self._entry: Entry | None = None
         """Entry in this machine's list of nodes, by which programs find the node; None: not listed (private, drained,
         or no directory can be written to)."""
@@ -119,7 +125,7 @@ class NodeService(NodeState):
             self._post, self._later, self._workspace.tree, search_path=self._find_modules,
         )  # fmt: skip
         self._stager = Stager(parts.stores, seams, settings.max_file_size)
-        self._listener = Listener(self._new_connection, tls=parts.tls is not None)
+        self._listener = Listener(self._new_connection, tls=self.uses_tls, prepare=self._tls.prepare)
         if logger.isEnabledFor(logging.DEBUG):
             tracing.begin(self)
         self._spool = None
@@ -139,14 +145,13 @@ class NodeService(NodeState):
 
     @property
     def uses_tls(self) -> bool:
-        """True if connections to clients are encrypted."""
-        return self._tls is not None
+        """True if connections over TCP are encrypted."""
+        return self._tls.is_used
 
     @property
-    def wanted_port(self) -> int:
-        """Port to listen on; 0: any. On loopback ``start`` may take another one."""
-        port = self.settings.listen_port
-        return self.settings.dispy_port + 1 if port is None else port
+    def socket_path(self) -> str:
+        """Path of the Unix socket for programs of our user on this machine; empty if there is none."""
+        return "" if self._unix_listener is None else str(self._unix_listener.path)
 
     def _contain_action(self, action: core.Action, error: Exception) -> bool:
         """End the computation or the client for which an action failed. False if the action is for neither."""
@@ -174,23 +179,11 @@ class NodeService(NodeState):
     def start(self) -> None:
         """Listen, take over results of dead nodes from the spool, and enter the list of this machine's nodes.
 
-        On loopback the node takes any free port if the usual one is in use: programs of this user read the port from
-        the list. Clients on other machines, and firewalls, have to know the port beforehand.
-
         Raises:
             OSError: The address cannot be used. ``start`` may be called again.
         """
-        host = self.settings.host
-        try:
-            self.address = self._listener.listen(host, self.wanted_port)
-        except OSError as error:
-            if (
-                error.errno != errno.EADDRINUSE
-                or self.settings.listen_port is not None
-                or not is_loopback(host)
-            ):
-                raise
-            self.address = self._listener.listen(host, 0)
+        self.address = listen(self._listener, self.settings)
+        self._open_socket()
         guard.run(self, None, self._restore)
         self._list()
         computations.watch_spare(self)
@@ -201,6 +194,23 @@ class NodeService(NodeState):
         if self._spool is not None:
             for restored in self._spool.restore(self.address[1]):
                 self._handle(restored)
+
+    def _open_socket(self) -> None:
+        """Listen on a Unix socket, too. If there can be none a warning says what programs use instead.
+
+        Sockets of dead nodes are removed, on a thread.
+        """
+        if not self._has_socket:
+            return
+        make = partial(self._new_connection, is_unix=True)
+        try:
+            self._unix_listener = UnixListener(make, *self.address)
+        except StateDirectoryError as error:
+            logger.warning(
+                "programs of this machine come by TCP, as this node can have no socket: %s", error
+            )
+            return
+        threading.Thread(target=unix_sockets.tidy, name="dispy tidies sockets", daemon=True).start()
 
     def _list(self) -> None:
         """Enter the node into the list of this machine's nodes, or update its entry; a private node is not listed.
@@ -229,20 +239,25 @@ class NodeService(NodeState):
             self.incarnation.hex(),
             local(host),
             port,
-            self._tls is not None,
+            self.uses_tls,
             self.name,
             self.cpus,
             this_process(),
             self._secret.fingerprint(),
             is_everywhere=local(host) != host,
+            socket=self.socket_path,
+            namespace=namespace(),
         )
 
-    def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
-        """Returns the ``Connection`` for a socket that the listener has accepted.
+    def _new_connection(
+        self, on_settled: Callable[[Connection], None], is_unix: bool = False
+    ) -> Connection:
+        """Returns the ``Connection`` for a socket that a listener has accepted.
 
         Args:
             on_settled: Function of the listener that the connection calls once: when the peer has proved the secret,
                 or the connection is gone. Until then the listener counts the connection as half open.
+            is_unix: True for the Unix socket, over which there is no TLS.
         """
         connection = Connection(
             self,
@@ -251,7 +266,7 @@ class NodeService(NodeState):
             "node",
             "client",
             is_dialer=False,
-            tls=self._tls,
+            tls=None if is_unix else self._tls.made,
             on_settled=on_settled,
             make_sink=self._segments.incoming,
             clock=self._clock,
@@ -330,6 +345,8 @@ class NodeService(NodeState):
         """
         if self._entry is not None:
             self._entry.close()
+        if self._unix_listener is not None:
+            self._unix_listener.close()
         self._listener.close()
         for timer in (self._tick, self._pulse):
             if timer is not None:

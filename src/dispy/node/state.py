@@ -149,7 +149,7 @@ class NodeParts(Struct, frozen=True):
 
     Attributes:
         secret: Secret shared with clients.
-        tls: TLS of the listener; None: connections are not encrypted.
+        tls: Makes the TLS of TCP connections, on a thread when the first one comes; None: they are not encrypted.
         accounts: Accounts that jobs run as; none: that of the node.
         cpus: Number of CPUs offered at first: jobs that may run at once.
         cpus_present: Number of CPUs that can be offered at most.
@@ -165,10 +165,11 @@ class NodeParts(Struct, frozen=True):
         helpers: Processes that work with files as ``accounts``; None: there are no accounts.
         found: Pids of children that this process had before it became a node. They are never killed as strays.
         say: Prints a text (whole lines) that hosts, or code that they load, have printed.
+        has_socket: True if the node listens on a Unix socket, too, for programs of its user on this machine.
     """
 
     secret: Secret
-    tls: ListenerTls | None
+    tls: Callable[[], ListenerTls] | None
     accounts: tuple[Account, ...]
     cpus: int
     cpus_present: int
@@ -184,6 +185,7 @@ class NodeParts(Struct, frozen=True):
     read_available: Callable[[], node.Available] | None = None
     found: frozenset[int] = frozenset()
     say: Callable[[str], object] = print
+    has_socket: bool = False
 
 
 class NodeState:

@@ -13,7 +13,8 @@ Why each part is there:
 - L's role ("node", …) is what L is and what D expects. It is never sent: a listener of another role fails the proof.
 - The two labels differ, so no proof can be sent back to its maker (reflection attack).
 - The dialer proves first, so a stranger gets no proof out of a listener.
-- ``channel`` is the SHA-256 of the listener's certificate under TLS, else empty: a man in the middle of TLS fails.
+- ``channel`` is what no other connection has: under TLS the listener's certificate and this session, on plain
+  loopback both ends' addresses and ports. Somebody in between has two connections, and fails.
 - On any fault the listener sends one constant refusal, so a stranger learns nothing about the reason.
 
 States of ``Handshake`` (any other message ends it with ``RemoteProtocolError``):
@@ -39,6 +40,9 @@ from dispy.protocol.frames import first_message, guess_protocol
 
 MAGIC = "dispy"  # first field of Hello: tells dispy's peers from other programs that speak msgpack
 NONCE_SIZE = 32  # bytes
+
+SAME_SECRET = "give both sides the same secret"
+"""Usual advice to the user where a proof fails."""
 
 Nonce = Annotated[bytes, Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Role = Annotated[str, Meta(max_length=16)]
@@ -153,12 +157,21 @@ class Handshake:
         peer_role: The role that the peer must have.
         nonce: 32 fresh random bytes. A reused nonce would let an old proof be replayed.
         is_dialer: True if we made the connection.
-        channel: SHA-256 of the listener's certificate; empty without TLS. Equal on both sides unless there is a man
-            in the middle; then the proof fails.
+        channel: Bytes that name this connection (``security.tls.Channel``, ``net.loopback.plain_channel``). Equal on
+            both sides unless there is a man in the middle; then the proof fails.
+        advice: What the user should do if the proof fails.
     """
 
     def __init__(
-        self, key: bytes, role: str, peer_role: str, nonce: bytes, *, is_dialer: bool, channel: bytes = b""
+        self,
+        key: bytes,
+        role: str,
+        peer_role: str,
+        nonce: bytes,
+        *,
+        is_dialer: bool,
+        channel: bytes = b"",
+        advice: str = SAME_SECRET,
     ) -> None:
         self._key = key
         self._role = role
@@ -166,6 +179,7 @@ class Handshake:
         self._nonce = nonce
         self._is_dialer = is_dialer
         self._channel = channel
+        self._advice = advice
         self._transcript = b""  # bytes of Hello, then of Hello and Challenge: what the proofs are made over
         self._expects: type[Hello | Challenge | Proof] = Challenge if is_dialer else Hello
         self.done = False
@@ -223,9 +237,7 @@ class Handshake:
 
     def _on_proof(self, proof: Proof) -> bytes | None:
         if not hmac.compare_digest(proof.mac, self._mac(b"listener" if self._is_dialer else b"dialer")):
-            raise AuthenticationError(
-                "the peer does not know our secret", hint="give both sides the same secret"
-            )
+            raise AuthenticationError("the peer does not know our secret", hint=self._advice)
         self.done = True
         return None if self._is_dialer else _encode(Proof(self._mac(b"listener")))
 
@@ -241,6 +253,6 @@ class Handshake:
                 f"the peer speaks versions {refused.versions}, we speak {limits.VERSION}",
                 hint="install the same dispy on both sides",
             )
-        if refused.tls and not self._channel:
+        if refused.tls:
             return AuthenticationError("the peer speaks TLS only", hint="give tls=True")
-        return AuthenticationError("the peer refused our secret", hint="give both sides the same secret")
+        return AuthenticationError("the peer refused our secret", hint=self._advice)

@@ -44,6 +44,7 @@ from dispy.errors import (
     VersionError,
 )
 from dispy.net.connection import Connection
+from dispy.net.dialing import dial
 from dispy.net.heartbeat import TICKS
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
@@ -83,14 +84,16 @@ class Target:
         port: TCP port.
         key: The secret (32 bytes).
         name: Name that the node's certificate must be for, where names are checked; empty: ``host``.
-        tls: How to speak TLS with the node; None: no TLS.
+        tls: Returns how to speak TLS with the node, called when its address is dialed; None: no TLS.
+        socket: Path of the node's Unix socket, dialed instead of the address if it can be reached; empty: none.
     """
 
     host: str
     port: int
     key: bytes = field(repr=False)
     name: str = field(default="", compare=False)
-    tls: DialerTls | None = field(default=None, compare=False, repr=False)
+    tls: Callable[[], DialerTls] | None = field(default=None, compare=False, repr=False)
+    socket: str = field(default="", compare=False)
 
 
 class NodeInfo(Struct):
@@ -223,14 +226,14 @@ class Link:
         while not self.is_closed:
             try:
                 async with asyncio.timeout(DIAL_S):
-                    await loop.create_connection(self._new_connection, target.host, target.port)
+                    await dial(target.socket, target.host, target.port, self._new_connection)
                 return
             except Exception as error:
                 if not isinstance(error, OSError):
                     logger.exception("the link to %s:%d failed", self.target.host, self.target.port)
                     self._fail(error)
                     return
-                if self.info is None or self._is_refusal(error):
+                if self.info is None or isinstance(error, ConnectionRefusedError):
                     self._fail(error)
                     return
             await asyncio.sleep(REDIAL_S)
@@ -240,20 +243,18 @@ class Link:
         if self.info is None and not self.is_closed:
             self._owner.link_slow(self)
 
-    @staticmethod
-    def _is_refusal(error: OSError) -> bool:
-        return isinstance(error, ConnectionRefusedError)
-
-    def _new_connection(self) -> Connection:
+    def _new_connection(self, is_unix: bool) -> Connection:
+        target = self.target
         self._made = Connection(
             self,
             from_node_decoder,
-            self.target.key,
+            target.key,
             "client",
             "node",
             is_dialer=True,
-            tls=self.target.tls,
-            peer_name=self.target.name or self.target.host,
+            tls=target.tls() if target.tls is not None and not is_unix else None,
+            peer_name=target.name or target.host,
+            unix_address=target.host,
             make_sink=PoolSink,
             clock=self._owner.clock,
         )
@@ -371,9 +372,8 @@ class Link:
             self._past = self.traffic()
             self.connection = None
             self._sending.clear()
-        logger.debug(
-            "the connection to %s:%d is gone: %s", self.target.host, self.target.port, error or "closed"
-        )
+        target = self.target
+        logger.debug("the connection to %s:%d is gone: %s", target.host, target.port, error or "closed")
         if self.is_closed:
             return
         if isinstance(error, InternalError):

@@ -69,7 +69,7 @@ def dial_fault(secret: Secret, address: str, *, checks_listener: bool) -> UsageE
     Args:
         secret: Secret that is to be proved there.
         address: IP address to connect to; a name counts as beyond loopback.
-        checks_listener: True if the listener's certificate is checked first (``DialerTls.checks_listener``).
+        checks_listener: True if the listener's certificate is checked first (``Tls.checks_listener``).
     """
     if is_loopback(address):
         return None

@@ -1,10 +1,10 @@
-"""TLS 1.3 for links that leave this machine: which certificate is shown, and which one is trusted.
+"""TLS 1.3 for links over TCP: which certificate is shown, and which one is trusted.
 
 There are three ways:
 
 - With a secret alone, the listener makes a certificate for this run, and TLS does not check it. The handshake that
-  follows proves the secret *over this certificate* (the ``Channel``), so a man in the middle, who has a certificate
-  of his own, is found out.
+  follows proves the secret *over this session* (the ``Channel``), so a man in the middle, who has two sessions, is
+  found out.
 - With ``certfile``, both sides have the same certificate, and the dialer trusts no other (pinning).
 - With ``cafile``, both sides show certificates signed by that authority, and the dialer checks the listener's name.
 """
@@ -19,15 +19,18 @@ import tempfile
 
 from msgspec import Struct
 
-from dispy.errors import AuthenticationError, UsageError
+from dispy.errors import AuthenticationError, InternalError, UsageError
 from dispy.system.addresses import is_loopback
 from dispy.system.directories import temporary_directory
 
 logger = logging.getLogger("dispy.net")
 
+Fingerprint = bytes
+"""SHA-256 of a certificate (DER): 32 bytes."""
+
 Channel = bytes
-"""SHA-256 of the listener's certificate (32 bytes); empty without TLS. Both sides bind their proofs of the secret to
-it, so the proof fails if a man in the middle has shown another certificate."""
+"""Fingerprint of the listener's certificate, and ``Cipher.session``: 80 bytes. Both sides bind their proofs of the
+secret to it, so the proof fails if a man in the middle ends TLS on both sides, with whatever certificate."""
 
 
 class Tls(Struct, frozen=True):
@@ -38,8 +41,8 @@ class Tls(Struct, frozen=True):
         keyfile: Path of the PEM file with the key of the certificate; None: it is in ``certfile``.
         cafile: Path of the PEM file with the authority that must have signed the peer's certificate; None: no
             authority is asked.
-        wanted: True: all links are encrypted. False: none is. None: links that may leave this machine are, and all
-            links with ``certfile``.
+        wanted: True: all links are encrypted. False: none is. None: all over TCP are; a node on loopback makes its
+            certificate when the first one comes.
     """
 
     certfile: str | None = None
@@ -47,11 +50,20 @@ class Tls(Struct, frozen=True):
     cafile: str | None = None
     wanted: bool | None = None
 
-    def is_used(self, address: str) -> bool:
-        """True if a link to or from this IP address is encrypted (see ``wanted``)."""
-        if self.wanted is not None:
-            return self.wanted
-        return bool(self.certfile) or not is_loopback(address)
+    @property
+    def is_used(self) -> bool:
+        """True if links over TCP are encrypted (see ``wanted``)."""
+        return self.wanted is not False
+
+    @property
+    def is_asked_for(self) -> bool:
+        """True if the user has asked for TLS on all links: then a node has no Unix socket, which would go without."""
+        return bool(self.wanted or self.certfile)
+
+    @property
+    def checks_listener(self) -> bool:
+        """True if a dialer asks the listener for a certificate that we trust, before it proves the secret to it."""
+        return bool(self.certfile)
 
 
 def check(tls: Tls) -> Tls:
@@ -82,15 +94,19 @@ class ListenerTls(Struct, frozen=True):
 
     Attributes:
         context: OpenSSL's settings, with our certificate and its key.
-        channel: Channel of our certificate, to which our proofs of the secret are bound.
+        fingerprint: Fingerprint of our certificate.
     """
 
     context: ssl.SSLContext
-    channel: Channel
+    fingerprint: Fingerprint
 
     def cipher(self) -> Cipher:
         """Returns the TLS of a new connection, whose peer begins the handshake."""
         return Cipher(self.context, None)
+
+    def channel_of(self, cipher: Cipher) -> Channel:
+        """Returns the channel of a connection, on the listener's side, once the handshake of TLS has ended."""
+        return self.fingerprint + cipher.session()
 
 
 class DialerTls(Struct, frozen=True):
@@ -98,21 +114,30 @@ class DialerTls(Struct, frozen=True):
 
     Attributes:
         context: OpenSSL's settings, with our certificate if there is one; checks the listener's only with ``cafile``.
-        pinned: The only channel that is trusted, that of ``certfile``; another one raises ``AuthenticationError``.
-            Empty: any that the context lets pass.
+        pinned: Fingerprint of the only certificate that is trusted, that of ``certfile``; another one raises
+            ``AuthenticationError``. Empty: any that the context lets pass.
     """
 
     context: ssl.SSLContext
-    pinned: Channel
-
-    @property
-    def checks_listener(self) -> bool:
-        """True if the listener must show a certificate that we trust, before we prove the secret to it."""
-        return bool(self.pinned) or self.context.verify_mode == ssl.CERT_REQUIRED
+    pinned: Fingerprint
 
     def cipher(self, name: str) -> Cipher:
         """Returns the TLS of a new connection to a listener: with ``cafile`` its certificate must be for ``name``."""
         return Cipher(self.context, name)
+
+    def channel_of(self, cipher: Cipher) -> Channel:
+        """Returns the channel of a connection, on the dialer's side, once the handshake of TLS has ended.
+
+        Raises:
+            AuthenticationError: The listener has not shown the pinned certificate.
+        """
+        fingerprint = hashlib.sha256(cipher.certificate()).digest()
+        if self.pinned and fingerprint != self.pinned:
+            raise AuthenticationError(
+                "the peer's certificate is not the one in certfile",
+                hint="copy one certificate and key to all sides, or use cafile",
+            )
+        return fingerprint + cipher.session()
 
 
 class Cipher:
@@ -203,13 +228,33 @@ class Cipher:
         """Returns the certificate of the peer (DER); empty if it has shown none."""
         return self._object.getpeercert(binary_form=True) or b""
 
+    def session(self) -> bytes:
+        """Returns 48 bytes that both ends of this session of TLS have, and no other session: the client's Finished.
+
+        They are "tls-unique" as Python has it in TLS 1.3: the Finished of the client, which is an HMAC over the whole
+        handshake under a key that comes from this session's own key exchange (RFC 8446, 4.4.4). Somebody in the
+        middle has two sessions with different keys and so two different values, even if he has the key of the
+        listener's certificate. RFC 9266 leaves "tls-unique" undefined in TLS 1.3 for two reasons, neither of which
+        holds here: which Finished is the first depends on resumption, and there is none (``num_tickets`` is 0); and
+        after the handshake further messages may authenticate a client, which nobody asks for. "tls-exporter", which
+        it defines instead, is to replace this when all Pythons that dispy runs on have it; both ends must change at
+        once, with another version of the protocol.
+
+        Raises:
+            InternalError: The handshake has not ended, so that there would be nothing to bind a proof to.
+        """
+        session = self._object.get_channel_binding("tls-unique")
+        if not session:
+            raise InternalError("TLS has no session to bind a proof to")
+        return session
+
 
 def warn_if_open(tls: Tls, address: str) -> None:
     """Log a warning if the user has turned TLS off and links to or from ``address`` leave this machine.
 
     ``address`` is the IP address to listen on or to connect to. Nodes and clusters call this at every start.
     """
-    if not is_loopback(address) and not tls.is_used(address):
+    if not is_loopback(address) and not tls.is_used:
         logger.warning(
             "links to %s are not encrypted (tls=False): who can listen in sees all code, data and results",
             address,
@@ -226,12 +271,12 @@ def listener_tls(tls: Tls) -> ListenerTls:
     # No peer resumes a session, since links live long; and each ticket would be work for a stranger's connection.
     context.num_tickets = 0
     if tls.certfile:
-        channel = _load(context, tls)
+        fingerprint = _load(context, tls)
         if tls.cafile:
             _believe(context, tls.cafile)
     else:
-        channel = _load_ephemeral(context)
-    return ListenerTls(context, channel)
+        fingerprint = _load_ephemeral(context)
+    return ListenerTls(context, fingerprint)
 
 
 def dialer_tls(tls: Tls) -> DialerTls:
@@ -251,27 +296,6 @@ def dialer_tls(tls: Tls) -> DialerTls:
             context.check_hostname = True
             pinned = b""
     return DialerTls(context, pinned)
-
-
-def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
-    """Returns the channel of a connection: the SHA-256 (32 bytes) of the certificate that the listener has shown.
-
-    The dialer calls this once the handshake of TLS has ended.
-
-    Args:
-        cipher: TLS of the connection.
-        pinned: The only channel that is trusted (``DialerTls.pinned``); empty: any.
-
-    Raises:
-        AuthenticationError: The channel is not the pinned one.
-    """
-    channel = hashlib.sha256(cipher.certificate()).digest()
-    if pinned and channel != pinned:
-        raise AuthenticationError(
-            "the peer's certificate is not the one in certfile",
-            hint="copy one certificate and key to all sides, or use cafile",
-        )
-    return channel
 
 
 _DISBELIEF = ("certificate", "unknown ca")
@@ -318,8 +342,8 @@ def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
     return context
 
 
-def _load(context: ssl.SSLContext, tls: Tls) -> Channel:
-    """Load our certificate and key (``certfile`` must be given) into a context; returns the certificate's channel.
+def _load(context: ssl.SSLContext, tls: Tls) -> Fingerprint:
+    """Load our certificate and key (``certfile`` must be given) into a context; returns its fingerprint.
 
     Raises:
         UsageError: The files cannot be read, are no PEM files or no pair, or the key is encrypted.
@@ -370,8 +394,8 @@ def _believe(context: ssl.SSLContext, cafile: str) -> None:
     context.verify_flags |= ssl.VERIFY_X509_STRICT
 
 
-def _load_ephemeral(context: ssl.SSLContext) -> Channel:
-    """Make a certificate for this run of a listener, load it into a context, and return its channel."""
+def _load_ephemeral(context: ssl.SSLContext) -> Fingerprint:
+    """Make a certificate for this run of a listener, load it into a context, and return its fingerprint."""
     from dispy.security.certificates import ephemeral
 
     certificate, key = ephemeral()

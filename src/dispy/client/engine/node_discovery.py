@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from dispy import config
@@ -22,6 +22,7 @@ from dispy.client.session import explain
 from dispy.errors import DispyError, UsageError
 from dispy.scheduler.link import Target
 from dispy.security import reach
+from dispy.security.tls import DialerTls, Tls, dialer_tls
 from dispy.system.addresses import alike, is_loopback, own
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def look(engine: Engine, cluster: Steering) -> None:
     for listing in listed:
         address = _address(listing, cluster._allocations)
         if address:
-            _reach(engine, cluster, cluster._target(address, listing.port, address, listing.tls))
+            _reach(engine, cluster, cluster._target(address, listing.port, address, listing))
     for allocation in cluster._allocations:
         if allocation.ip_addr is not None:
             port = allocation.port or config.node_port()
@@ -112,7 +113,8 @@ def look(engine: Engine, cluster: Steering) -> None:
         private = None
     if private is not None:
         if private.address is not None:
-            _reach(engine, cluster, Target(*private.address, secret.key))
+            host, port = private.address
+            _reach(engine, cluster, Target(host, port, secret.key, tls=_private_tls, socket=private.socket))
         private.set_draining(bool(listed))
         for other in engine.clusters.values():
             drain(engine, other, private)
@@ -154,7 +156,9 @@ def _reach(engine: Engine, cluster: ClusterState, target: Target) -> None:
 
 def dial_fault(cluster: ClusterState, target: Target) -> UsageError | None:
     """Returns why a cluster must not dial an address (``security.reach``); None if it may. On any thread."""
-    checks_listener = target.tls is not None and target.tls.checks_listener
+    if target.socket:
+        return None  # which only this user can have made
+    checks_listener = target.tls is not None and cluster._tls.checks_listener
     return reach.dial_fault(cluster._secret, target.host, checks_listener=checks_listener)
 
 
@@ -210,3 +214,9 @@ def _on_private_ready(engine: Engine, private: PrivateNode) -> None:
     for cluster in engine.clusters.values():
         if cluster._secret.key == private.secret.key:
             look(engine, cluster)
+
+
+@cache
+def _private_tls() -> DialerTls:
+    """Returns the TLS of links to private nodes without a Unix socket: whatever certificate, bound to the proof."""
+    return dialer_tls(Tls())

@@ -46,6 +46,7 @@ class PrivateNode:
     Attributes:
         secret: As given; the node serves clusters with this secret.
         address: Host and port at which the node listens; None until the node has said that, then it is dialed.
+        socket: Path of its Unix socket; empty until then, or if it has none.
         node: Identity of the node, as it has told it over the link; None until then.
         is_draining: True while another node of this machine is listed: clusters that use another node give this one
             no new jobs.
@@ -60,6 +61,7 @@ class PrivateNode:
         self.secret = secret
         self._others = others
         self.address: tuple[str, int] | None = None
+        self.socket = ""
         self.node: NodeId | None = None
         self.is_draining = False
         self.drained: set[int] = set()
@@ -89,8 +91,8 @@ class PrivateNode:
         self._process.stdin.write(json.dumps(settings).encode())
         self._process.stdin.close()
         self._output = b""
-        """Bytes that the node has written to its standard output so far. Its first line has host, port and number of
-        CPUs, separated by spaces: ``watch`` sets ``address`` by that."""
+        """Bytes that the node has written to its standard output so far. Its first line has host, port, number of
+        CPUs and path of the Unix socket, separated by spaces: ``watch`` sets ``address`` and ``socket`` by that."""
         self._started = time.monotonic()
         """Time of the start (monotonic seconds), from which ``has_ended`` counts ``AGAIN_S``."""
 
@@ -109,8 +111,9 @@ class PrivateNode:
             data = os.read(stdout.fileno(), 4096)
             self._output += data
             if b"\n" in self._output:
-                host, port, cpus = self._output.split()[:3]
+                host, port, cpus, path = self._output.partition(b"\n")[0].split(b" ", 3)
                 self.address = (host.decode(), int(port))
+                self.socket = os.fsdecode(path)
                 notice(self._describe(int(cpus)))
                 on_ready(self)
             elif data:

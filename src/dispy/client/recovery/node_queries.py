@@ -19,14 +19,16 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from dispy.client.engine.loop_thread import LoopThread
 from dispy.client.recovery.dead_program import Session, noted_tls
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
-from dispy.journal.rows import GIVEN_UP, USED
+from dispy.journal.rows import GIVEN_UP, USED, NodeRow
 from dispy.net.connection import Connection
+from dispy.net.dialing import dial
 from dispy.net.discovery import Listing, Lookout
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
@@ -34,7 +36,7 @@ from dispy.protocol.node import from_node_decoder
 from dispy.scheduler.arrived_batches import take_output
 from dispy.scheduler.link import Target
 from dispy.security import reach
-from dispy.security.tls import check, dialer_tls
+from dispy.security.tls import DialerTls, check, dialer_tls
 from dispy.settings import PULSE_S
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
@@ -109,15 +111,13 @@ class Ask:
         target = self.target
         try:
             async with asyncio.timeout(SILENT_S):
-                await asyncio.get_running_loop().create_connection(
-                    self._new_connection, target.host, target.port
-                )
+                await dial(target.socket, target.host, target.port, self._new_connection)
         except (OSError, TimeoutError) as error:
             self.error = (error.strerror if isinstance(error, OSError) else None) or "no answer"
             self.is_refused = isinstance(error, ConnectionRefusedError)
 
-    def _new_connection(self) -> Connection:
-        """Return the protocol object of a new connection, and store it: asyncio calls this once TCP is connected."""
+    def _new_connection(self, is_unix: bool) -> Connection:
+        """Return, and store, the protocol object of a connection that is made; ``is_unix``: one without TLS."""
         target = self.target
         self._connection = Connection(
             self,
@@ -126,8 +126,9 @@ class Ask:
             "client",
             "node",
             is_dialer=True,
-            tls=target.tls,
+            tls=target.tls() if target.tls is not None and not is_unix else None,
             peer_name=target.name or target.host,
+            unix_address=target.host,
             make_sink=PoolSink,
             clock=self._asking.clock,
         )
@@ -319,12 +320,12 @@ class Asking:
         """Dial the nodes of a session that are not connected, and nodes of this machine that have its secret."""
         for row in session.nodes:
             if row.incarnation in session.recovery.places and row.state == USED:
-                self._reach(session, row.fingerprint, row.host, row.port, row.name, row.tls)
+                self._reach(session, row.fingerprint, row, row.name, "")
         if any(is_loopback(row.host) for row in session.nodes) or not session.nodes:
             # A node of this machine may have been started anew on another port.
             for fingerprint in session.keys:
                 for listing in self._running(fingerprint):
-                    self._reach(session, fingerprint, listing.host, listing.port, listing.host, listing.tls)
+                    self._reach(session, fingerprint, listing, listing.host, listing.socket_here())
 
     def _decide(self, session: Session, elapsed_s: float) -> None:
         """Give up the nodes of a session that no peer speaks for, with a reason for the user.
@@ -351,32 +352,32 @@ class Asking:
         return all(ask.welcome is not None or ask.error for ask in self._asks.values())
 
     def _reach(
-        self, session: Session, fingerprint: str, host: str, port: int, name: str, uses_tls: bool
+        self, session: Session, fingerprint: str, found: NodeRow | Listing, name: str, socket: str
     ) -> None:
-        """Dial the node at an address unless it is connected. Does nothing if the session has no such secret.
+        """Dial a node unless it is connected. Does nothing if the session has no such secret.
 
         Args:
-            session: Session that wants to ask the node.
+            session: Session that wants to ask the node, with the certificate files that its cluster used.
             fingerprint: Fingerprint of the secret that the node has.
-            host: Host name or IP address of the node.
-            port: TCP port of the node.
+            found: The node, in the journal or in the list of this machine's nodes: its address, and if it speaks TLS.
             name: Name that the node's certificate must be for.
-            uses_tls: True to speak TLS, with the certificate files that the session's cluster used.
+            socket: Path of the node's Unix socket, if it is listed here; empty: only its address is known.
 
         Raises:
             UsageError: A certificate file cannot be used.
         """
-        peer = f"{host}:{port}"
+        peer = f"{found.host}:{found.port}"
         ask = self._asks.get(peer)
         if ask is None:
-            found = session.keys.get(fingerprint)
-            if found is None:
+            known = session.keys.get(fingerprint)
+            if known is None:
                 return
-            secret, options = found
-            tls = dialer_tls(check(noted_tls(options))) if uses_tls else None
-            checks_listener = tls is not None and tls.checks_listener
-            fault = reach.dial_fault(secret, host, checks_listener=checks_listener)
-            target = Target(host, port, secret.key, name, tls)
+            secret, options = known
+            wanted = check(noted_tls(options))
+            tls: Callable[[], DialerTls] | None = partial(dialer_tls, wanted) if found.tls else None
+            is_checked = found.tls and wanted.checks_listener
+            fault = None if socket else reach.dial_fault(secret, found.host, checks_listener=is_checked)
+            target = Target(found.host, found.port, secret.key, name, tls, socket)
             ask = self._asks[peer] = Ask(self, peer, target, fault)
         ask.dial()
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dispy.client.session.objects import Ref
     from dispy.core.scheduling.ids import NodeId
     from dispy.journal.writer import Journal
+    from dispy.net.discovery import Listing
     from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import Job
@@ -333,21 +334,26 @@ class ClusterState:
 
     # What nodes are told.
 
-    def _target(self, host: str, port: int, name: str, uses_tls: bool | None = None) -> Target:
-        """Returns how to dial a node: address, key of the secret and, if the link is to be encrypted, TLS settings.
+    def _target(self, host: str, port: int, name: str, listing: Listing | None = None) -> Target:
+        """Returns how to dial a node: Unix socket or address, key of the secret and, unless it is off, TLS.
 
         Args:
             host: Address of the node.
             port: Port of the node.
             name: Name that the user gave the node: its certificate must be for this name.
-            uses_tls: True if the node, on this machine, says that it uses TLS, False if it says that it does not;
-                None: ``_tls`` decides by the address.
+            listing: What the node says of itself, if it is in the list of this machine's nodes: whether it speaks
+                TLS, and its Unix socket. None: it is dialed as the user has given it, and ``_tls`` decides about TLS.
         """
-        if self._tls.is_used(host) if uses_tls is None else uses_tls:
-            if self._dialer_tls is None:
-                self._dialer_tls = dialer_tls(self._tls)
-            return Target(host, port, self._secret.key, name, self._dialer_tls)
-        return Target(host, port, self._secret.key)
+        socket = "" if listing is None else listing.socket_here()
+        if self._tls.is_used if listing is None else listing.tls:
+            return Target(host, port, self._secret.key, name, self._make_tls, socket)
+        return Target(host, port, self._secret.key, socket=socket)
+
+    def _make_tls(self) -> DialerTls:
+        """Returns the TLS of links to nodes, made from ``_tls`` for the first of them."""
+        if self._dialer_tls is None:
+            self._dialer_tls = dialer_tls(self._tls)
+        return self._dialer_tls
 
     def _compute(self) -> Compute:
         """Returns the message that has a node load the computation: its code, files and settings.
