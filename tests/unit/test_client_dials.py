@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from dispy.journal.rows import NodeRow, Options
 from dispy.scheduler.link import Target
 from dispy.security import secrets
 from dispy.security.secrets import Secret
-from dispy.security.tls import DialerTls, Tls, dialer_tls
+from dispy.security.tls import Tls, dialer_tls
 
 TYPED = secrets.choose("correct horse battery staple orbit")
 RANDOM = secrets.choose(secrets.generate())
@@ -48,22 +49,32 @@ class Engine:
     ("secret", "host", "tls", "is_dialed"),
     [
         (TYPED, ELSEWHERE, None, False),
-        (TYPED, ELSEWHERE, dialer_tls(Tls()), False),
-        (TYPED, ELSEWHERE, DialerTls(dialer_tls(Tls()).context, b"pinned"), True),
+        (TYPED, ELSEWHERE, Tls(), False),
+        (TYPED, ELSEWHERE, Tls("certificate.pem"), True),
         (TYPED, "127.0.0.1", None, True),
-        (RANDOM, ELSEWHERE, dialer_tls(Tls()), True),
+        (RANDOM, ELSEWHERE, Tls(), True),
     ],
 )
 def test_each_dial_of_a_cluster_is_looked_at(
-    secret: Secret, host: str, tls: DialerTls | None, is_dialed: bool
+    secret: Secret, host: str, tls: Tls | None, is_dialed: bool
 ) -> None:
     """Also of nodes that no ``nodes`` names: those that the list of this machine has under another address."""
     engine: Any = Engine()
-    cluster: Any = SimpleNamespace(_secret=secret)
-    node_discovery.reach_now(engine, cluster, Target(host, 9701, secret.key, tls=tls))
+    cluster: Any = SimpleNamespace(_secret=secret, _tls=tls)
+    make = None if tls is None else partial(dialer_tls, tls)
+    node_discovery.reach_now(engine, cluster, Target(host, 9701, secret.key, tls=make))
     assert engine.dialed == [host] * is_dialed
     assert len(engine.refused) == (not is_dialed)
     assert all(f"{host} is beyond loopback, and the secret was typed" in text for text in engine.refused)
+
+
+def test_a_socket_is_dialed_whatever_the_secret() -> None:
+    """Nobody but this user can have made it."""
+    engine: Any = Engine()
+    cluster: Any = SimpleNamespace(_secret=TYPED, _tls=Tls())
+    node_discovery.reach_now(engine, cluster, Target(ELSEWHERE, 9701, TYPED.key, socket="/path"))
+    assert engine.dialed == [ELSEWHERE]
+    assert engine.refused == []
 
 
 class Recovery:

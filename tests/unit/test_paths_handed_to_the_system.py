@@ -57,8 +57,6 @@ DESCRIPTOR_WORDS = ("descriptor", "_descriptor", "fd", "lock", "_lock", "made", 
 ALLOWED: dict[str, str] = {
     "The kernel's own files (/proc, /sys, /dev), and files of the system that only root changes.": """
         files/store.py filesystem: open
-        net/discovery.py _where: os.readlink
-        net/discovery.py _machine: .read_text
         net/port_holders.py _users: open
         system/control_groups.py _read: .read_text
         system/liveness.py _namespace: os.readlink os.path.lexists
@@ -70,6 +68,8 @@ ALLOWED: dict[str, str] = {
         system/processes.py kill_marked: os.listdir
         system/processes.py _mark_of: open os.stat
         system/processes.py boot_id: open
+        net/loopback.py _machine: .read_text
+        net/loopback.py namespace: os.readlink
     """,
     "Paths that whoever starts the node has given, certificates and secrets among them: none is the account's.": """
         security/certificates.py _make_directory: .mkdir
@@ -106,6 +106,11 @@ ALLOWED: dict[str, str] = {
         system/directories.py find_own: .lstat
         system/directories.py own_directory: os.chmod tempfile.mkdtemp
         system/directories.py write_private_once: .unlink os.link
+        net/unix_sockets.py _address: os.open
+        net/unix_sockets.py _tidy_directory: .glob .rmdir .unlink
+        net/unix_sockets.py bind: os.replace os.unlink
+        net/unix_sockets.py tidy: .iterdir .lstat
+        net/unix_listener.py UnixListener.close: .rmdir .unlink
     """,
     "In the store, a directory of the node's user alone (0700).": """
         files/copy_in_progress.py Following._is_coming: os.lstat
