@@ -30,6 +30,9 @@ SOON_S = 8.0
 STOP_S = 2.0
 """A node and all its children end within this time after a signal."""
 
+RANDOM = "dispy1-" + "5a" * 32
+"""A secret as ``dispy secret new`` makes them: nodes listen beyond loopback with it."""
+
 PYTHON = (sys.executable,)
 """Command that programs run on."""
 

@@ -190,9 +190,9 @@ def test_a_wrong_size_is_the_fault_of_who_says_it(
 ) -> None:
     """Nothing is removed, and what he sends in its place is refused."""
     data = fill(here / "data", MB)
-    running = start_node("--cpus", "1", "--secret", SECRET)
+    running = start_node("--cpus", "1", "--no_tls", "--secret", SECRET)
     where = [("127.0.0.1", running.port)]
-    first = make_cluster(digest, depends=["data"], nodes=where, secret=SECRET)
+    first = make_cluster(digest, depends=["data"], nodes=where, secret=SECRET, tls=False)
     expected = hashlib.sha256(data).hexdigest()
     assert first.submit("data")() == expected
     before = sent(first)
@@ -213,7 +213,7 @@ def test_a_wrong_size_is_the_fault_of_who_says_it(
         assert "its content is not what it was said to be" in failed.reason
     (kept,) = [path for path in stored(place) if not path.name.endswith(".part")]
     assert kept.read_bytes() == data
-    again = make_cluster(digest, depends=["data"], nodes=where, secret=SECRET)
+    again = make_cluster(digest, depends=["data"], nodes=where, secret=SECRET, tls=False)
     assert again.submit("data")() == expected
     assert sent(again) - before < MB / 10
 

@@ -14,7 +14,7 @@ from dispy.net import loopback
 from dispy.net.discovery import Listing, Lookout
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import Node, Place, free_base_port, outer_address, wait_for
+from .helpers import RANDOM, Node, Place, free_base_port, outer_address, wait_for
 from .jobs import name_and
 from .others import account, public_directory, run_as_other
 from .proxy import clean, proxy
@@ -81,8 +81,8 @@ def test_however_the_machine_is_named(
 
 
 def test_a_node_on_all_addresses_has_a_socket_too(start_node: StartNode, make_cluster: MakeCluster) -> None:
-    node = start_node("--host", "0.0.0.0", "--secret", "of this test")
-    job = make_cluster(name_and, secret="of this test").submit(1)
+    node = start_node("--host", "0.0.0.0", "--secret", RANDOM)
+    job = make_cluster(name_and, secret=RANDOM).submit(1)
     assert job() == (node.name, 1)
     assert job.ip_addr == "127.0.0.1"
     assert established(node) == 0
@@ -255,9 +255,9 @@ def test_a_node_on_another_address_of_this_machine_keeps_that_address(
 ) -> None:
     """Programs of this machine come by the socket, and jobs have the address that the list names."""
     host = outer_address()
-    node = start_node("--host", host, "--secret", "of this test")
+    node = start_node("--host", host, "--secret", RANDOM)
     for nodes in (None, [host]):
-        job = make_cluster(name_and, secret="of this test", nodes=nodes).submit(1)
+        job = make_cluster(name_and, secret=RANDOM, nodes=nodes).submit(1)
         assert job() == (node.name, 1)
         assert job.ip_addr == host
     assert established(node) == 0

@@ -23,7 +23,7 @@ from dispy.protocol.output_reader import RESTART_MARK
 
 from .conftest import MakeCluster, StartNode
 from .following import Following, Seen, wait_running
-from .helpers import Place, outer_address, wait_for
+from .helpers import RANDOM, Place, outer_address, wait_for
 from .proxy import RESET, Direction, Fault, Piece, Proxy, proxy
 
 CANCELLED, TERMINATED = dispy.DispyJob.Cancelled, dispy.DispyJob.Terminated
@@ -138,9 +138,9 @@ def plain_way(start_node: StartNode, between: Between, fault: Fault) -> tuple[di
     Returns the options of a cluster that goes there, and the proxy.
     """
     host = outer_address()
-    node = start_node("--cpus", "2", "--host", host, "--no_tls", "--secret", "of this test")
+    node = start_node("--cpus", "2", "--host", host, "--no_tls", "--secret", RANDOM)
     passing = between(node.port, lambda _: fault, host=host)
-    return {"nodes": [(host, passing.port)], "tls": False, "secret": "of this test"}, passing
+    return {"nodes": [(host, passing.port)], "tls": False, "secret": RANDOM}, passing
 
 
 def test_a_broken_link_loses_nothing(

@@ -27,7 +27,7 @@ from dispy.protocol.handshake import Proof
 from dispy.security.tls import Tls, dialer_tls, listener_tls
 
 from .conftest import MakeCluster, StartNode
-from .helpers import Place, outer_address, wait_for
+from .helpers import RANDOM, Place, outer_address, wait_for
 from .pem import Files, options
 from .proxy import (
     At,
@@ -325,7 +325,7 @@ def test_a_man_in_the_middle_without_tls_is_not_found_out(
     this one connection, and no other (``test_secrets``: replay).
     """
     host = outer_address()
-    serving = start_node("--name", "honest", "--host", host, "--no_tls", "--secret", "s")
+    serving = start_node("--name", "honest", "--host", host, "--no_tls", "--secret", RANDOM)
     leaving = encode(node.Leaving("says who stands in between"))
     foreign = frames.header(frames.CONTROL, len(leaving)) + leaving
     wanted = threading.Event()
@@ -337,7 +337,7 @@ def test_a_man_in_the_middle_without_tls_is_not_found_out(
 
     passing = between(serving.port, lambda number: clean if number else forge, host=host)
     with caplog.at_level(logging.WARNING, "dispy"):
-        cluster = make_cluster(echo, nodes=[(host, passing.port)], tls=False, secret="s")
+        cluster = make_cluster(echo, nodes=[(host, passing.port)], tls=False, secret=RANDOM)
         assert cluster.submit(b"what was asked")() == b"what he wanted"
         wanted.set()
         cluster.submit(b"")

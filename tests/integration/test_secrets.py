@@ -27,9 +27,8 @@ def where() -> str:
 
 def names_beside(place: Place) -> list[str]:
     """What lies in the state directory beside the journals and the list of nodes."""
-    return [
-        path.name for path in place.secret_file.parent.iterdir() if path.name not in ("journals", "nodes")
-    ]
+    names = (path.name for path in place.secret_file.parent.iterdir())
+    return sorted(name for name in names if name not in ("journals", "nodes"))
 
 
 def test_own_secret_is_made_once_and_private(make_cluster: MakeCluster, place: Place) -> None:
@@ -40,7 +39,7 @@ def test_own_secret_is_made_once_and_private(make_cluster: MakeCluster, place: P
     assert len(first.strip()) >= 64
     assert make_cluster(where).submit()()
     assert place.secret_file.read_text() == first
-    assert names_beside(place) == ["secret"]
+    assert names_beside(place) == ["owner", "secret"]
 
 
 def test_programs_that_start_together_make_one_secret(
@@ -52,7 +51,7 @@ def test_programs_that_start_together_make_one_secret(
     node.wait_listens()
     for program in programs:
         assert program.wait(15) == 0, program.stderr
-    assert names_beside(place) == ["secret"]
+    assert names_beside(place) == ["owner", "secret"]
 
 
 @pytest.mark.parametrize(

@@ -430,7 +430,7 @@ def test_a_flood_delays_no_program(
     said: bytes,
 ) -> None:
     """It goes on until a program that comes from another address has its result."""
-    node = start_node("--cpus", "1", *(["--tls"] if tls else []))
+    node = start_node("--cpus", "1", "--tls" if tls else "--no_tls")
     before = descriptors(node)
     go = place.root / "go"
     comer = run_program(COMER, str(node.port), str(tls), str(go))
@@ -451,7 +451,7 @@ def test_strangers_do_not_take_the_last_descriptor(
     start_node: StartNode, run_program: RunProgram, place: Place
 ) -> None:
     """Where a node may open few, strangers give way to whoever comes, and to what the node needs for him."""
-    node = start_node("--cpus", "1")
+    node = start_node("--cpus", "1", "--no_tls")
     go = place.root / "go"
     comer = run_program(COMER, str(node.port), "False", str(go))
     comer.wait_line("here")

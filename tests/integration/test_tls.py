@@ -21,7 +21,7 @@ import dispy
 from dispy import config
 
 from .conftest import MakeCluster, StartNode
-from .helpers import Node, Place, outer_address, wait_for
+from .helpers import RANDOM, Node, Place, outer_address, wait_for
 from .pem import Files, options
 
 MIB = 1 << 20
@@ -278,10 +278,10 @@ def test_who_listens_in_reads_nothing(
     monkeypatch.setattr(dispy.config, "SharedMemory", False)
     host = "127.0.0.1" if tls else outer_address()
     node = start_node(
-        "--name", "name of the node", "--tls" if tls else "--no_tls", "--host", host, "--secret", "s"
+        "--name", "name of the node", "--tls" if tls else "--no_tls", "--host", host, "--secret", RANDOM
     )
     with recording(host, node.port) as (port, record):
-        cluster = make_cluster(compute, nodes=[(host, port)], tls=tls, secret="s")
+        cluster = make_cluster(compute, nodes=[(host, port)], tls=tls, secret=RANDOM)
         job = cluster.submit(b"the argument " * 10_000, "small")
         assert job() == b"THE ARGUMENT " * 10_000, job.exception
         assert cluster.submit(b"the argument ", "small")() == b"THE ARGUMENT "

@@ -251,6 +251,8 @@ def test_one_that_stands_still_is_killed_and_named(place: Place) -> None:
     place.put(place.add("a", b"x"))
     before = place.pid
     os.kill(before, signal.SIGSTOP)
+    while any(task.read_text().split()[2] != "T" for task in Path(f"/proc/{before}/task").glob("*/stat")):
+        time.sleep(0.001)
     with pytest.raises(OSError, match=r"has not answered for 0.2 s, and was killed") as raised:
         place.helper.call(protocol.Nameless(), [place.descriptor], 0.2)
     assert raised.value.errno == errno.ETIMEDOUT
