@@ -1,22 +1,35 @@
 """Files of tests that CI runs in a stage of their own, beside the tests that the README's command runs.
 
 Run them with ``python -m pytest -n 3 --dist worksteal $(python -m tests.stages)``, or each by its name. They take
-two minutes; the command of the README stays below five with the others.
+five minutes; the command of the README stays below five with the others.
 """
 
 STAGED = (
     # Code in every form, in every layout of a program.
     "integration/test_code.py",
     "unit/test_payload_layouts.py",
-    # Other accounts of the machine.
+    # Other accounts of the machine; deaths and shortages run with and without them.
+    "integration/test_deaths.py",
+    "integration/test_file_owners.py",
+    "integration/test_hidden_memory.py",
     "integration/test_node_user.py",
     "integration/test_other_users.py",
+    "integration/test_shortage.py",
+    # Hostile peers, and faults of our own.
+    "integration/test_faults.py",
+    "integration/test_plain_results.py",
+    "integration/test_strangers.py",
     # Namespaces: containers, and machines that share a home.
     "integration/test_containers.py",
     "integration/test_found.py",
     "integration/test_tls_machines.py",
     # Terminals that are hung up.
     "integration/test_terminal.py",
+    # Whole programs, one process or more for each row of a table.
+    "integration/test_examples.py",
+    "integration/test_heard.py",
+    "integration/test_random_numbers.py",
+    "integration/test_signals.py",
     # Ends of programs, nodes and hosts in all their ways.
     "integration/test_callbacks_awaited.py",
     "integration/test_last_words.py",
