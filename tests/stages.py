@@ -29,12 +29,16 @@ STAGED = (
     "integration/test_examples.py",
     "integration/test_heard.py",
     "integration/test_random_numbers.py",
+    "integration/test_setup.py",
     "integration/test_signals.py",
     # Ends of programs, nodes and hosts in all their ways.
     "integration/test_callbacks_awaited.py",
+    "integration/test_files_kept.py",
     "integration/test_last_words.py",
+    "integration/test_recover.py",
     "integration/test_recover_all.py",
     "integration/test_recover_next.py",
+    "integration/test_spool.py",
 )
 
 if __name__ == "__main__":

@@ -278,14 +278,14 @@ def test_a_cable_that_is_cut_is_noticed_also_by_who_shares_the_nodes_directories
 ) -> None:
     """Two containers of one user with his directories: the node's socket is in sight, and not used."""
     start_node(
-        "--host", "198.51.100.1", "--secret", "of both", "--dispy_port", "9800", port=None,
+        "--host", "198.51.100.1", "--secret", RANDOM, "--dispy_port", "9800", port=None,
         python=["ip", "netns", "exec", network[0], sys.executable],
     )  # fmt: skip
     (listing,) = (place.state / "dispy" / "nodes").glob("*/*.json")
     path = json.loads(listing.read_text())["socket"]
     assert os.path.exists(path)
     python = ["ip", "netns", "exec", network[1], sys.executable]
-    program = run_program(WAIT, "9800", python=python, stdin=subprocess.PIPE)
+    program = run_program(WAIT.replace("of both", RANDOM), "9800", python=python, stdin=subprocess.PIPE)
     program.wait_line("^runs 198.51.100.1$")
     subprocess.run(["ip", "-n", network[0], "link", "set", "d0", "down"], check=True)
     assert program.process.stdin is not None
