@@ -156,7 +156,11 @@ def read_all(link: socket.socket) -> None:
 def floods(quick: bool) -> list[Row]:
     """Measure first jobs, handshakes and jobs per second beside floods."""
     rows = []
-    with harness.sandbox(), harness.listening_node(1) as plain, harness.listening_node(1, "--tls") as tls:
+    with (
+        harness.sandbox(),
+        harness.listening_node(1, "--no_tls") as plain,
+        harness.listening_node(1, "--tls") as tls,
+    ):
         ports = {False: plain, True: tls}
         rates = [1_500] if quick else [400, 1_500]
         rows += first_jobs(plain, rates, 1 if quick else 7)

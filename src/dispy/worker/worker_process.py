@@ -94,7 +94,8 @@ class WorkerProcess:
             self._restorer.context.run(worker.serve)
             self._calls.worker = None
             if self._computation.load.setup_per_worker:
-                os.chdir(self._computation.load.work_path)
+                with suppress(FileNotFoundError):  # a job may have removed it
+                    os.chdir(self._computation.load.work_path)
                 self._computation.clean_up()
             code = 0
         except BaseException:
