@@ -304,7 +304,7 @@ async def handshakes(port: int, is_tls: bool, count: int) -> list[float | None]:
 
 def jobs_beside(node: tuple[int, int], rate: int, count: int, repeats: int) -> list[Row]:
     """Jobs per second over a link that stands, beside a silent address, against the same without."""
-    with harness.cluster(noop, warm=100, nodes=[("127.0.0.1", node[1])]) as cluster:
+    with harness.cluster(noop, warm=100, nodes=[("127.0.0.1", node[1])], tls=False) as cluster:
 
         def flooded() -> float:
             with flooding(node[1], FLOODS[0], rate):
