@@ -35,7 +35,7 @@ def fail() -> None:
 
 def is_hurt(key: Any) -> bool:
     """True if a key is that of a computation that the fault is for, also after the core has forgotten it."""
-    found = nodes[0]._machine.state.computations.get(key) if nodes else None
+    found = nodes[0].machine.state.computations.get(key) if nodes else None
     if found is not None and found.spec.name == NAME:
         hurt.add(key)
     return key in hurt
@@ -47,11 +47,11 @@ def key_of(arguments: tuple[Any, ...]) -> Any:
         if isinstance(argument, tuple) and len(argument) == 2 and isinstance(argument[0], bytes):
             return argument
         worker = getattr(argument, "worker", None) or getattr(argument, "id", None)
-        if nodes and worker in nodes[0]._owners:
-            return nodes[0]._owners[worker][0].key
+        if nodes and worker in nodes[0].owners:
+            return nodes[0].owners[worker][0].key
         if isinstance(getattr(argument, "key", None), tuple):
             return argument.key
-        for loaded in list(nodes[0]._loaded.values()) if nodes else ():
+        for loaded in list(nodes[0].loaded.values()) if nodes else ():
             if argument is loaded.host:
                 return loaded.key
         if isinstance(getattr(argument, "computation", None), int):
@@ -77,34 +77,34 @@ def break_function(owner: Any, name: str, is_meant: Callable[..., bool] | None =
 
 def break_action(kind: type) -> None:
     """Put the fault in front of what performs an action of the core."""
-    real = NodeService._perform_by_type[kind]
+    real = NodeService.perform_by_type[kind]
 
     def broken(made: Any, action: Any) -> None:
         if is_hurt(key_of((action,))):
             fail()
         real(made, action)
 
-    NodeService._perform_by_type[kind] = broken
+    NodeService.perform_by_type[kind] = broken
 
 
 def has_hurt(*_: Any) -> bool:
     """True once a computation that the fault is for was here."""
     if nodes:
-        for key in nodes[0]._machine.state.computations:
+        for key in nodes[0].machine.state.computations:
             is_hurt(key)
     return bool(hurt)
 
 
 def break_tell() -> None:
     """The fault is in what tells a client, for one that has a computation ``hurt``."""
-    real = NodeService._perform_by_type[core.Tell]
+    real = NodeService.perform_by_type[core.Tell]
 
     def broken(made: Any, action: Any) -> None:
         if is_client_of_hurt(made, action.client):
             fail()
         real(made, action)
 
-    NodeService._perform_by_type[core.Tell] = broken
+    NodeService.perform_by_type[core.Tell] = broken
 
 
 def break_bury() -> None:
@@ -180,13 +180,13 @@ PLACES: dict[str, Callable[[], None]] = {
 def run() -> None:
     """Run the node."""
     PLACES[sys.argv.pop(1)]()
-    begin, start_host = NodeService.__init__, NodeService._perform_by_type[core.StartHost]
+    begin, start_host = NodeService.__init__, NodeService.perform_by_type[core.StartHost]
 
     def note_hurt(made: Any, action: Any) -> None:
         is_hurt(action.key)
         start_host(made, action)
 
-    NodeService._perform_by_type[core.StartHost] = note_hurt
+    NodeService.perform_by_type[core.StartHost] = note_hurt
 
     def note(self: NodeService, *arguments: Any) -> None:
         begin(self, *arguments)

@@ -231,7 +231,7 @@ def test_interrupt_of_that(run_program: RunProgram, gate: Path) -> None:
     assert "failed" not in program.stderr, "they were cancelled"
 
 
-@pytest.mark.parametrize("end", ["", "cluster.wait()", "cluster.close()"])
+@pytest.mark.parametrize("end", ["jobs[0]()", "cluster.wait()", "cluster.close()"])
 def test_a_quick_end_says_nothing(run_program: RunProgram, gate: Path, end: str) -> None:
     gate.touch()
     program = run_program(f"{WAITING}jobs = [cluster.submit({str(gate)!r}) for n in range(4)]\n{end}")

@@ -276,7 +276,7 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
         for what, count in kept.items():
             if count:
                 return f"{count} {what}"
-        loaded = service._loaded.get(key)
+        loaded = service.loaded.get(key)
         if loaded is not None:
             files = set(computer.files.directories.get(loaded.segments, ()))  # type: ignore[call-overload]
             wanted = program.service.state.computations.get(key[1])

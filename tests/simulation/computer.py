@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dispy.core import execution as core
-from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.files.fetching import stager, wanted_files
@@ -115,8 +114,8 @@ class Stager(stager.Stager):
             wanted_files.Seams(
                 self._send,
                 service._post,
-                service._loop.call_later,
-                service._workspace.tree,
+                service.loop.call_later,
+                service.workspace.tree,
                 threads,
                 PIECE_MAX,
                 PIECES_MAX,
@@ -206,7 +205,7 @@ class Stager(stager.Stager):
 
 def _stage_files(service: Any, action: core.StageFiles) -> None:
     working_directories.stage_files(service, action)
-    prepared = service._prepared.get(action.key)
+    prepared = service.prepared.get(action.key)
     if prepared is not None and service.computer.work is not None:
         service.computer.work.on_stage(prepared.work, action.compute.files)
 
@@ -214,7 +213,7 @@ def _stage_files(service: Any, action: core.StageFiles) -> None:
 class Service(NodeService):
     """The node's service; only what touches the machine below is another."""
 
-    _perform_by_type = {**NodeService._perform_by_type, core.StageFiles: _stage_files}
+    perform_by_type = {**NodeService.perform_by_type, core.StageFiles: _stage_files}
 
     def __init__(self, computer: Computer, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
@@ -224,25 +223,20 @@ class Service(NodeService):
         self.placing: dict[int, list[FileEntry]] = {}
         """What it was told to put into directories, by itself."""
         self._listener = Listener(self._new_connection, computer)  # type: ignore[assignment]
-        self.stager = self._stager = Stager(self)
+        self.stager = Stager(self)
         if computer.disk is not None:
             tell = self._tell_written
-            self._spool = Spool(computer, self.incarnation, SECRET.fingerprint(), tell)
-        checks.watch_node(computer, self._machine)
+            self.spool = Spool(computer, self.incarnation, SECRET.fingerprint(), tell)
+        checks.watch_node(computer, self.machine)
 
-    def _contain(self, owner: Owner, error: Exception) -> None:
+    def contain(self, owner: Owner, error: Exception) -> None:
         """Fail the world: an exception in the node, whatever it came for."""
         self.computer.world.fail(f"{self.computer.name} has a fault for {owner!r}: {error!r}")
 
-    @property
-    def machine(self) -> Machine:
-        """What decides."""
-        return self._machine
-
-    def _with_files(self, account: Any, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def with_files(self, account: Any, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """In every second world another process does it, one thing after the other, and takes its time."""
-        if self.computer.world.seed % 2 or self.computer.work is None or self._stopped.is_set():
-            super()._with_files(None, work, then)
+        if self.computer.world.seed % 2 or self.computer.work is None or self.stopped.is_set():
+            super().with_files(None, work, then)
             return
         self._asked.append((work, then))
         if len(self._asked) == 1:
@@ -269,23 +263,23 @@ class Service(NodeService):
             attempt(self._asked.popleft()[0])
         await super()._end()
 
-    def _new_host(self, account: Any) -> Any:
+    def new_host(self, account: Any) -> Any:
         if self.computer.forks_fail:
             self.computer.note_refusal()
             raise BlockingIOError(11, "Resource temporarily unavailable")
         return HostProcess(self.computer, workers_max(self.cpus))
 
-    def _handle(self, event: core.Event) -> None:
+    def handle(self, event: core.Event) -> None:
         if type(event) is core.Restored and self.computer.disk is not None:
             self.computer.disk.taken_over += sum(len(batch.ended) for batch in event.batches)
-        super()._handle(event)
+        super().handle(event)
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """Files that are to be put somewhere are noted."""
-        client = self._connections.get(connection)
+        client = self.connections.get(connection)
         work = self.computer.work
         if type(message) is node.PlaceFiles and client is not None and work is not None:
-            loaded = self._loaded.get((client, message.computation))
+            loaded = self.loaded.get((client, message.computation))
             if loaded is not None and message.request not in loaded.requests:
                 work.on_place(loaded.work, message.files)
                 self.placing[id(message.files)] = message.files
@@ -293,8 +287,8 @@ class Service(NodeService):
 
     def find_unwanted(self) -> str | None:
         """What is done about files though nobody wants it."""
-        for key, loaded in self._loaded.items():
-            computation = self._machine.state.computations.get(key)
+        for key, loaded in self.loaded.items():
+            computation = self.machine.state.computations.get(key)
             for number in loaded.stages:
                 # Those of files that are sent are negative.
                 if number > 0 and (computation is None or number not in computation.staging):
@@ -303,33 +297,33 @@ class Service(NodeService):
 
     def kill_spool(self) -> None:
         """The node is dead."""
-        if isinstance(self._spool, Spool):
-            self._spool.kill()
+        if isinstance(self.spool, Spool):
+            self.spool.kill()
 
     @property
     def is_ending(self) -> bool:
         """Whether it is about to stop."""
-        return self._stopped.is_set()
+        return self.stopped.is_set()
 
-    def _handle_and_look(self, event: core.Event) -> None:
-        self._handle(event)
-        while self._looks:
-            action = self._looks.pop()
+    def handle_and_look(self, event: core.Event) -> None:
+        self.handle(event)
+        while self.looks:
+            action = self.looks.pop()
             glimpses = []
             for place in action.places:
-                owner = self._owners.get(place.worker)
+                owner = self.owners.get(place.worker)
                 handle: Any = owner[1] if owner is not None else None
                 if handle is not None and handle.words[SLOT_CLAIM] == place.position:
                     said = handle.printed[place.stdout_at :]
                     glimpses.append(
                         core.Glimpse(place.worker, place.position, place.stdout_at, said, 0, b"")
                     )
-            self._handle(core.Looked(action.key, glimpses))
+            self.handle(core.Looked(action.key, glimpses))
 
-    def _kill_strays(self, keep: set[int]) -> None:
+    def kill_strays(self, keep: set[int]) -> None:
         """Workers have no children, and hosts are looked after one by one."""
 
-    def _has_reply(self, handle: Any) -> bool:
+    def has_reply(self, handle: Any) -> bool:
         return bool(handle.replies.packets)
 
 
@@ -419,7 +413,7 @@ class Computer:
 
     def check_failure(self, host: HostProcess) -> None:
         """A host is killed by its node, perhaps because of its ``setup``."""
-        for loaded in self.service._loaded.values() if self.service is not None else ():
+        for loaded in self.service.loaded.values() if self.service is not None else ():
             if loaded.host is host and loaded.failure:  # type: ignore[comparison-overlap]
                 self.note_refusal()
                 if "longer than" in loaded.failure and self.world.now - host.began < loaded.limit_s:
@@ -428,14 +422,14 @@ class Computer:
     def client_of(self, host: HostProcess) -> bytes:
         """Whose computation a host is given."""
         assert self.service is not None
-        return next(key[0] for key, loaded in self.service._loaded.items() if loaded.host is host)  # type: ignore[comparison-overlap]
+        return next(key[0] for key, loaded in self.service.loaded.items() if loaded.host is host)  # type: ignore[comparison-overlap]
 
     def is_wanted(self, host: HostProcess, job: Job) -> bool:
         """Whether somebody still waits for this attempt of a job."""
         service = self.service
         if service is None:
             return False
-        for key, loaded in service._loaded.items():
+        for key, loaded in service.loaded.items():
             if loaded.host is host:
                 computation = service.machine.state.computations.get(key)
                 current = computation.open.get(job.number) if computation is not None else None
@@ -456,7 +450,7 @@ class Computer:
             wrong = find_wrong_of(work, entry.files)
             if wrong is not None:
                 return f"of its files {wrong}"
-        loaded = next((loaded for loaded in service._loaded.values() if loaded.host is host), None)
+        loaded = next((loaded for loaded in service.loaded.values() if loaded.host is host), None)
         if loaded is None:
             return None  # the computation has been closed
         brought = loaded.brought._placed if loaded.brought is not None else {}

@@ -172,7 +172,7 @@ class Program:
             self.service = SchedulerService(self.identity, self.name, self, world)
         finally:
             asyncio._set_running_loop(before)
-        checks.watch_scheduler(self, self.service._machine)
+        checks.watch_scheduler(self, self.service.machine)
         self._targets = [(computer, Target(computer.host, PORT, SECRET.key)) for computer in computers]
         world.soon(self.party, self._discover)
         world.note(self.name, f"starts as {self.identity[:3].hex()}")

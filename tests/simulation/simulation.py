@@ -607,10 +607,10 @@ class Simulation:
             ("computations", len(state.computations)),
             ("workers", len(state.workers)),
             ("busy CPUs", state.busy),
-            ("connections", len(service._connections)),
-            ("hosts", len(service._loaded) + len(service._ending)),
-            ("owners of workers", len(service._owners)),
-            ("host processes", sum(host is not service._spare for host in computer.hosts)),
+            ("connections", len(service.connections)),
+            ("hosts", len(service.loaded) + len(service.ending)),
+            ("owners of workers", len(service.owners)),
+            ("host processes", sum(host is not service.spare for host in computer.hosts)),
             ("directories", len(computer.files.directories)),
             ("payloads on their way", computer.files.arriving),
             ("working directories", len(computer.work.wanted) if computer.work is not None else 0),
@@ -710,7 +710,7 @@ class Simulation:
     def _has_idle(self, program: Program, number: int) -> bool:
         """Whether a node has an idle CPU for a computation, and everything between them is in order."""
         computation = program.service.state.computations[number]
-        links = program.service._links.values()
+        links = program.service.links.values()
         if any(link.connection is not None and link.connection.is_sending for link in links):
             # Large arguments take their time on a slow line.
             return False

@@ -56,7 +56,7 @@ def test_a_file_that_is_sent_outlives_the_job_that_has_one_of_its_name(tmp_path:
         place.wait(3.0)
         place.check_all_finished()
         assert place.computer.service is not None
-        (loaded,) = place.computer.service._loaded.values()
+        (loaded,) = place.computer.service.loaded.values()
         for sent in (file("a.bin", 3), file("b.bin", 4)):
             assert (loaded.work / sent.path).read_bytes() == by_digest[sent.digest]
 
@@ -193,7 +193,7 @@ def test_a_job_that_its_worker_had_not_begun_leaves_no_files(tmp_path: Path) -> 
         place.wait(1.0)
         assert not place.program.open_jobs()
         assert place.computer.service is not None
-        (loaded,) = place.computer.service._loaded.values()
+        (loaded,) = place.computer.service.loaded.values()
         assert not list(loaded.work.iterdir())
 
 
@@ -232,7 +232,7 @@ def test_a_job_does_not_wait_until_the_files_of_cancelled_ones_were_looked_at(tm
             place.call(program.submit_with_files, cluster, Task(1000), None, [file("a.bin", 1)])
         place.wait(0.1)
         assert place.computer.service is not None
-        (loaded,) = place.computer.service._loaded.values()
+        (loaded,) = place.computer.service.loaded.values()
         assert len(loaded.stages) > 10, "a node takes many jobs that are known to be short"
         place.call(program.cancel, cluster, list(range(101, 151)))
         place.wait(0.1)
@@ -258,10 +258,10 @@ def test_no_files_are_fetched_for_a_job_that_its_program_does_not_know(tmp_path:
         place.wait(0.5)
         service = place.computer.service
         assert service is not None
-        (loaded,) = service._loaded.values()
+        (loaded,) = service.loaded.values()
         assert list(loaded.stages) == [1]
         said = Reconcile([], {cluster.number: 0})
-        place.world.soon(place.computer.party, service._handle, FromClient(loaded.key[0], said))
+        place.world.soon(place.computer.party, service.handle, FromClient(loaded.key[0], said))
         place.wait(0.1)
         assert not loaded.stages
         assert not any(count for _, count in service.stager.held())

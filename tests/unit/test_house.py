@@ -153,7 +153,7 @@ OWN_CALLBACKS = {"node/guard.py", "node/console.py"}
 def test_callbacks_of_a_node_have_an_owner() -> None:
     """The loop would print the exception of one that is not guarded, and what waits for it would wait for ever.
 
-    ``_handle`` and ``stop`` contain their exceptions themselves.
+    ``handle`` and ``stop`` contain their exceptions themselves.
     """
     found = []
     for module in MODULES:
@@ -162,6 +162,6 @@ def test_callbacks_of_a_node_have_an_owner() -> None:
         for call in ast.walk(read(module)):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
                 named = {each.attr for each in call.args if isinstance(each, ast.Attribute)}
-                if call.func.attr in CALLBACKS and not named & {"_handle", "stop"}:
+                if call.func.attr in CALLBACKS and not named & {"handle", "stop"}:
                     found.append(f"{module}:{call.lineno}")
     assert found == []

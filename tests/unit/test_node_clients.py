@@ -20,15 +20,15 @@ def end(machine: Machine, error: Exception | None) -> None:
     """The client's connection ends."""
     connection: Any = SimpleNamespace(pulse_s=1.0)
     service: Any = SimpleNamespace(
-        _connections=SimpleNamespace(pop=lambda *_: CLIENT),
-        _told_available={},
-        _clients={CLIENT: connection},
-        _sharing=set(),
-        _loaded={},
-        _reports=SimpleNamespace(guests={}),
-        _stager=SimpleNamespace(on_lost=lambda _: None),
-        _machine=machine,
-        _handle=lambda event: machine.handle(event, 0.0),
+        connections=SimpleNamespace(pop=lambda *_: CLIENT),
+        told_available={},
+        clients={CLIENT: connection},
+        sharing=set(),
+        loaded={},
+        reports=SimpleNamespace(guests={}),
+        stager=SimpleNamespace(on_lost=lambda _: None),
+        machine=machine,
+        handle=lambda event: machine.handle(event, 0.0),
     )
     on_closed(service, connection, error)
 

@@ -39,18 +39,18 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
     Raises:
         RemoteProtocolError: The first message of a connection is not ``Attach``; the connection is closed.
     """
-    client = service._connections.get(connection)
+    client = service.connections.get(connection)
     if client is None:
         if type(message) is not node.Attach:
             raise RemoteProtocolError(f"{type(message).__name__} before Attach")
         _attach(service, connection, message)
         return
-    if client in service._given_up:
+    if client in service.given_up:
         _refuse(service, connection, client, message)
         return
     if type(message) is node.Detach or type(message) is node.Recover:
         reporting.on_said(service, client, message)
-    if service._stopped.is_set():
+    if service.stopped.is_set():
         _take_farewell(service, client, message)
         return
     ours = _OURS.get(type(message))
@@ -62,9 +62,9 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
     before = _BEFORE.get(type(message))
     if before is not None:
         before(service, connection, client, message)
-    service._handle(core.FromClient(client, message))
+    service.handle(core.FromClient(client, message))
     if type(message) is node.Reconcile:
-        service._stager.on_connected(SupplierId(client))
+        service.stager.on_connected(SupplierId(client))
     elif type(message) is node.CancelJobs:
         forget_brought(service, (client, message.computation))
 
@@ -76,13 +76,13 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
     (``InternalError``) ended the connection, the client was told that the node leaves it: its computations, jobs and
     results here are dropped at once.
     """
-    client = service._connections.pop(connection, None)
-    service._told_available.pop(connection, None)
-    if client is not None and service._clients.get(client) is connection:
+    client = service.connections.pop(connection, None)
+    service.told_available.pop(connection, None)
+    if client is not None and service.clients.get(client) is connection:
         silent_s = connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
         _lose(service, client, silent_s)
         reporting.on_lost(service, client, error)
-        known = service._machine.state.clients.get(client)
+        known = service.machine.state.clients.get(client)
         if isinstance(error, InternalError):
             logger.error(
                 "client %s is given up: %s", known.name if known is not None else client.hex(), error
@@ -90,7 +90,7 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
             if known is not None and not known.was_away:
                 # The client was told that the node leaves it. If its state stayed, the message that could not be sent
                 # would be sent again when it comes back, and fail again.
-                service._handle(core.FromClient(client, node.Detach()))
+                service.handle(core.FromClient(client, node.Detach()))
 
 
 def _refuse(service: NodeState, connection: Connection, client: ClientId, message: node.ToNode) -> None:
@@ -99,10 +99,10 @@ def _refuse(service: NodeState, connection: Connection, client: ClientId, messag
     The core is not told of the client. Its program can use other nodes, or ends its jobs with that reason.
     """
     if type(message) is node.Compute:
-        reason = service._given_up[client]
+        reason = service.given_up[client]
         connection.send(node.ComputationFailed(message.computation, reason, message.life))
     elif type(message) is node.Detach:
-        del service._given_up[client]
+        del service.given_up[client]
 
 
 def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -> None:
@@ -112,9 +112,9 @@ def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -
     client that has left for good (``Detach``).
     """
     if type(message) is node.Detach:
-        service._gone.add(client)
+        service.gone.add(client)
     elif type(message) is node.Acknowledge:
-        service._handle(core.FromClient(client, message))
+        service.handle(core.FromClient(client, message))
 
 
 def _take_code(service: NodeState, connection: Connection, message: node.Compute) -> bool:
@@ -140,31 +140,31 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
     knows, the numbers of the batches of results that are kept here and that the client has not received.
     """
     client = ClientId(message.client)
-    before = service._clients.get(client)
+    before = service.clients.get(client)
     if before is not None:
-        service._connections[before] = None
+        service.connections[before] = None
         before.abort(RemoteProtocolError("replaced by a newer connection"))
         _lose(service, client, 0.0)
-    known = service._machine.state.clients.get(client)
-    service._clients[client] = connection
-    service._connections[connection] = client
-    offered = 0 if service._machine.state.is_draining else service.cpus
+    known = service.machine.state.clients.get(client)
+    service.clients[client] = connection
+    service.connections[connection] = client
+    offered = 0 if service.machine.state.is_draining else service.cpus
     welcome = node.Welcome(service.incarnation, service.name, offered, platform.platform())
-    if service._read_available is not None:
-        welcome.available = service._read_available()
-        service._told_available[connection] = service._clock.monotonic()
+    if service.read_available is not None:
+        welcome.available = service.read_available()
+        service.told_available[connection] = service.clock.monotonic()
     if known is not None:
         welcome.known = True
         welcome.last = known.next_batch - 1
         welcome.kept = [batch.batch for batch in known.batches if batch.batch > message.received]
         welcome.before = known.before
     connection.send(welcome)
-    if client in service._given_up:
+    if client in service.given_up:
         return
     name = line(message.name)
     if not is_loopback(connection.peer_address):
         name = f"{name} at {connection.peer_address}"
-    service._handle(core.ClientAttached(client, name, message.received))
+    service.handle(core.ClientAttached(client, name, message.received))
     reporting.on_attached(service, connection, message)
 
 
@@ -181,20 +181,20 @@ def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
         client: The client.
         since_s: Seconds for which the client has been silent already: its lease began then.
     """
-    del service._clients[client]
-    if client in service._sharing:
-        service._sharing.discard(client)
-        service._segments.drop_given(given_prefix(client))
+    del service.clients[client]
+    if client in service.sharing:
+        service.sharing.discard(client)
+        service.segments.drop_given(given_prefix(client))
         # If the client is dying, it may still hold its lock now, but not a pulse later.
-        service._segments.sweep()
-        guard.later(service, PULSE_S, None, service._segments.sweep)
-    for key, loaded in service._loaded.items():
+        service.segments.sweep()
+        guard.later(service, PULSE_S, None, service.segments.sweep)
+    for key, loaded in service.loaded.items():
         if key[0] == client:
             for segment in loaded.values.values():
-                service._segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
+                service.segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
             loaded.values.clear()
-    service._stager.on_lost(SupplierId(client))
-    service._handle(core.ClientSilent(client, since_s))
+    service.stager.on_lost(SupplierId(client))
+    service.handle(core.ClientSilent(client, since_s))
 
 
 def _store_arguments(
@@ -208,19 +208,19 @@ def _store_arguments(
     if not any(job.stream or job.given for job in message.jobs):
         return
     key = (client, message.computation)
-    loaded = service._loaded.get(key)
+    loaded = service.loaded.get(key)
     kept = []
     for job in message.jobs:
         if job.given and loaded is None:
-            service._segments.remove_given(job.given)
+            service.segments.remove_given(job.given)
             _give_back(connection, message.computation, job)
             continue
         if job.given and loaded is not None:
             try:
-                job.stream = service._segments.adopt_given(loaded.segments, job.given)
+                job.stream = service.segments.adopt_given(loaded.segments, job.given)
             except OSError as error:
                 reason = f"the arguments have not arrived on node {service.name}: {error}"
-                service._handle(core.JobRefused(key, job.number, job.attempt, reason))
+                service.handle(core.JobRefused(key, job.number, job.attempt, reason))
                 continue
         elif job.stream:
             incoming = connection.take_stream(job.stream)
@@ -230,13 +230,13 @@ def _store_arguments(
                 _give_back(connection, message.computation, job)
                 continue
             try:
-                job.stream = service._segments.adopt(loaded.segments, incoming)
+                job.stream = service.segments.adopt(loaded.segments, incoming)
             except OSError as error:
                 if is_passing(error):
                     wait_for_room(service, key, incoming.size, str(error), (job.number, job.attempt))
                     continue
                 reason = f"the arguments cannot be held on node {service.name}: {error}"
-                service._handle(core.JobRefused(key, job.number, job.attempt, reason))
+                service.handle(core.JobRefused(key, job.number, job.attempt, reason))
                 continue
         kept.append(job)
     message.jobs = kept
@@ -270,7 +270,7 @@ def _put_object(
     If there is no room, or there are ``OBJECTS_MAX`` objects, the answer has the reason, and says whether the client
     is to send the object again. No answer is sent if the computation is not here.
     """
-    loaded = service._loaded.get((client, message.computation))
+    loaded = service.loaded.get((client, message.computation))
     incoming = connection.take_stream(message.stream) if message.stream else None
     reason = ""
     again = False
@@ -282,7 +282,7 @@ def _put_object(
     try:
         if len(loaded.objects) >= limits.OBJECTS_MAX:
             raise OSError(f"{limits.OBJECTS_MAX} objects are there")
-        service._segments.put_object(loaded.segments, message, incoming)
+        service.segments.put_object(loaded.segments, message, incoming)
         loaded.objects.add(message.number)
     except OSError as error:
         reason = f"what was put cannot be held on node {service.name}: {error}"
@@ -300,12 +300,12 @@ def _drop_objects(
 
     Workers that wait for jobs let go of the objects' memory at once, the others before their next record.
     """
-    loaded = service._loaded.get((client, message.computation))
+    loaded = service.loaded.get((client, message.computation))
     if loaded is None:
         return
     for number in message.numbers:
         loaded.objects.discard(number)
-        service._segments.drop_object(loaded.segments, number)
+        service.segments.drop_object(loaded.segments, number)
     for handle in loaded.host.workers.values():
         handle.drop_objects()
 
@@ -317,7 +317,7 @@ def _share_memory(
 
     From now on the client is told the name of the segment of a large result, instead of being sent its bytes.
     """
-    service._sharing.add(client)
+    service.sharing.add(client)
 
 
 def _set_pulse(
@@ -338,7 +338,7 @@ def _on_file_data(
     Pieces that this node has not asked for are dropped.
     """
     pieces = [(p, connection.take_stream(p.stream) if p.stream else None) for p in message.pieces]
-    service._stager.on_data(SupplierId(client), message.computation, pieces)
+    service.stager.on_data(SupplierId(client), message.computation, pieces)
 
 
 def _on_file_unreadable(
@@ -349,7 +349,7 @@ def _on_file_unreadable(
     All that waits for this file of the client fails, with the client's reason: a computation, jobs, or files sent
     later.
     """
-    service._stager.on_unreadable(SupplierId(client), message.computation, message.digest, message.reason)
+    service.stager.on_unreadable(SupplierId(client), message.computation, message.digest, message.reason)
 
 
 _OURS: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], None]] = {

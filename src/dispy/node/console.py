@@ -138,7 +138,7 @@ class Prompt:
         try:
             return self._perform(typed)
         except Exception as error:
-            self._service._contain(None, error)
+            self._service.contain(None, error)
             return f"that has failed: {of_error(error)}; the log has more"
 
     def _perform(self, typed: str) -> str:
@@ -151,7 +151,7 @@ class Prompt:
             return f"'{line(typed)[:100]}' is no command here; {HINT}"
         return command(self)
 
-    def _status(self) -> str:
+    def status(self) -> str:
         return usage(self._service)
 
     def _cpus(self, text: str = "") -> str:
@@ -169,16 +169,16 @@ class Prompt:
         more = "" if text else f"; 'cpus N' offers N, from {1 - service.cpus_most} to {service.cpus_most}"
         return f"{service.cpus} of {counted(service.cpus_most, 'CPU')} offered{more}"
 
-    def _stop(self) -> str:
+    def stop(self) -> str:
         self._offer_none()
         return f"no new jobs begin; {_jobs(self._busy)} here; 'start' offers {counted(self._before, 'CPU')} again"
 
-    def _start(self) -> str:
+    def start(self) -> str:
         if self._is_draining or not self._service.cpus:
             self._service.set_cpus(self._service.cpus or self._before)
         return self._cpus("")
 
-    def _exit(self) -> str:
+    def exit(self) -> str:
         if self._is_draining or not self._busy:
             return self._end("exit")
         self._service.drain("'exit' at the terminal")
@@ -187,7 +187,7 @@ class Prompt:
             "'quit' ends it now, 'start' has it go on"
         )
 
-    def _quit(self) -> str:
+    def quit(self) -> str:
         return self._end("quit")
 
     def _end(self, word: str) -> str:
@@ -198,7 +198,7 @@ class Prompt:
         self._service.stop(f"{word!r} at the terminal")
         return f"dispynode ends now: {_jobs(self._busy)} here"
 
-    def _release(self) -> str:
+    def release(self) -> str:
         """Returns the answer to 'release', a command of dispy 4 that does nothing now: programs share a node, and a
         silent one loses its CPUs by itself."""
         silence_s = self._service.settings.silence_s
@@ -207,16 +207,16 @@ class Prompt:
             f"for {silence_s:g} s are the others'"
         )
 
-    def _help(self) -> str:
+    def help(self) -> str:
         return HELP
 
     @property
     def _is_draining(self) -> bool:
-        return self._service._machine.state.is_draining
+        return self._service.machine.state.is_draining
 
     @property
     def _busy(self) -> int:
-        return self._service._machine.state.busy
+        return self._service.machine.state.busy
 
     def _offer_none(self) -> None:
         """Offer 0 CPUs, so that no new jobs begin, and note in ``_before`` how many were offered."""
@@ -226,14 +226,14 @@ class Prompt:
 
 
 _COMMANDS: dict[str, Callable[[Prompt], str]] = {
-    "status": Prompt._status,
-    "stop": Prompt._stop,
-    "start": Prompt._start,
-    "exit": Prompt._exit,
-    "quit": Prompt._quit,
-    "release": Prompt._release,
-    "help": Prompt._help,
-    "?": Prompt._help,
+    "status": Prompt.status,
+    "stop": Prompt.stop,
+    "start": Prompt.start,
+    "exit": Prompt.exit,
+    "quit": Prompt.quit,
+    "release": Prompt.release,
+    "help": Prompt.help,
+    "?": Prompt.help,
 }
 """Methods that perform a command without arguments and return the answer, by the word that is typed. 'cpus', which
 takes a number, is not among them."""

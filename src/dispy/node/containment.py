@@ -58,7 +58,7 @@ def owner_of(service: NodeState, action: core.Action) -> tuple[Owner, bool]:
     """
     if isinstance(action, _DISK):
         return None, True
-    owner = service._owners.get(getattr(action, "worker", WorkerId(0)))
+    owner = service.owners.get(getattr(action, "worker", WorkerId(0)))
     if owner is not None:
         return owner[0].key, True
     key: Owner = getattr(action, "key", None) or getattr(action, "client", None)
@@ -73,7 +73,7 @@ def owner_of_message(service: NodeState, client: ClientId, message: Any) -> Owne
     number = getattr(message, "computation", None)
     if number is None:
         return client
-    return (client, number) if (client, number) in service._machine.state.computations else None
+    return (client, number) if (client, number) in service.machine.state.computations else None
 
 
 def contain(service: NodeState, owner: Owner, error: Exception) -> None:
@@ -91,19 +91,19 @@ def _say(service: NodeState, what: str, error: Exception) -> None:
     """Log a fault with its traceback, unless the same one was logged in the last ``SAY_S``."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    now = service._clock.monotonic()
+    now = service.clock.monotonic()
     key = f"{what} {place} {type(error).__name__}"
-    if now - service._faults.get(key, -SAY_S) < SAY_S:
+    if now - service.faults.get(key, -SAY_S) < SAY_S:
         return
-    if len(service._faults) >= _FAULTS_MAX:
-        service._faults.clear()
-    service._faults[key] = now
+    if len(service.faults) >= _FAULTS_MAX:
+        service.faults.clear()
+    service.faults[key] = now
     logger.error("%s; please report this", what, exc_info=error)
 
 
 def _client_name(service: NodeState, client: ClientId) -> str:
     """Returns the name of a client, for the log."""
-    known = service._machine.state.clients.get(client)
+    known = service.machine.state.clients.get(client)
     return known.name if known is not None else client.hex()
 
 
@@ -112,11 +112,11 @@ def _client_name(service: NodeState, client: ClientId) -> str:
 
 def _end_computation(service: NodeState, key: Key, error: Exception) -> None:
     """Give a computation up because of a fault. Further faults for it until its host is buried are logged only."""
-    computation = service._machine.state.computations.get(key)
+    computation = service.machine.state.computations.get(key)
     name = computation.spec.name if computation is not None else str(key[1])
     _say(service, f"computation {name} of {_client_name(service, key[0])} is given up", error)
     reason = f"node {service.name} has a fault: {of_error(error)}"
-    loaded = service._loaded.get(key)
+    loaded = service.loaded.get(key)
     if computation is None:
         _clear(service, key)
     elif loaded is None or loaded.host.is_dead:
@@ -124,14 +124,14 @@ def _end_computation(service: NodeState, key: Key, error: Exception) -> None:
     elif not loaded.has_fault:
         loaded.has_fault = True
         loaded.failure = loaded.failure or reason
-        service._loop.remove_reader(loaded.host.control)
+        service.loop.remove_reader(loaded.host.control)
         # Not at once: the core may be in the middle of its actions. If the burial fails, too, the client is ended.
         guard.soon(service, key[0], _bury, service, loaded)
 
 
 def _bury(service: NodeState, loaded: Loaded) -> None:
     """Kill the host of a computation that is given up, and bury it, unless that has happened meanwhile."""
-    if service._loaded.get(loaded.key) is loaded and not loaded.host.is_dead:
+    if service.loaded.get(loaded.key) is loaded and not loaded.host.is_dead:
         bury_host(service, loaded.key, loaded)
 
 
@@ -140,35 +140,35 @@ def _clear(service: NodeState, key: Key) -> None:
 
     Its directories may stay until the node ends. If it was opened again meanwhile, and waits for this, it goes on.
     """
-    for table in (service._loaded, service._leaving):
+    for table in (service.loaded, service.leaving):
         loaded = table.pop(key, None)
         if loaded is None:
             continue
-        for worker in [worker for worker, (other, _) in service._owners.items() if other is loaded]:
-            del service._owners[worker]
-            service._bringing.pop(worker, None)
+        for worker in [worker for worker, (other, _) in service.owners.items() if other is loaded]:
+            del service.owners[worker]
+            service.bringing.pop(worker, None)
         with suppress(Exception):  # a second fault, on the way out
             _kill(service, loaded)
-    service._prepared.pop(key, None)
-    service._dropping.discard(key)
-    waiting = service._waiting.pop(key, None)
-    if waiting is not None and not service._stopped.is_set():
-        guard.soon(service, key, service._perform_by_type[type(waiting)], service, waiting)
+    service.prepared.pop(key, None)
+    service.dropping.discard(key)
+    waiting = service.waiting.pop(key, None)
+    if waiting is not None and not service.stopped.is_set():
+        guard.soon(service, key, service.perform_by_type[type(waiting)], service, waiting)
 
 
 def _kill(service: NodeState, loaded: Loaded) -> None:
     """Kill a host that is in no table any more, and close its channels."""
     host = loaded.host
-    if host in service._ending:
-        service._ending.remove(host)
+    if host in service.ending:
+        service.ending.remove(host)
     if host.is_dead:
         return
     host.is_dead = True
-    service._loop.remove_reader(host.control)
+    service.loop.remove_reader(host.control)
     if host.output >= 0:
-        service._loop.remove_reader(host.output)
+        service.loop.remove_reader(host.output)
     for handle in host.workers.values():
-        service._loop.remove_reader(handle.replies)
+        service.loop.remove_reader(handle.replies)
     host.kill()
     host.process.wait()
     host.kill_workers()
@@ -184,15 +184,15 @@ def end_client(service: NodeState, client: ClientId, error: Exception) -> None:
     ``clients.on_closed`` then tells the core that the client has left for good; for a client without a connection
     that is done here. The client is remembered: it finds this node again, and the same would happen again and again.
     """
-    if len(service._given_up) >= _GIVEN_UP_MAX:
-        service._given_up.clear()
-    reason = service._given_up[client] = f"node {service.name} has a fault: {of_error(error)}"
-    connection = service._clients.get(client)
+    if len(service.given_up) >= _GIVEN_UP_MAX:
+        service.given_up.clear()
+    reason = service.given_up[client] = f"node {service.name} has a fault: {of_error(error)}"
+    connection = service.clients.get(client)
     if connection is not None and connection.is_ready:
         connection.fail(InternalError(reason))
         return
     if connection is not None:  # it was closed, and could not be forgotten
-        del service._clients[client]
-        service._connections.pop(connection, None)
-    if client in service._machine.state.clients:
-        service._loop.call_soon(service._handle, core.FromClient(client, node.Detach()))
+        del service.clients[client]
+        service.connections.pop(connection, None)
+    if client in service.machine.state.clients:
+        service.loop.call_soon(service.handle, core.FromClient(client, node.Detach()))

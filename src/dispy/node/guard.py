@@ -23,9 +23,9 @@ _Arguments = ParamSpec("_Arguments")
 class Guarded(Protocol):
     """The part of a node's service that this module needs."""
 
-    _loop: asyncio.AbstractEventLoop
+    loop: asyncio.AbstractEventLoop
 
-    def _contain(self, owner: Owner, error: Exception) -> None:
+    def contain(self, owner: Owner, error: Exception) -> None:
         """End the owner of a fault, and nothing else."""
 
 
@@ -37,19 +37,19 @@ def run(service: Guarded, owner: Owner, function: Callable[..., object], *argume
     try:
         function(*arguments)
     except Exception as error:
-        service._contain(owner, error)
+        service.contain(owner, error)
 
 
 def later(
     service: Guarded, delay_s: float, owner: Owner, function: Callable[..., object], *arguments: Any
 ) -> asyncio.TimerHandle:
     """Call a function after ``delay_s`` seconds, as ``run`` does."""
-    return service._loop.call_later(delay_s, run, service, owner, function, *arguments)
+    return service.loop.call_later(delay_s, run, service, owner, function, *arguments)
 
 
 def soon(service: Guarded, owner: Owner, function: Callable[..., object], *arguments: Any) -> None:
     """Call a function in the loop's next turn, as ``run`` does."""
-    service._loop.call_soon(run, service, owner, function, *arguments)
+    service.loop.call_soon(run, service, owner, function, *arguments)
 
 
 def watch(
@@ -60,7 +60,7 @@ def watch(
     After an exception the descriptor is not watched any more: the same bytes would raise the same exception again,
     in each turn of the loop.
     """
-    service._loop.add_reader(readable, _on_readable, service, readable, owner, function, *arguments)
+    service.loop.add_reader(readable, _on_readable, service, readable, owner, function, *arguments)
 
 
 def _on_readable(
@@ -70,8 +70,8 @@ def _on_readable(
     try:
         function(*arguments)
     except Exception as error:
-        service._loop.remove_reader(readable)
-        service._contain(owner, error)
+        service.loop.remove_reader(readable)
+        service.contain(owner, error)
 
 
 def harmless(
@@ -84,6 +84,6 @@ def harmless(
         try:
             function(service, *arguments, **options)
         except Exception as error:
-            service._contain(None, error)
+            service.contain(None, error)
 
     return call

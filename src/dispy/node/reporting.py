@@ -38,12 +38,12 @@ further computations of a named program are left out, but their jobs are in the 
 @harmless
 def on_attached(service: NodeState, connection: Connection, message: node.Attach) -> None:
     """Log that a client has come, or is back. Call after the core was told ``ClientAttached``."""
-    reports = service._reports
+    reports = service.reports
     client = ClientId(message.client)
-    name = brief(service._machine.state.clients[client].name)
+    name = brief(service.machine.state.clients[client].name)
     guest = reports.guests.get(client)
     if guest is not None and guest.lost_at:
-        reports.say(f"{name} is back after {service._clock.monotonic() - guest.lost_at:.1f} s")
+        reports.say(f"{name} is back after {service.clock.monotonic() - guest.lost_at:.1f} s")
         guest.lost_at, guest.is_dead = 0.0, False
     elif guest is None:
         reports.guests[client] = Guest(name)
@@ -64,22 +64,22 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
         client: The client.
         error: Why the connection ended; the line has the reason only if the client was silent.
     """
-    guest = service._reports.guests.get(client)
-    known = service._machine.state.clients.get(client)
+    guest = service.reports.guests.get(client)
+    known = service.machine.state.clients.get(client)
     if guest is None or known is None:
         return
-    guest.lost_at = service._clock.monotonic()
+    guest.lost_at = service.clock.monotonic()
     why = f": {line(str(error))}" if isinstance(error, SilenceError) else ""
-    here = [c for c in service._machine.state.computations.values() if c.client is known]
+    here = [c for c in service.machine.state.computations.values() if c.client is known]
     open_count = sum(len(c.open) for c in here)
     if not open_count and not known.batches:
-        service._reports.say(f"{guest.name} has lost its connection{why}; no job of it is here")
+        service.reports.say(f"{guest.name} has lost its connection{why}; no job of it is here")
         return
     jobs = counted(open_count, "job", zero="no")
     results = counted(sum(len(batch.ended) for batch in known.batches), "result", zero="no")
     lease_s = service.settings.lease_s
     until = "" if math.isinf(lease_s) else f" until {local_time(lease_s)}"
-    service._reports.say(
+    service.reports.say(
         f"{guest.name} has lost its connection{why}; {jobs} of it still here, {results} kept for it or for "
         f"dispy.recover_jobs(){until}"
     )
@@ -93,24 +93,24 @@ def on_said(service: NodeState, client: ClientId, message: node.ToNode) -> None:
 
     Call before the core is told, as the core then forgets the client's computations, whose jobs are counted here.
     """
-    guest = service._reports.guests.get(client)
+    guest = service.reports.guests.get(client)
     if guest is None:
         return
     if type(message) is node.Recover:
-        service._reports.say(f"what {guest.name} has left here is fetched by dispy.recover_jobs()")
+        service.reports.say(f"what {guest.name} has left here is fetched by dispy.recover_jobs()")
     elif type(message) is node.Detach:
-        state = service._machine.state
+        state = service.machine.state
         for computation in [c for c in state.computations.values() if c.client.id == client]:
             _account(guest, computation)
-        del service._reports.guests[client]
-        service._reports.say(f"{guest.name} has left for good: {_done(guest.finished, guest.failed)}")
+        del service.reports.guests[client]
+        service.reports.say(f"{guest.name} has left for good: {_done(guest.finished, guest.failed)}")
 
 
 @harmless
 def on_pulse(service: NodeState) -> None:
     """Log which clients are taken for dead or forgotten by now, and what a drained node waits for. Call it each
     second."""
-    reports, state = service._reports, service._machine.state
+    reports, state = service.reports, service.machine.state
     for client, guest in list(reports.guests.items()):
         known = state.clients.get(client)
         if known is None:
@@ -118,11 +118,11 @@ def on_pulse(service: NodeState) -> None:
             reports.say(f"{guest.name} has not come back in time: what it had here is dropped")
         elif known.is_dead and not guest.is_dead:
             guest.is_dead = True
-            kept = "on disk" if service._spool is not None else "in memory"
+            kept = "on disk" if service.spool is not None else "in memory"
             reports.say(
                 f"{guest.name} is taken for dead: its share of CPUs is the others', its results are kept {kept}"
             )
-    if state.is_draining and service._clock.monotonic() - reports.drain_said_at >= WAITS_S:
+    if state.is_draining and service.clock.monotonic() - reports.drain_said_at >= WAITS_S:
         say_waits(service)
 
 
@@ -130,10 +130,10 @@ def on_pulse(service: NodeState) -> None:
 def on_loaded(service: NodeState, loaded: Loaded) -> None:
     """Log that a computation can take jobs, how long its start took, and its options that concern the node: exclusive
     use, setup in each worker, a limit of CPUs."""
-    computation = service._machine.state.computations.get(loaded.key)
+    computation = service.machine.state.computations.get(loaded.key)
     if computation is None:
         return
-    took_s = service._clock.monotonic() - loaded.since
+    took_s = service.clock.monotonic() - loaded.since
     spec, client = computation.spec, computation.client
     facts = [f"is ready after {took_s:.2f} s"]
     if spec.exclusive:
@@ -142,7 +142,7 @@ def on_loaded(service: NodeState, loaded: Loaded) -> None:
         facts.append("calls setup in each worker")
     if client.cpus_max < UNLIMITED:
         facts.append(f"its program wants {counted(client.cpus_max, 'CPU', zero='no')} at most")
-    service._reports.say(f"{_name(computation)} {', '.join(facts)}; host {loaded.host.process.pid}")
+    service.reports.say(f"{_name(computation)} {', '.join(facts)}; host {loaded.host.process.pid}")
 
 
 @harmless
@@ -155,13 +155,13 @@ def on_left(service: NodeState, loaded: Loaded) -> None:
     if computation is None:
         return
     loaded.computation = None
-    guest = service._reports.guests.get(loaded.client)
+    guest = service.reports.guests.get(loaded.client)
     if guest is not None:
         _account(guest, computation)
     keeps = computation.spec.keep and not service.settings.force_cleanup
     kept = f"; its files stay in {line(str(loaded.work))}" if keeps else ""
     done = _done(computation.finished, computation.sampled - computation.finished)
-    service._reports.say(f"{_name(computation)} has left: {done}{kept}")
+    service.reports.say(f"{_name(computation)} has left: {done}{kept}")
 
 
 @harmless
@@ -174,7 +174,7 @@ def on_failed(service: NodeState, computation: Computation, reason: str) -> None
     what, _, why = reason.partition("\n")[0].partition(": ")
     kind = why.partition(": ")[0]
     told = f"{brief(what)}: {brief(kind)}" if kind else brief(what, 200)
-    service._reports.say(f"{_name(computation)} cannot run here: {told}; its program is told all of it")
+    service.reports.say(f"{_name(computation)} cannot run here: {told}; its program is told all of it")
 
 
 def _name(computation: Computation) -> str:
@@ -206,7 +206,7 @@ def say_stops(service: NodeState, why: str) -> None:
     work = describe_work(service)
     if not work:
         logger.info("%s: the node ends; nothing runs here", why)
-    elif service.settings.owner or service._machine.state.is_draining:
+    elif service.settings.owner or service.machine.state.is_draining:
         logger.info("%s: the node ends, and with it %s", why, work)
     else:
         logger.info("%s: the node ends, and with it %s. SIGUSR1 would let them end first", why, work)
@@ -215,8 +215,8 @@ def say_stops(service: NodeState, why: str) -> None:
 @harmless
 def say_waits(service: NodeState) -> None:
     """Log what a node that is being drained waits for: jobs, and clients that have results here to fetch."""
-    state, now = service._machine.state, service._clock.monotonic()
-    service._reports.drain_said_at = now
+    state, now = service.machine.state, service.clock.monotonic()
+    service.reports.drain_said_at = now
     waits = [describe_work(service)] if any(c.open for c in state.computations.values()) else []
     longest_s = max(
         (now - worker.moved for worker in state.workers.values() if worker.records), default=0.0
@@ -239,7 +239,7 @@ def usage(service: NodeState) -> str:
 
     The text is for 'status' at the terminal, and for the log on SIGUSR2.
     """
-    state = service._machine.state
+    state = service.machine.state
     offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
     said = [f"CPUs: {offered}, {state.busy} in use"]
     for client in state.clients.values():
@@ -257,7 +257,7 @@ def describe_work(service: NodeState) -> str:
 
     At most ``PROGRAMS_MAX`` programs are named, the others are counted.
     """
-    state = service._machine.state
+    state = service.machine.state
     by_client: dict[ClientId, list[Computation]] = {}
     for computation in state.computations.values():
         if computation.open:

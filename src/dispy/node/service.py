@@ -70,7 +70,7 @@ class NodeService(NodeState):
             host, TLS. The node closes what has to be closed at its end.
     """
 
-    _perform_by_type = {
+    perform_by_type = {
         core.StartHost: computations.start_host,
         core.StopHost: computations.stop_host,
         core.ForkWorker: workers.fork,
@@ -122,22 +122,22 @@ class NodeService(NodeState):
         installed packages."""
         seams = Seams(
             lambda supplier, message: delivery.send_to(self, ClientId(supplier), message),
-            self._post, self._later, self._workspace.tree, search_path=self._find_modules,
+            self._post, self._later, self.workspace.tree, search_path=self._find_modules,
         )  # fmt: skip
-        self._stager = Stager(parts.stores, seams, settings.max_file_size)
+        self.stager = Stager(parts.stores, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=self.uses_tls, prepare=self._tls.prepare)
         if logger.isEnabledFor(logging.DEBUG):
             tracing.begin(self)
-        self._spool = None
+        self.spool = None
         if parts.spool is not None:
-            self._spool = Spool(
+            self.spool = Spool(
                 parts.spool, self.incarnation, self.name, parts.secret.fingerprint(), settings.spool_max,
-                self._tell_written, self._segments.open_segment,
+                self._tell_written, self.segments.open_segment,
             )  # fmt: skip
 
     def _find_modules(self, work: Path) -> list[str]:
         """Returns the directories in which jobs with a working directory look for modules; called on a thread."""
-        return self._search_paths[self._workspace.account_at(work)]()
+        return self._search_paths[self.workspace.account_at(work)]()
 
     def _later(self, delay_s: float, function: Callable[..., object], *arguments: Any) -> None:
         """Call a function of the stager after ``delay_s`` seconds."""
@@ -157,10 +157,10 @@ class NodeService(NodeState):
         """End the computation or the client for which an action failed. False if the action is for neither."""
         owner, has_owner = containment.owner_of(self, action)
         if has_owner:
-            self._contain(owner, error)
+            self.contain(owner, error)
         return has_owner
 
-    def _contain(self, owner: Owner, error: Exception) -> None:
+    def contain(self, owner: Owner, error: Exception) -> None:
         """End the computation or the client for which something failed, with the reason; None: log it only."""
         try:
             containment.contain(self, owner, error)
@@ -172,7 +172,7 @@ class NodeService(NodeState):
         """Log an exception that came to the event loop, as in a stranger's connection: nothing of the node ends."""
         error = context.get("exception")
         if isinstance(error, Exception):
-            self._contain(None, error)
+            self.contain(None, error)
         else:
             logger.error("%s", context.get("message"))
 
@@ -191,9 +191,9 @@ class NodeService(NodeState):
 
     def _restore(self) -> None:
         """Take over results of dead nodes from the spool."""
-        if self._spool is not None:
-            for restored in self._spool.restore(self.address[1]):
-                self._handle(restored)
+        if self.spool is not None:
+            for restored in self.spool.restore(self.address[1]):
+                self.handle(restored)
 
     def _open_socket(self) -> None:
         """Listen on a Unix socket, too. If there can be none a warning says what programs use instead.
@@ -268,12 +268,12 @@ class NodeService(NodeState):
             is_dialer=False,
             tls=None if is_unix else self._tls.made,
             on_settled=on_settled,
-            make_sink=self._segments.incoming,
-            clock=self._clock,
+            make_sink=self.segments.incoming,
+            clock=self.clock,
             farewell=lambda error: node.Leaving(str(error)),
         )
-        if self._tracer is not None:
-            connection.trace = self._tracer(connection)
+        if self.tracer is not None:
+            connection.trace = self.tracer(connection)
         return connection
 
     def set_cpus(self, cpus: int) -> None:
@@ -283,8 +283,8 @@ class NodeService(NodeState):
             cpus: The number, from 0 (no new jobs begin) to ``cpus_most``; not checked here.
         """
         self.cpus = cpus
-        self._handle(core.CpusChanged(cpus))
-        if not self._machine.state.is_draining:
+        self.handle(core.CpusChanged(cpus))
+        if not self.machine.state.is_draining:
             self._list()
         logger.info("the node offers %d of %d CPUs from now on", cpus, self.cpus_most)
 
@@ -302,13 +302,13 @@ class NodeService(NodeState):
                 "%s: ignored, as this node ends with its program, process %d", why, self.settings.owner
             )
             return
-        if not self._machine.state.is_draining:
+        if not self.machine.state.is_draining:
             logger.info("%s: the node takes no new jobs, and ends when those that run have ended", why)
             if self._entry is not None:
                 self._entry.close()
                 self._entry = None
-            self._handle(core.Drain())
-        if not self._stopped.is_set():
+            self.handle(core.Drain())
+        if not self.stopped.is_set():
             reporting.say_waits(self)
 
     def say_usage(self, why: str) -> None:
@@ -322,19 +322,19 @@ class NodeService(NodeState):
         Args:
             why: Cause, for the log.
         """
-        if not self._stopped.is_set():
+        if not self.stopped.is_set():
             reporting.say_stops(self, why)
-            self._stopped.set()
+            self.stopped.set()
 
     @property
     def is_stopping(self) -> bool:
         """True if ``stop`` was called, or a fault stops the node."""
-        return self._stopped.is_set()
+        return self.stopped.is_set()
 
     async def run(self) -> None:
         """Serve until stopped; then end all processes, close all connections and release all directories."""
         try:
-            await self._stopped.wait()
+            await self.stopped.wait()
         finally:
             await self._end()
 
@@ -348,43 +348,43 @@ class NodeService(NodeState):
         if self._unix_listener is not None:
             self._unix_listener.close()
         self._listener.close()
-        for timer in (self._tick, self._pulse):
+        for timer in (self.tick, self._pulse):
             if timer is not None:
                 timer.cancel()
-        self._handle(core.Flush())
-        hosts = computations.living_hosts(self) + self._ending
-        if self._spare is not None:
-            self._spare.kill()  # it has no workers, and may still be busy with its imports
-            hosts.append(self._spare)
+        self.handle(core.Flush())
+        hosts = computations.living_hosts(self) + self.ending
+        if self.spare is not None:
+            self.spare.kill()  # it has no workers, and may still be busy with its imports
+            hosts.append(self.spare)
         for host in hosts:
-            self._loop.remove_reader(host.control)
+            self.loop.remove_reader(host.control)
             for handle in host.workers.values():
-                self._loop.remove_reader(handle.replies)
+                self.loop.remove_reader(handle.replies)
             host.end()
-        deadline = self._clock.monotonic() + STOP_S
-        await self._say_farewell(min(deadline, self._clock.monotonic() + FAREWELL_S))
-        while any(host.process.poll() is None for host in hosts) and self._clock.monotonic() < deadline:
+        deadline = self.clock.monotonic() + STOP_S
+        await self._say_farewell(min(deadline, self.clock.monotonic() + FAREWELL_S))
+        while any(host.process.poll() is None for host in hosts) and self.clock.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.close()
         for host in hosts:
             host.kill()
         for host in hosts:
             host.process.wait()
-        self._kill_strays(set())
+        self.kill_strays(set())
         for host in hosts:
             computations.close_host(self, host)
-        for loaded in self._loaded.values():
+        for loaded in self.loaded.values():
             if loaded.brought is not None:
                 loaded.brought.close()
-        self._stager.close()
+        self.stager.close()
         if self._helpers is not None:
             self._helpers.finish()
-        if self._spool is not None:
-            self._handle(core.Stopping(sorted(self._gone)))
-            self._spool.close()
-        self._segments.close()
-        self._workspace.close()
+        if self.spool is not None:
+            self.handle(core.Stopping(sorted(self.gone)))
+            self.spool.close()
+        self.segments.close()
+        self.workspace.close()
         if self._helpers is not None:
             self._helpers.close()
 
@@ -394,16 +394,16 @@ class NodeService(NodeState):
         A client that has all its results closes its connection. Returns when all have, or at ``deadline`` (monotonic,
         seconds).
         """
-        is_drained = self._machine.state.is_draining and not self._machine.state.busy
-        untold = [connection for connection, client in self._connections.items() if client is not None]
-        while any(client is not None for client in self._connections.values()):
+        is_drained = self.machine.state.is_draining and not self.machine.state.busy
+        untold = [connection for connection, client in self.connections.items() if client is not None]
+        while any(client is not None for client in self.connections.values()):
             for connection in list(untold):
                 if not connection.is_sending:
                     untold.remove(connection)
                     connection.send(
                         node.Leaving("dispynode was drained" if is_drained else "dispynode was stopped")
                     )
-            if self._clock.monotonic() > deadline:
+            if self.clock.monotonic() > deadline:
                 break
             await asyncio.sleep(0.005)
 
@@ -426,17 +426,17 @@ class NodeService(NodeState):
 
     def _on_second(self) -> None:
         """Tell the core the time while no worker is busy, and log a standstill that the watchdog finds."""
-        if not self._machine.state.busy:
-            self._handle(core.Tick({}))
-        stalled = self._stall.look(find_stall(self._machine.state), self._clock.monotonic())
+        if not self.machine.state.busy:
+            self.handle(core.Tick({}))
+        stalled = self._stall.look(find_stall(self.machine.state), self.clock.monotonic())
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall.limit_s, stalled)
 
     def _trim_if_idle(self) -> None:
         """Give unused memory back once there was no computation for ``TRIM_PULSES``."""
-        self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
+        self._idle_pulses = 0 if self.loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
-            self._segments.trim()
+            self.segments.trim()
 
     def _keep_listed(self) -> None:
         """Check the entry in the list of nodes, each ``KEEP_PULSES``."""
@@ -452,7 +452,7 @@ class NodeService(NodeState):
 
     def on_ready(self, connection: Connection) -> None:
         """Accept a peer that has proved the secret. Its first message, ``Attach``, will name the client."""
-        self._connections[connection] = None
+        self.connections[connection] = None
         tracing.connection_made(connection)
         connection.set_pulse(PULSE_S)
 
@@ -469,10 +469,10 @@ class NodeService(NodeState):
         except DispyError:
             raise
         except Exception as error:
-            client = self._connections.get(connection)
+            client = self.connections.get(connection)
             if client is None:
                 raise  # the connection ends with it
-            self._contain(containment.owner_of_message(self, client, message), error)
+            self.contain(containment.owner_of_message(self, client, message), error)
             clients.answer_fault(connection, message, f"node {self.name} has a fault: {of_error(error)}")
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
@@ -481,5 +481,5 @@ class NodeService(NodeState):
         ``error``: why the connection ended; None: it was closed in good order.
         """
         tracing.connection_lost(connection, error)
-        client = self._connections.get(connection)
+        client = self.connections.get(connection)
         guard.run(self, client, clients.on_closed, self, connection, error)

@@ -3,7 +3,7 @@
 The service's behaviour is in functions on this state. ``clients`` takes in messages of clients and
 ``results.delivery`` sends the answers; ``processes.computations`` starts and ends hosts, ``processes.workers`` gives
 jobs to workers; ``staging.working_directories`` puts files where jobs find them. Each of them tells the execution
-core what has happened by ``_handle``, which also performs what the core decides. All of this runs on the event loop's
+core what has happened by ``handle``, which also performs what the core decides. All of this runs on the event loop's
 thread.
 """
 
@@ -196,13 +196,13 @@ class NodeState:
         parts: Parts made before the loop runs.
     """
 
-    _perform_by_type: ClassVar[dict[type[core.Action], Callable[[Any, Any], None]]]
+    perform_by_type: ClassVar[dict[type[core.Action], Callable[[Any, Any], None]]]
     """Functions that perform the core's actions, by the type of the action; called with service and action."""
-    _stores: Stores
+    stores: Stores
     """Files that clients sent to nodes of this user, kept to be used again, by owner."""
-    _stager: Stager
+    stager: Stager
     """Fetches files from clients, and puts them into the store and the working directories."""
-    _spool: Spool | None
+    spool: Spool | None
     """Results of clients that are away, on disk; None: such results stay in memory, and end with the node."""
 
     cpus_most: int
@@ -212,85 +212,85 @@ class NodeState:
     """Address and port that the node listens on; port 0 until it does."""
     failed: bool
     """True if the node stops because of an error of its own. Its exit code is 70 then."""
-    _stopped: asyncio.Event
+    stopped: asyncio.Event
     """Set when the node is to stop: ``run`` ends everything, and no host is started any more."""
-    _reports: Reports
+    reports: Reports
     """Clients as the log has shown them, and the number of lines logged in this minute."""
-    _tracer: Callable[[Connection], Callable[[str, Any], None]] | None
+    tracer: Callable[[Connection], Callable[[str, Any], None]] | None
     """Makes the function that logs the messages of a connection; None without ``-d``."""
 
     # The execution core.
     _events: deque[core.Event]
-    """Events for the core that came while ``_handle`` ran, oldest first; told when its actions are performed."""
+    """Events for the core that came while ``handle`` ran, oldest first; told when its actions are performed."""
     _is_handling: bool
-    """True while ``_handle`` runs: events from within it wait in ``_events``."""
-    _looks: list[core.Look]
-    """Actions of the core that ask for output of running jobs. ``_handle_and_look`` performs them after all
+    """True while ``handle`` runs: events from within it wait in ``_events``."""
+    looks: list[core.Look]
+    """Actions of the core that ask for output of running jobs. ``handle_and_look`` performs them after all
     others, and removes them: reading files delays nothing else."""
 
-    _faults: dict[str, float]
+    faults: dict[str, float]
     """Time at which the log last said each fault of this program (monotonic, seconds), by what failed and where."""
 
     # Clients.
-    _given_up: dict[ClientId, str]
+    given_up: dict[ClientId, str]
     """Clients that a fault of this program has ended, with the reason, by which their computations are refused."""
-    _clients: dict[ClientId, Connection]
+    clients: dict[ClientId, Connection]
     """The newest connection of each client that is connected, by the client's identity."""
-    _connections: dict[Connection, ClientId | None]
+    connections: dict[Connection, ClientId | None]
     """Identity of the client of each connection that has proved the secret. It is None until the client says who it
     is (``Attach``), and once a newer connection of this client has replaced the connection."""
-    _sharing: set[ClientId]
+    sharing: set[ClientId]
     """Clients on this machine that can read the node's directory on the memory file system: a large result is told to
     them by the name of its segment, and not sent."""
-    _gone: set[ClientId]
+    gone: set[ClientId]
     """Clients that have left for good (``Detach``) while the node stops: none of their results goes to disk."""
-    _told_available: dict[Connection, float]
+    told_available: dict[Connection, float]
     """Time at which each client was last told what the machine has to spare (monotonic, seconds), by connection. The
     next message is sent ``delivery.AVAILABLE_S`` later, or a heartbeat interval later if the client has set one."""
 
-    # Computations, by key (client and number). ``_loaded`` and ``_leaving`` are mutually exclusive.
-    _prepared: dict[Key, Prepared]
+    # Computations, by key (client and number). ``loaded`` and ``leaving`` are mutually exclusive.
+    prepared: dict[Key, Prepared]
     """Computations without a host, by key (client and number): their files are on their way, or in place while the
     host is about to start."""
-    _loaded: dict[Key, Loaded]
+    loaded: dict[Key, Loaded]
     """Computations, by key, that have a host, or may get another one as theirs is dead. Arguments, objects and files
     for a computation that is not here are dropped, and its jobs go back to the client."""
-    _leaving: dict[Key, Loaded]
+    leaving: dict[Key, Loaded]
     """Computations, by key, whose hosts were told to end, until these have ended. The working directory stays
     until then, as ``cleanup`` may use it."""
-    _dropping: set[Key]
+    dropping: set[Key]
     """Keys of computations that have left, while a thread may still put files into their working directory. The
     directory is removed when no thread does."""
-    _waiting: dict[Key, core.StartHost | core.StageFiles]
-    """Last ``StartHost`` or ``StageFiles`` for each computation, by key, that was opened again while in ``_leaving``
-    or ``_dropping``. The action is performed when the key has left these tables: ``cleanup`` of one generation ends
+    waiting: dict[Key, core.StartHost | core.StageFiles]
+    """Last ``StartHost`` or ``StageFiles`` for each computation, by key, that was opened again while in ``leaving``
+    or ``dropping``. The action is performed when the key has left these tables: ``cleanup`` of one generation ends
     before the next one begins."""
-    _spare: HostProcess | None
+    spare: HostProcess | None
     """Host that is started ahead, for the next computation. None: the next one waits for a new host's imports."""
-    _ending: list[HostProcess]
+    ending: list[HostProcess]
     """Hosts that were told to end, and may live: they are not killed as strays."""
     _found: set[int]
     """Pids of children that this process had before it became a node, such as those of a container's entry script.
     They are reaped when they end, but not killed as strays."""
-    _short: dict[Key, int]
+    short: dict[Key, int]
     """Bytes of the largest payload that found no room, by computation. Such a computation gets no jobs until there is
     room for as many bytes (``room_shortage``)."""
-    _short_said: float
+    short_said: float
     """Time at which the log last said that large data finds no room (monotonic, seconds). The next such line comes
     ``room_shortage.SAY_S`` later or after that."""
 
     # Workers.
-    _tick: asyncio.TimerHandle | None
+    tick: asyncio.TimerHandle | None
     """Timer of the next ``workers._on_tick``, which tells the core the workers' positions; None while no job runs."""
-    _owners: dict[WorkerId, tuple[Loaded, WorkerHandle]]
+    owners: dict[WorkerId, tuple[Loaded, WorkerHandle]]
     """The computation and the channels of each worker that lives, by the worker's number. Actions for a worker that
     is not here have no effect."""
-    _bringing: dict[WorkerId, Brought]
+    bringing: dict[WorkerId, Brought]
     """For each worker, by number, that was given a job which brings files, until that job ends: the object that puts
     such files into the working directory, and removes them at the job's end."""
-    _packet: bytearray
+    packet: bytearray
     """Buffer of ``PACKET_MAX`` bytes into which each packet of a worker is read: it overwrites the one before.
-    ``_packet_view`` is a view of it."""
+    ``packet_view`` is a view of it."""
 
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         self.settings = settings
@@ -306,53 +306,53 @@ class NodeState:
         self._accounts = AccountTurns(parts.accounts)
         self._spared = parts.spared
         self._helpers = parts.helpers
-        self._clock = parts.clock
-        self._loop = asyncio.get_running_loop()
-        self._stopped = asyncio.Event()
-        self._reports = Reports(self._loop.call_later)
-        self._tracer = None
-        self._read_available = parts.read_available
-        self._say = parts.say
+        self.clock = parts.clock
+        self.loop = asyncio.get_running_loop()
+        self.stopped = asyncio.Event()
+        self.reports = Reports(self.loop.call_later)
+        self.tracer = None
+        self.read_available = parts.read_available
+        self.say = parts.say
 
-        self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
+        self.machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
         """The execution core: it gets events and returns actions, and does nothing by itself. Its ``state`` is only
         read here."""
         self._events = deque()
         self._is_handling = False
-        self._looks = []
-        self._faults = {}
-        self._given_up = {}
+        self.looks = []
+        self.faults = {}
+        self.given_up = {}
 
-        self._clients = {}
-        self._connections = {}
-        self._sharing = set()
-        self._gone = set()
-        self._told_available = {}
+        self.clients = {}
+        self.connections = {}
+        self.sharing = set()
+        self.gone = set()
+        self.told_available = {}
 
-        self._prepared = {}
-        self._loaded = {}
-        self._leaving = {}
-        self._dropping = set()
-        self._waiting = {}
-        self._opened: dict[Key, Path | Exception] = {}
+        self.prepared = {}
+        self.loaded = {}
+        self.leaving = {}
+        self.dropping = set()
+        self.waiting = {}
+        self.opened: dict[Key, Path | Exception] = {}
         """Working directory that a thread has opened for a computation, or its error, while the action that has
         waited for it is performed."""
-        self._spare = parts.spare
-        self._ending = []
+        self.spare = parts.spare
+        self.ending = []
         self._found = set(parts.found)
-        self._short = {}
-        self._short_said = -1e9
-        self._workspace = parts.workspace
-        self._stores = parts.stores
-        self._segments = parts.segments
+        self.short = {}
+        self.short_said = -1e9
+        self.workspace = parts.workspace
+        self.stores = parts.stores
+        self.segments = parts.segments
 
-        self._tick = None
-        self._owners = {}
-        self._bringing = {}
-        self._packet = bytearray(PACKET_MAX)
-        self._packet_view = memoryview(self._packet)
+        self.tick = None
+        self.owners = {}
+        self.bringing = {}
+        self.packet = bytearray(PACKET_MAX)
+        self.packet_view = memoryview(self.packet)
 
-    def _handle(self, event: core.Event) -> None:
+    def handle(self, event: core.Event) -> None:
         """Tell the core an event, and perform the actions that it decides. Call it on the loop only.
 
         Events that these actions cause wait until all actions are performed, and are told then. An exception is a
@@ -363,10 +363,10 @@ class NodeState:
         if self._is_handling:
             return
         self._is_handling = True
-        perform = self._perform_by_type
+        perform = self.perform_by_type
         try:
             while self._events:
-                for action in self._machine.handle(self._events.popleft(), self._clock.monotonic()):
+                for action in self.machine.handle(self._events.popleft(), self.clock.monotonic()):
                     try:
                         perform[type(action)](self, action)
                     except Exception as error:
@@ -384,47 +384,47 @@ class NodeState:
         logger.exception("this node has a fault and stops; please report it")
         self.failed = True
         self._events.clear()
-        self._stopped.set()
+        self.stopped.set()
 
     def _contain_action(self, action: core.Action, error: Exception) -> bool:
         """End the computation or the client for which an action failed. False if the action is for neither."""
         raise NotImplementedError
 
-    def _contain(self, owner: Owner, error: Exception) -> None:
+    def contain(self, owner: Owner, error: Exception) -> None:
         """End the computation or the client for which something failed, with the reason; None: log it only."""
         raise NotImplementedError
 
-    def _handle_and_look(self, event: core.Event) -> None:
+    def handle_and_look(self, event: core.Event) -> None:
         """Handle an event and all that it causes; then read the output of running jobs that the core has asked for.
 
         The output goes to the core as the event ``Looked``, for clients that watch these jobs.
         """
-        self._handle(event)
-        while self._looks:
-            action = self._looks.pop()
+        self.handle(event)
+        while self.looks:
+            action = self.looks.pop()
             guard.run(self, action.key, self._look_at, action)
 
     def _look_at(self, action: core.Look) -> None:
         """Read the output of running jobs of one computation, and tell the core (``Looked``)."""
         workers = []
         for place in action.places:
-            owner = self._owners.get(place.worker)
+            owner = self.owners.get(place.worker)
             if owner is not None:
                 workers.append((place, owner[1].words, owner[1].output))
-        self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
+        self.handle(core.Looked(action.key, read_printed(workers, action.size_max)))
 
-    def _account_for(self, client: ClientId, owner: bytes) -> Account | None:
+    def account_for(self, client: ClientId, owner: bytes) -> Account | None:
         """Returns the account that jobs of an owner (``Compute.owner``; empty: the client itself) run as.
 
         None: that of the node.
         """
         return self._accounts.of(owner or client)
 
-    def _next_account(self) -> Account | None:
+    def next_account(self) -> Account | None:
         """Returns the account that the next new client gets; None: that of the node."""
         return self._accounts.next()
 
-    def _with_files(
+    def with_files(
         self, account: Account | None, work: Callable[[], Any], then: Callable[[Any], None]
     ) -> None:
         """Have something done with files of jobs, and call ``then`` on the loop with its result, or its exception.
@@ -437,27 +437,27 @@ class NodeState:
         else:
             then(attempt(work))
 
-    def _perform(self, action: core.Action) -> None:
+    def perform(self, action: core.Action) -> None:
         """Perform an action that has waited."""
-        self._perform_by_type[type(action)](self, action)
+        self.perform_by_type[type(action)](self, action)
 
     def _post(self, function: Callable[..., object], *arguments: Any) -> None:
         """Have a function called on the loop, from any thread; not at all if the loop has ended."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(guard.run, self, None, function, *arguments)
+            self.loop.call_soon_threadsafe(guard.run, self, None, function, *arguments)
 
     # The following methods touch the operating system; the simulation replaces them.
 
-    def _new_host(self, account: Account | None) -> HostProcess:
+    def new_host(self, account: Account | None) -> HostProcess:
         """Start a host process without a computation, with slots for the workers of ``cpus_most`` CPUs.
 
         Raises:
             OSError: There is no process, descriptor or memory to be had.
         """
         is_private = bool(self.settings.owner)
-        return HostProcess(workers_max(self.cpus_most), str(self._segments.root), account, is_private)
+        return HostProcess(workers_max(self.cpus_most), str(self.segments.root), account, is_private)
 
-    def _kill_strays(self, keep: set[int]) -> None:
+    def kill_strays(self, keep: set[int]) -> None:
         """Kill the processes that jobs have left: all descendants of this process not in or below ``keep``.
 
         ``keep`` has the pids of hosts.
@@ -482,7 +482,7 @@ class NodeState:
                     if pid not in own and pid not in self._spared.pids and reap(pid):
                         self._found.discard(pid)
 
-    def _has_reply(self, handle: WorkerHandle) -> bool:
+    def has_reply(self, handle: WorkerHandle) -> bool:
         """True if a packet of the worker waits to be read, or its socket is closed. Asked before each read when the
         packets of a dead worker are taken in: False ends that."""
         poller = select.poll()

@@ -37,8 +37,8 @@ def begin(service: NodeState) -> None:
 
     Call it once, before the node listens: connections that exist already are not traced.
     """
-    service._machine.handle = partial(_decide, service, service._machine.handle)  # type: ignore[method-assign]
-    service._tracer = partial(_tracer, service)
+    service.machine.handle = partial(_decide, service, service.machine.handle)  # type: ignore[method-assign]
+    service.tracer = partial(_tracer, service)
 
 
 def _tracer(service: NodeState, connection: Connection) -> Callable[[str, Any], None]:
@@ -51,8 +51,8 @@ def _tracer(service: NodeState, connection: Connection) -> Callable[[str, Any], 
 
 def _on_message(service: NodeState, connection: Connection, arrow: str, message: Any) -> None:
     """Log a message to or from a client, under the client's name, or under the peer's address before ``Attach``."""
-    client = service._connections.get(connection)
-    known = service._machine.state.clients.get(client) if client is not None else None
+    client = service.connections.get(connection)
+    known = service.machine.state.clients.get(client) if client is not None else None
     name = known.name if known is not None else connection.peer_address
     logger.debug("client %s %s %s", name, arrow, describe(message))
 
@@ -84,7 +84,7 @@ def _decide(
 def _pid_of(service: NodeState, item: Any) -> str:
     """Returns ``" pid=N"`` for the worker that an event or action names; empty if it names none, or the pid is not
     known yet."""
-    owner = service._owners.get(getattr(item, "worker", None))  # type: ignore[arg-type]  # None is no worker
+    owner = service.owners.get(getattr(item, "worker", None))  # type: ignore[arg-type]  # None is no worker
     return f" pid={owner[1].pid}" if owner is not None and owner[1].pid else ""
 
 

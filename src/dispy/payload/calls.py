@@ -88,7 +88,7 @@ def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: A
     for place, value in enumerate(args):
         if type(value) is object_references.reference_type:
             used.append((this, value))
-            numbers[place] = value._number
+            numbers[place] = value.number
             bare[place] = None
     return tuple(bare), kwargs, job_id, None, numbers
 

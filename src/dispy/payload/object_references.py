@@ -14,14 +14,14 @@ class Reference:
         number: Number of the object, unique in the program. Pickles hold this number alone.
     """
 
-    __slots__ = ("_number",)
+    __slots__ = ("number",)
 
     def __init__(self, number: int) -> None:
-        self._number = number
+        self.number = number
 
     def __reduce__(self) -> tuple[Any, tuple[int]]:
         used.append((threading.get_ident(), self))
-        return stored, (self._number,)
+        return stored, (self.number,)
 
 
 def stored(number: int) -> Any:

@@ -79,11 +79,11 @@ class SchedulerService:
         """Number of the last file that was linked into a node's directory (``Job.given``). Its upper bits name this
         scheduler, so that numbers of different programs differ."""
         self._observer = observer
-        self._machine = Machine()
+        self.machine = Machine()
         self._lock = threading.RLock()
         """Guards the core's state between the loop and threads in ``try_submit``, which do not wait for it."""
         self._loop = asyncio.get_running_loop()
-        self._links: dict[Target, Link] = {}
+        self.links: dict[Target, Link] = {}
         """Links by ``Target`` (address and secret). A node with several addresses has one link under all."""
         self._by_node: dict[NodeId, Link] = {}
         """Links to nodes that have introduced themselves and are not lost, by the node's id."""
@@ -115,13 +115,13 @@ class SchedulerService:
     @property
     def state(self) -> core.State:
         """The core's state: computations, nodes and jobs. Only read it, on the loop."""
-        return self._machine.state
+        return self.machine.state
 
     def handle(self, event: core.Event) -> None:
         """Give the core an event, and perform the actions that it decides on. On the loop."""
         perform = self._perform_by_type
         with self._lock:
-            for action in self._machine.handle(event, self.clock.monotonic()):
+            for action in self.machine.handle(event, self.clock.monotonic()):
                 perform[type(action)](action)
 
     def submit(self, event: core.SubmitJobs) -> None:
@@ -146,7 +146,7 @@ class SchedulerService:
             known = self.state.computations.get(computation)
             if known is None or known.queue or not known.free or len(job.payload) >= limits.INLINE_MAX:
                 return False
-            for action in self._machine.handle(core.SubmitJobs(computation, [job]), self.clock.monotonic()):
+            for action in self.machine.handle(core.SubmitJobs(computation, [job]), self.clock.monotonic()):
                 link = self._by_node.get(action.node) if type(action) is core.Send else None
                 if (
                     link is None
@@ -184,7 +184,7 @@ class SchedulerService:
         """Change the heartbeat interval of all links (seconds). A node that is silent for five intervals is lost."""
         if pulse_s != self.pulse_s:
             self.pulse_s = pulse_s
-            for link in self._links.values():
+            for link in self.links.values():
                 link.set_pulse()
 
     # Links.
@@ -194,13 +194,13 @@ class SchedulerService:
 
         The observer is told the outcome by ``on_node_known`` or ``on_unreachable``.
         """
-        if target not in self._links:
-            link = self._links[target] = Link(self, target)
+        if target not in self.links:
+            link = self.links[target] = Link(self, target)
             link.dial()
 
     def is_linked(self, target: Target) -> bool:
         """True if there is a link to an address, connected or not."""
-        return target in self._links
+        return target in self.links
 
     def ask_jobs(self, node_id: NodeId, computation: int, serial: int) -> None:
         """Ask a node which jobs of a computation run there; ``Observer.on_jobs_listed`` gets the answer, with the
@@ -238,7 +238,7 @@ class SchedulerService:
 
     def link_failed(self, link: Link, error: Exception) -> None:
         """Forget a node that cannot be reached or is lost, and tell the observer (see ``link.Owner``)."""
-        self._links.pop(link.target, None)
+        self.links.pop(link.target, None)
         link.is_closed = True
         link.abort_unready()
         if link.info is None:
@@ -271,8 +271,8 @@ class SchedulerService:
         other = self._by_node.get(info.node)
         if other is not None and other is not link:
             # The node is linked already under another of its addresses: one link is enough.
-            self._links.pop(link.target, None)
-            self._links[link.target] = other
+            self.links.pop(link.target, None)
+            self.links[link.target] = other
             is_alias = other.info is not None and info.ip_addr not in other.info.addresses()
             link.info = None
             link.is_closed = True
@@ -309,7 +309,7 @@ class SchedulerService:
         assert link.info is not None
         if type(message) is node.Leaving:
             name = link.info.name
-            self._links.pop(link.target, None)
+            self.links.pop(link.target, None)
             link.close()
             self._lose(link, f"node {name} left: {message.reason}")
             return
@@ -336,10 +336,10 @@ class SchedulerService:
         # Its other addresses are dialed anew if somebody asks for them: another node may answer there now.
         for target in [
             target
-            for target, other in self._links.items()
+            for target, other in self.links.items()
             if other is link and (other.is_closed or target != link.target)
         ]:
-            del self._links[target]
+            del self.links[target]
         info.is_gone = True
         self.handle(core.NodeLost(info.node, reason))
         self._by_node.pop(info.node, None)
@@ -495,5 +495,5 @@ class SchedulerService:
         recovered."""
         if self._tick is not None:
             self._tick.cancel()
-        for link in list(self._links.values()):
+        for link in list(self.links.values()):
             link.close(forget=forget)

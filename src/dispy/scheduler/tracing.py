@@ -39,9 +39,9 @@ def set_tracing(service: SchedulerService, is_on: bool) -> None:
     if is_on == service.is_traced:
         return
     service.tracer = tracer if is_on else None
-    decide = service._machine.handle
-    service._machine.handle = partial(_decide, decide) if is_on else decide.args[0]  # type: ignore
-    for link in service._links.values():
+    decide = service.machine.handle
+    service.machine.handle = partial(_decide, decide) if is_on else decide.args[0]  # type: ignore
+    for link in service.links.values():
         if link.connection is not None:
             link.connection.trace = tracer(link) if is_on else None
 

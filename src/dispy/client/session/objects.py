@@ -50,18 +50,18 @@ class Ref(payload.Reference):
         """References inside the object. Held so that their objects stay on the nodes as long as this one."""
         super().__init__(next(_numbers))
         self.size = size
-        _refs[self._number] = self
+        _refs[self.number] = self
 
     def __del__(self) -> None:
         cluster = getattr(self, "_cluster", None)
         if cluster is not None:
             try:  # at the interpreter's end the globals of modules are None already
-                _drop_later(cluster, self._number)
+                _drop_later(cluster, self.number)
             except (AttributeError, TypeError):
                 pass
 
     def __repr__(self) -> str:
-        return f"<Ref {self._number} of cluster {self._cluster.name}: {counted(self.size, 'byte')}>"
+        return f"<Ref {self.number} of cluster {self._cluster.name}: {counted(self.size, 'byte')}>"
 
 
 def put(cluster: ClusterState, value: Any) -> Ref:
@@ -78,7 +78,7 @@ def put(cluster: ClusterState, value: Any) -> Ref:
     shown = payload.random_generators.shared(value, "workers") if cluster._seeding.is_on else value
     data = payload.dump_object(shown, cluster._computation.known)
     ref = Ref(cluster, len(data), check_used(cluster))
-    message = PutObject(cluster._number, ref._number, data)  # type: ignore[arg-type]  # a view, as in ``submission``
+    message = PutObject(cluster._number, ref.number, data)  # type: ignore[arg-type]  # a view, as in ``submission``
     cluster._engine.call(_put, cluster, message)
     return ref
 

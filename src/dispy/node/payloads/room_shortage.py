@@ -41,14 +41,14 @@ def wait_for_room(
         returned: Number and attempt of the job that the data was of, which goes back to the program; None: no job
             goes back.
     """
-    now = service._clock.monotonic()
-    if now > service._short_said + SAY_S:
-        service._short_said = now
+    now = service.clock.monotonic()
+    if now > service.short_said + SAY_S:
+        service.short_said = now
         logger.warning("a computation waits: %s", reason)
-    if not service._short:
+    if not service.short:
         guard.later(service, LOOK_S, None, _look, service)
-    service._short[key] = max(size, service._short.get(key, 0))
-    service._handle(core.ShortOfRoom(key, reason, returned))
+    service.short[key] = max(size, service.short.get(key, 0))
+    service.handle(core.ShortOfRoom(key, reason, returned))
 
 
 def _look(service: NodeState) -> None:
@@ -56,11 +56,11 @@ def _look(service: NodeState) -> None:
 
     While others wait this function is called again after ``LOOK_S``, until the node stops.
     """
-    for key, size in list(service._short.items()):
-        if key not in service._loaded:
-            del service._short[key]
-        elif service._segments.has_room(size):
-            del service._short[key]
-            service._handle(core.ShortOfRoom(key, ""))
-    if service._short and not service._stopped.is_set():
+    for key, size in list(service.short.items()):
+        if key not in service.loaded:
+            del service.short[key]
+        elif service.segments.has_room(size):
+            del service.short[key]
+            service.handle(core.ShortOfRoom(key, ""))
+    if service.short and not service.stopped.is_set():
         guard.later(service, LOOK_S, None, _look, service)

@@ -78,7 +78,7 @@ def start_host(service: NodeState, action: core.StartHost) -> None:
 
     Nothing is done while the node stops.
     """
-    if service._stopped.is_set():
+    if service.stopped.is_set():
         # All hosts have been told to end; a new one would be left over.
         return
     if action.delay_s:
@@ -92,8 +92,8 @@ def _restart_host(service: NodeState, action: core.StartHost) -> None:
 
     Nothing is done if the computation has left meanwhile or was closed and opened again, or if the node stops.
     """
-    computation = service._machine.state.computations.get(action.key)
-    if computation is not None and computation.spec is action.compute and not service._stopped.is_set():
+    computation = service.machine.state.computations.get(action.key)
+    if computation is not None and computation.spec is action.compute and not service.stopped.is_set():
         _load(service, action)
 
 
@@ -102,24 +102,24 @@ def _load(service: NodeState, action: core.StartHost) -> None:
 
     If there is no process, memory or directory for it, the core is told ``HostFailed``.
     """
-    if action.key in service._leaving or action.key in service._dropping:
+    if action.key in service.leaving or action.key in service.dropping:
         # The computation needs its directory, and needs it empty.
-        service._waiting[action.key] = action
+        service.waiting[action.key] = action
         return
-    before = service._loaded.get(action.key)
-    had_work = before is not None or action.key in service._prepared
-    account = service._account_for(action.key[0], action.compute.owner)
+    before = service.loaded.get(action.key)
+    had_work = before is not None or action.key in service.prepared
+    account = service.account_for(action.key[0], action.compute.owner)
     host = work = segments = None
     try:
         work = open_work(service, action.key, action.compute, action)
         if work is None:
             return  # the action comes again
-        host = _take_spare(service, account) or service._new_host(account)
-        segments = service._segments.open(place_name(action.key), account)
-        code_path = service._segments.put_code(segments, action.compute.code)
+        host = _take_spare(service, account) or service.new_host(account)
+        segments = service.segments.open(place_name(action.key), account)
+        code_path = service.segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
         if segments is not None and before is None:
-            service._segments.drop(segments)
+            service.segments.drop(segments)
         if work is not None and not had_work:
             drop_work(service, action.key, work)
         _fail_start(service, action.key, host, error)
@@ -128,10 +128,10 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     if before is not None:
         loaded.brought, loaded.stages = before.brought, before.stages
         loaded.requests = before.requests
-    loaded.computation = service._machine.state.computations.get(action.key)
-    loaded.since = service._clock.monotonic()
-    service._loaded[action.key] = loaded
-    service._prepared.pop(action.key, None)
+    loaded.computation = service.machine.state.computations.get(action.key)
+    loaded.since = service.clock.monotonic()
+    service.loaded[action.key] = loaded
+    service.prepared.pop(action.key, None)
     guard.watch(service, host.output, action.key, _on_output, service, host)
     guard.watch(service, host.control, action.key, _on_host_readable, service, action.key, loaded)
     logger.debug("host %d loads computation %s", host.process.pid, line(action.compute.name))
@@ -143,11 +143,11 @@ def _load(service: NodeState, action: core.StartHost) -> None:
 def _take_spare(service: NodeState, account: Account | None) -> HostProcess | None:
     """Returns the spare host, which is then no spare any more; None if none of this account lives, so that one has to
     be started."""
-    if service._spare is None or service._spare.account != account:
+    if service.spare is None or service.spare.account != account:
         return None
-    spare, service._spare = service._spare, None
-    service._loop.remove_reader(spare.control)
-    service._loop.remove_reader(spare.output)
+    spare, service.spare = service.spare, None
+    service.loop.remove_reader(spare.control)
+    service.loop.remove_reader(spare.output)
     return spare if not spare.is_dead else None
 
 
@@ -183,12 +183,12 @@ def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_p
             node_name=service.name,
             node_ip_addr=outward(service.address[0]),
             isolate=compute.isolate,
-            free_path=service._segments.free,
+            free_path=service.segments.free,
             message_timeout_s=compute.message_timeout_s,
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
             file_max=service.settings.max_file_size,
-            disk_path=service._segments.disk_path(loaded.segments),
+            disk_path=service.segments.disk_path(loaded.segments),
         )
     )
 
@@ -201,7 +201,7 @@ def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
     (``bury_host``)."""
     if loaded.host.read(partial(_on_host_message, service, key, loaded)):
         return
-    service._loop.remove_reader(loaded.host.control)
+    service.loop.remove_reader(loaded.host.control)
     bury_host(service, key, loaded)
 
 
@@ -213,7 +213,7 @@ def _on_host_message(
     The table of this module has what follows from ``Loaded`` and ``LoadFailed``. ``SettingUp`` starts the time limit
     of ``setup``, ``WorkerStarted`` brings a worker's pid, ``WorkerExited`` a worker's end (``on_worker_exited``).
     """
-    if service._tracer is not None:
+    if service.tracer is not None:
         tracing.host_message(loaded.host, message)
     match message:
         case worker_protocol.SettingUp():
@@ -223,12 +223,12 @@ def _on_host_message(
             if warning and not service.settings.owner:  # a private node's program warns its user itself
                 logger.warning("%s", block(warning))
             reporting.on_loaded(service, loaded)
-            service._handle(core.HostReady(key, warning))
+            service.handle(core.HostReady(key, warning))
         case worker_protocol.LoadFailed(reason):
             if loaded.computation is not None:
                 reporting.on_failed(service, loaded.computation, reason)
                 loaded.computation = None
-            service._handle(core.HostFailed(key, reason))
+            service.handle(core.HostFailed(key, reason))
             stop_host(service, core.StopHost(key))
         case worker_protocol.WorkerStarted(worker, pid):
             if worker in loaded.host.workers:
@@ -257,9 +257,9 @@ def _on_output(service: NodeState, host: HostProcess) -> bool:
     """
     said = host.read_output()
     if said is None:
-        service._loop.remove_reader(host.output)
+        service.loop.remove_reader(host.output)
     elif said:
-        service._say(lines(said))
+        service.say(lines(said))
     return bool(said)
 
 
@@ -274,9 +274,9 @@ def _print_rest(service: NodeState, host: HostProcess) -> None:
 
 def stop_host(service: NodeState, action: core.StopHost) -> None:
     """End a computation: its host is told to end, or killed after ``CLEANUP_S``, and its directories are removed."""
-    service._waiting.pop(action.key, None)
+    service.waiting.pop(action.key, None)
     drop_prepared(service, action.key)
-    loaded = service._loaded.get(action.key)
+    loaded = service.loaded.get(action.key)
     if loaded is None:
         return
     reporting.on_left(service, loaded)
@@ -285,17 +285,17 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
     if host.is_dead:
         drop_places(service, action.key)
         return
-    service._loop.remove_reader(host.control)
+    service.loop.remove_reader(host.control)
     for handle in list(host.workers.values()):
-        service._loop.remove_reader(handle.replies)
-        service._owners.pop(handle.id, None)
+        service.loop.remove_reader(handle.replies)
+        service.owners.pop(handle.id, None)
         host.forget(handle)
     host.end()
-    service._ending.append(host)
-    service._segments.drop(loaded.segments)
+    service.ending.append(host)
+    service.segments.drop(loaded.segments)
     # The working directory stays until the host has ended: ``cleanup`` may use it.
-    service._leaving[action.key] = service._loaded.pop(action.key)
-    deadline = service._clock.monotonic() + CLEANUP_S
+    service.leaving[action.key] = service.loaded.pop(action.key)
+    deadline = service.clock.monotonic() + CLEANUP_S
     guard.later(service, REAP_S, action.key, _reap_host, service, host, deadline, action.key)
 
 
@@ -309,18 +309,18 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
         key: Its computation.
     """
     if host.process.poll() is None:
-        if service._clock.monotonic() > deadline:
+        if service.clock.monotonic() > deadline:
             host.kill()
         guard.later(service, REAP_S, key, _reap_host, service, host, deadline, key)
         return
-    leaving = service._leaving.get(key)
+    leaving = service.leaving.get(key)
     if leaving is not None and leaving.host is host:
-        del service._leaving[key]
-    if host in service._ending:
-        service._ending.remove(host)
+        del service.leaving[key]
+    if host in service.ending:
+        service.ending.remove(host)
     tracing.host_ended(host)
     close_host(service, host)
-    service._kill_strays(own_children(service))
+    service.kill_strays(own_children(service))
     if leaving is not None and leaving.host is host:
         drop_work(service, key, leaving.work)
 
@@ -335,17 +335,17 @@ def bury_host(service: NodeState, key: Key, loaded: Loaded) -> None:
     loaded.host.process.wait()
     loaded.host.kill_workers()
     tracing.host_ended(loaded.host)
-    service._kill_strays(own_children(service))
+    service.kill_strays(own_children(service))
     reason = _why_dead(service, loaded, was_ended)
     for handle in list(loaded.host.workers.values()):
         guard.run(service, key, drain, service, handle)
-        service._handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
+        service.handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
     exits = [bury(service, handle, reason) for handle in list(loaded.host.workers.values())]
     close_host(service, loaded.host)
     loaded.host.is_dead = True
     failed = core.HostFailed(key, loaded.failure or reason, exits, has_died=not loaded.failure)
     drop_failed(service, failed)
-    if key in service._loaded:
+    if key in service.loaded:
         collect(service, loaded)
 
 
@@ -377,11 +377,11 @@ def drop_failed(service: NodeState, event: core.HostFailed) -> None:
 
     Otherwise the directories stay for the next host.
     """
-    computation = service._machine.state.computations.get(event.key)
-    service._handle(event)
-    loaded = service._loaded.get(event.key)
+    computation = service.machine.state.computations.get(event.key)
+    service.handle(event)
+    loaded = service.loaded.get(event.key)
     # The directories stay if another host is to be started, also after a delay: jobs that wait need what is there.
-    is_over = event.key not in service._machine.state.computations
+    is_over = event.key not in service.machine.state.computations
     if is_over:
         if computation is not None:
             reporting.on_failed(service, computation, event.reason)
@@ -396,7 +396,7 @@ def close_host(service: NodeState, host: HostProcess) -> None:
     """Print the last output of a host that has ended, and close its channels and those of its workers."""
     if host.output >= 0:
         guard.run(service, None, _print_rest, service, host)
-        service._loop.remove_reader(host.output)
+        service.loop.remove_reader(host.output)
     host.close()
 
 
@@ -405,14 +405,14 @@ def living_hosts(service: NodeState) -> list[HostProcess]:
 
     Not among them are the spare host (``_spare``) and hosts that were told to end (``_ending``).
     """
-    return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
+    return [loaded.host for loaded in service.loaded.values() if not loaded.host.is_dead]
 
 
 def own_children(service: NodeState) -> set[int]:
     """Returns the pids of all hosts that may live: these, and what is below them, are no strays."""
-    hosts = living_hosts(service) + service._ending
-    if service._spare is not None:
-        hosts.append(service._spare)
+    hosts = living_hosts(service) + service.ending
+    if service.spare is not None:
+        hosts.append(service.spare)
     return {host.process.pid for host in hosts}
 
 
@@ -424,11 +424,11 @@ def _start_spare(service: NodeState) -> None:
 
     A failure is only logged: the next computation then starts a host of its own.
     """
-    if service._spare is not None or service._stopped.is_set():
+    if service.spare is not None or service.stopped.is_set():
         return
     try:
-        service._spare = service._new_host(service._next_account())
-        logger.debug("host %d is started ahead", service._spare.process.pid)
+        service.spare = service.new_host(service.next_account())
+        logger.debug("host %d is started ahead", service.spare.process.pid)
     except OSError as error:
         # The next computation tries again; if that fails, its program is told.
         logger.warning("no process can be started ahead: %s", error)
@@ -441,7 +441,7 @@ def watch_spare(service: NodeState) -> None:
 
     Called when the node starts, and for each spare host that is started later.
     """
-    spare = service._spare
+    spare = service.spare
     if spare is not None:
         guard.watch(service, spare.control, None, _on_spare_readable, service, spare)
         guard.watch(service, spare.output, None, _on_output, service, spare)
@@ -452,11 +452,11 @@ def _on_spare_readable(service: NodeState, spare: HostProcess) -> None:
 
     No other one is started now: the next computation starts its own host, and a new spare one ``SPARE_S`` later.
     """
-    service._loop.remove_reader(spare.control)
+    service.loop.remove_reader(spare.control)
     spare.is_dead = True
     spare.kill()
     spare.process.wait()
     close_host(service, spare)
-    if service._spare is spare:
-        service._spare = None
+    if service.spare is spare:
+        service.spare = None
     logger.warning("a spare host ended with %s", describe_exit(spare.process.returncode))

@@ -51,7 +51,7 @@ assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX
 
 def fork(service: NodeState, action: core.ForkWorker) -> None:
     """Have a host start a worker. If that fails the core is told ``WorkerExited`` after ``FORK_S``."""
-    loaded = service._loaded[action.key]
+    loaded = service.loaded[action.key]
     try:
         handle = loaded.host.fork(action.worker)
     except OSError as error:
@@ -61,7 +61,7 @@ def fork(service: NodeState, action: core.ForkWorker) -> None:
             service, FORK_S, action.key, _fail_fork, service, action, f"it cannot be started: {error}"
         )
         return
-    service._owners[action.worker] = (loaded, handle)
+    service.owners[action.worker] = (loaded, handle)
     guard.watch(service, handle.replies, action.key, _on_replies, service, handle)
     if loaded.per_worker and loaded.limit_s:
         guard.later(service, loaded.limit_s + SETUP_GRACE_S, action.key, _end_late_worker, service, handle)
@@ -69,17 +69,17 @@ def fork(service: NodeState, action: core.ForkWorker) -> None:
 
 def _fail_fork(service: NodeState, action: core.ForkWorker, reason: str) -> None:
     """Tell the core the end of a worker that could not be started. The core queues that worker's jobs again."""
-    service._handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
+    service.handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
 
 
 def offer(service: NodeState, action: core.Offer) -> None:
     """Give a worker a record of jobs at once. If its one job brings files, give it when these are in place."""
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is None:
         return  # it could not be started; the core is about to be told its end
     brought = owner[0].brought
     if brought is not None and brought.offer(action.worker, action.record):
-        service._bringing[action.worker] = brought
+        service.bringing[action.worker] = brought
     else:
         give(service, action.worker, action.record)
     _schedule_tick(service)
@@ -90,7 +90,7 @@ def give(service: NodeState, worker: WorkerId, record: worker_protocol.Record) -
 
     A worker that takes no record is killed; its end gives its jobs back to the core.
     """
-    owner = service._owners.get(worker)
+    owner = service.owners.get(worker)
     if owner is None:
         return
     try:
@@ -103,7 +103,7 @@ def give(service: NodeState, worker: WorkerId, record: worker_protocol.Record) -
 
 def _end_bringing(service: NodeState, worker: WorkerId) -> None:
     """Remove the files that a worker's job has brought, as the job has ended. Without effect if it brought none."""
-    brought = service._bringing.pop(worker, None)
+    brought = service.bringing.pop(worker, None)
     if brought is not None:
         brought.release(worker)
 
@@ -113,13 +113,13 @@ def recall(service: NodeState, action: core.Recall) -> None:
 
     The core has the jobs of these records run elsewhere; records that the worker has taken stay with it.
     """
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is not None:
         untaken = owner[1].untaken()
-        brought = service._bringing.get(action.worker)
+        brought = service.bringing.get(action.worker)
         if brought is not None:
             untaken = brought.withdraw(action.worker, untaken)
-        service._handle(core.Recalled(action.worker, untaken))
+        service.handle(core.Recalled(action.worker, untaken))
 
 
 def cut(service: NodeState, action: core.Cut) -> None:
@@ -128,7 +128,7 @@ def cut(service: NodeState, action: core.Cut) -> None:
     If the worker has begun that job already, the record ends before the job after the running one. The jobs that are
     cut off are not run by this worker; the core places them anew.
     """
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_LIMIT] = action.position
 
@@ -139,7 +139,7 @@ def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
     No other job of the worker gets it. The exception is raised again each ``INTERRUPT_S`` while the job runs and has
     not noticed.
     """
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_INTERRUPT] = action.position
         owner[0].host.tell(worker_protocol.Interrupt(action.worker))
@@ -148,7 +148,7 @@ def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
 
 def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
     """Interrupt a job once more, ``INTERRUPT_S`` after the last time, if it still runs and has not noticed."""
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is not None:
         words = owner[1].words
         if words[worker_protocol.SLOT_INTERRUPT] == words[worker_protocol.SLOT_CLAIM] == action.position:
@@ -157,7 +157,7 @@ def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
 
 def kill(service: NodeState, action: core.KillWorker) -> None:
     """Have a worker killed by its host, with all processes that it started; ``WorkerExited`` follows."""
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is not None:
         owner[0].host.tell(worker_protocol.Kill(action.worker))
 
@@ -167,7 +167,7 @@ def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
 
     A client watches its output, and is to see it at once.
     """
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_UNBUFFER] = action.position
         owner[0].host.tell(worker_protocol.Unbuffer(action.worker))
@@ -175,7 +175,7 @@ def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
 
 def look(service: NodeState, action: core.Look) -> None:
     """Have output of running jobs read as soon as all actions are performed (``_handle_and_look``)."""
-    service._looks.append(action)
+    service.looks.append(action)
 
 
 def pass_on(service: NodeState, action: core.Pass) -> None:
@@ -183,7 +183,7 @@ def pass_on(service: NodeState, action: core.Pass) -> None:
 
     The job that has sent the result waits for this.
     """
-    owner = service._owners.get(action.worker)
+    owner = service.owners.get(action.worker)
     if owner is not None:
         with contextlib.suppress(OSError):
             owner[1].replies.send(_encode(action.message))
@@ -196,9 +196,9 @@ def _on_replies(service: NodeState, handle: WorkerHandle) -> None:
     """Take in one packet of a worker whose socket is readable, and send at once what its client is told because of
     it. If there will be no more packets the socket is not watched any more."""
     if not _read_reply(service, handle):
-        service._loop.remove_reader(handle.replies)
-    owner = service._owners.get(handle.id)
-    connection = service._clients.get(owner[0].client) if owner is not None else None
+        service.loop.remove_reader(handle.replies)
+    owner = service.owners.get(handle.id)
+    connection = service.clients.get(owner[0].client) if owner is not None else None
     if connection is not None:
         connection.flush()
 
@@ -210,20 +210,20 @@ def _read_reply(service: NodeState, handle: WorkerHandle) -> bool:
         False if there will be no more packets: the worker's end of the socket is closed.
     """
     try:
-        size = handle.replies.recv_into(service._packet)
+        size = handle.replies.recv_into(service.packet)
     except BlockingIOError:
         return True
     except OSError:
         return False
     if not size:
         return False
-    packet = service._packet_view[:size]
+    packet = service.packet_view[:size]
     try:
         if packet[0] == worker_protocol.RAN:
             flags, executed, record, ended = worker_protocol.unpack_ran(packet)
-            if service._bringing:
+            if service.bringing:
                 _end_bringing(service, handle.id)
-            service._handle(
+            service.handle(
                 core.Ran(
                     handle.id,
                     record,
@@ -234,13 +234,13 @@ def _read_reply(service: NodeState, handle: WorkerHandle) -> bool:
                 )
             )
         elif packet[0] == worker_protocol.SET_UP:
-            if handle.id in service._owners:
+            if handle.id in service.owners:
                 _on_set_up(service, handle, worker_protocol.unpack_set_up(packet))
         elif packet[0] == worker_protocol.BROKEN:
             handle.failure = worker_protocol.unpack_set_up(packet)
         else:
             value = worker_protocol.provisional_decoder.decode(packet[1:])
-            service._handle(
+            service.handle(
                 core.ValueSent(
                     handle.id,
                     value.number,
@@ -268,7 +268,7 @@ def _on_set_up(service: NodeState, handle: WorkerHandle, reason: str) -> None:
         handle: The worker.
         reason: Cause of the failure, in words; empty: ``setup`` was called with success.
     """
-    loaded, _ = service._owners[handle.id]
+    loaded, _ = service.owners[handle.id]
     handle.is_set_up = True
     handle.failure = reason
     if not reason:
@@ -282,8 +282,8 @@ def _end_late_worker(service: NodeState, handle: WorkerHandle) -> None:
 
     The computation is given up, too, if no worker of this host has called ``setup`` with success.
     """
-    if handle.id in service._owners and not handle.is_set_up:
-        _on_set_up(service, handle, setup_is_late(service, service._owners[handle.id][0]))
+    if handle.id in service.owners and not handle.is_set_up:
+        _on_set_up(service, handle, setup_is_late(service, service.owners[handle.id][0]))
         kill(service, core.KillWorker(handle.id))
 
 
@@ -306,8 +306,8 @@ def setup_is_late(service: NodeState, loaded: Loaded) -> str:
 
 def _schedule_tick(service: NodeState) -> None:
     """Have ``_on_tick`` called after ``TICK_S``, unless it will be anyway."""
-    if service._tick is None:
-        service._tick = guard.later(service, TICK_S, None, _on_tick, service)
+    if service.tick is None:
+        service.tick = guard.later(service, TICK_S, None, _on_tick, service)
 
 
 def _on_tick(service: NodeState) -> None:
@@ -315,21 +315,21 @@ def _on_tick(service: NodeState) -> None:
 
     The next tick follows after ``TICK_S`` if a worker still has a record.
     """
-    service._tick = None
+    service.tick = None
     positions = {
         worker: (handle.words[worker_protocol.SLOT_CLAIM], handle.started())
-        for worker, (_, handle) in service._owners.items()
+        for worker, (_, handle) in service.owners.items()
     }
     for worker, (position, _) in positions.items():
-        owner = service._owners.get(worker)
+        owner = service.owners.get(worker)
         if owner is None:
             continue
         handle = owner[1]
         if handle.last_position == position and handle.words[worker_protocol.SLOT_COUNT]:
             guard.run(service, owner[0].key, _take_waiting, service, handle, position)
         handle.last_position = position
-    service._handle_and_look(core.Tick(positions))
-    if service._machine.state.busy:
+    service.handle_and_look(core.Tick(positions))
+    if service.machine.state.busy:
         _schedule_tick(service)
 
 
@@ -348,7 +348,7 @@ def _take_waiting(service: NodeState, handle: WorkerHandle, position: int) -> No
     if packet and handle.words[worker_protocol.SLOT_CLAIM] == position:
         with contextlib.suppress(*worker_protocol.NONSENSE):
             _, _, _, ended = worker_protocol.unpack_ran(packet)
-            service._handle(core.Ran(handle.id, 0, 0, False, False, ended))
+            service.handle(core.Ran(handle.id, 0, 0, False, False, ended))
 
 
 # Ends of workers.
@@ -365,13 +365,13 @@ def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
         worker: Number of the worker.
         reason: How its process has ended, in words. If the worker itself has said why, its own words count.
     """
-    owner = service._owners.get(worker)
+    owner = service.owners.get(worker)
     if owner is None:
         return
     loaded, handle = owner
     guard.run(service, loaded.key, drain, service, handle)
-    service._handle_and_look(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
-    service._handle(bury(service, handle, handle.failure or reason))
+    service.handle_and_look(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
+    service.handle(bury(service, handle, handle.failure or reason))
     collect(service, loaded)
 
 
@@ -380,8 +380,8 @@ def collect(service: NodeState, loaded: Loaded) -> None:
 
     Called after a worker or the host of the computation has died.
     """
-    held = segments_held(service._machine.state, loaded.key) | set(loaded.values.values())
-    service._segments.collect(loaded.segments, held)
+    held = segments_held(service.machine.state, loaded.key) | set(loaded.values.values())
+    service.segments.collect(loaded.segments, held)
 
 
 def drain(service: NodeState, handle: WorkerHandle) -> None:
@@ -389,15 +389,15 @@ def drain(service: NodeState, handle: WorkerHandle) -> None:
 
     Call it before ``bury``, which closes both.
     """
-    service._loop.remove_reader(handle.replies)
-    while service._has_reply(handle):
+    service.loop.remove_reader(handle.replies)
+    while service.has_reply(handle):
         if not _read_reply(service, handle):
             break
     packet = handle.committed()
     if packet:
         with contextlib.suppress(*worker_protocol.NONSENSE):
             _, _, _, ended = worker_protocol.unpack_ran(packet)
-            service._handle(core.Ran(handle.id, 0, 0, False, True, ended))
+            service.handle(core.Ran(handle.id, 0, 0, False, True, ended))
 
 
 def bury(service: NodeState, handle: WorkerHandle, reason: str) -> core.WorkerExited:
@@ -407,14 +407,14 @@ def bury(service: NodeState, handle: WorkerHandle, reason: str) -> core.WorkerEx
         Event that the caller tells the core. It has the numbers of the records that the worker has not taken, also of
         those that the core has offered while the worker was drained: the core runs their jobs elsewhere.
     """
-    loaded, _ = service._owners.pop(handle.id)
+    loaded, _ = service.owners.pop(handle.id)
     _end_bringing(service, handle.id)
     exited = core.WorkerExited(
         handle.id,
         reason,
         handle.words[worker_protocol.SLOT_CLAIM],
         handle.started(),
-        service._clock.time(),
+        service.clock.time(),
         handle.untaken(),
     )
     loaded.host.forget(handle)

@@ -30,7 +30,7 @@ AVAILABLE_S = 5.0
 
 def send_to(service: NodeState, client: ClientId, message: node.FromNode) -> bool:
     """Send a message to a client. Returns False, and the message is dropped, if the client is not connected."""
-    connection = service._clients.get(client)
+    connection = service.clients.get(client)
     if connection is None or not connection.is_ready:
         return False
     connection.send(message)
@@ -43,7 +43,7 @@ def tell(service: NodeState, action: core.Tell) -> None:
     If the client is away the message is dropped: when it is back the core tells again what matters. Provisional
     results are not repeated, so their segments are removed.
     """
-    connection = service._clients.get(action.client)
+    connection = service.clients.get(action.client)
     message = action.message
     if connection is None or not connection.is_ready:
         if type(message) is node.Provisional and message.stream:
@@ -74,7 +74,7 @@ def _send_large(
     A client that shares memory is told the name of a value's segment there; all else is sent as streams. A result
     that cannot be read any more is sent as lost (``died``), so that the client may run the job again.
     """
-    loaded = service._loaded.get((client, batch.computation))
+    loaded = service.loaded.get((client, batch.computation))
     result = msgspec.structs.replace(batch.ended[0])
     if loaded is None:
         # The client has closed the computation, or it was given up here. The batch is sent all the same: the client
@@ -84,7 +84,7 @@ def _send_large(
         result.reason = f"the job's result was lost on node {service.name} with its computation"
         connection.send(node.JobsEnded(batch.batch, batch.computation, [result]))
         return
-    if client in service._sharing and service._segments.is_shared(loaded.segments, result.stream):
+    if client in service.sharing and service.segments.is_shared(loaded.segments, result.stream):
         loaded.is_shared = True
         result.segment, result.stream = result.stream, 0
     parts: list[tuple[Any, str, Source]] = []
@@ -92,7 +92,7 @@ def _send_large(
         segment = getattr(result, attribute)
         if segment:
             try:
-                parts.append((result, attribute, service._segments.outgoing(loaded.segments, segment)))
+                parts.append((result, attribute, service.segments.outgoing(loaded.segments, segment)))
             except OSError as error:
                 setattr(result, attribute, 0)
                 result.status = node.TERMINATED
@@ -112,7 +112,7 @@ def cancel_results(
 ) -> None:
     """Stop sending large results of jobs that the client cancels. For each of them the client gets a batch with the
     same number instead, in which the job is ``TERMINATED``."""
-    loaded = service._loaded.get((client, message.computation))
+    loaded = service.loaded.get((client, message.computation))
     if loaded is None or not loaded.sending:
         return
     cancelled = {(attempt.number, attempt.attempt) for attempt in message.attempts}
@@ -140,7 +140,7 @@ def give_up_results(
     For each of them the client gets an empty batch of the same number, as an acknowledgement stands for all batches
     up to its number.
     """
-    loaded = service._loaded.get((client, message.computation))
+    loaded = service.loaded.get((client, message.computation))
     for link, group, batch in loaded.sending if loaded is not None else ():
         if link.give_up(group):
             # The number of the batch is sent all the same: an acknowledgement of a later batch stands for all before.
@@ -155,20 +155,20 @@ def _send_value(
     The segment stays until the client acknowledges the result (``release_value``) or its connection is lost. Nothing
     is sent if the computation is not here, or if the segment cannot be read, which is logged.
     """
-    loaded = service._loaded.get((client, message.computation))
+    loaded = service.loaded.get((client, message.computation))
     if loaded is None:
         return
     loaded.values[message.number, message.attempt, message.serial] = message.stream
     # A part of a file is always sent as a stream: code that reads a result by its segment's name would take it for a
     # value.
-    is_seen = client in service._sharing and service._segments.is_shared(loaded.segments, message.stream)
+    is_seen = client in service.sharing and service.segments.is_shared(loaded.segments, message.stream)
     if is_seen and message.file is None:
         loaded.is_shared = True
         message.segment, message.stream = message.stream, 0
         connection.send(message)
         return
     try:
-        source = service._segments.outgoing(loaded.segments, message.stream)
+        source = service.segments.outgoing(loaded.segments, message.stream)
     except OSError as error:
         logger.error("a provisional result of job %d is lost: %s", message.number, error)
         return
@@ -180,19 +180,19 @@ def release_value(
 ) -> None:
     """Remove the segment of a provisional result that the client has acknowledged, whether it has taken the value or
     not. A result without a segment, as small ones are, is fine."""
-    loaded = service._loaded.get((client, message.computation))
+    loaded = service.loaded.get((client, message.computation))
     if loaded is not None:
         segment = loaded.values.pop((message.number, message.attempt, message.serial), 0)
         if segment:
-            service._segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
+            service.segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
 
 
 def release(service: NodeState, action: core.Release) -> None:
     """Remove segments of a computation that are not needed any more: of results and arguments, by number."""
-    loaded = service._loaded.get(action.key)
+    loaded = service.loaded.get(action.key)
     if loaded is not None:
         for name in action.segments:
-            service._segments.remove(loaded.segments, name, was_shared=loaded.is_shared)
+            service.segments.remove(loaded.segments, name, was_shared=loaded.is_shared)
 
 
 # Results on disk.
@@ -203,9 +203,9 @@ def store_results(service: NodeState, action: core.Store) -> None:
 
     Without a spool the batch stays in memory, and ends with the node.
     """
-    if service._spool is not None:
-        loaded = service._loaded.get((action.client, action.batch.computation))
-        service._spool.store(action, loaded.segments if loaded is not None else None)
+    if service.spool is not None:
+        loaded = service.loaded.get((action.client, action.batch.computation))
+        service.spool.store(action, loaded.segments if loaded is not None else None)
 
 
 def tell_stored(service: NodeState, action: core.TellStored) -> None:
@@ -213,12 +213,12 @@ def tell_stored(service: NodeState, action: core.TellStored) -> None:
 
     If the batch cannot be read, its results are sent as lost (``died``), so that the client may run the jobs again.
     """
-    connection = service._clients.get(action.client)
+    connection = service.clients.get(action.client)
     if connection is None or not connection.is_ready:
         return
-    assert service._spool is not None
+    assert service.spool is not None
     try:
-        message, data = service._spool.load(action.client, action.batch.batch)
+        message, data = service.spool.load(action.client, action.batch.batch)
     except (OSError, Damaged) as error:
         logger.error("results on disk cannot be read: %s", error)
         reason = f"the job's result was lost on node {service.name}: it cannot be read from disk: {error}"
@@ -242,12 +242,12 @@ def tell_stored(service: NodeState, action: core.TellStored) -> None:
 def erase(service: NodeState, action: core.Erase) -> None:
     """Remove batches of a client from disk, by number, as it has them or does not want them; if ``action.gone`` all
     files of the client: it has left for good, or its lease is over."""
-    if service._spool is None:
+    if service.spool is None:
         return
     if action.gone:
-        service._spool.forget(action.client)
+        service.spool.forget(action.client)
     else:
-        service._spool.erase(action.client, action.batches)
+        service.spool.erase(action.client, action.batches)
 
 
 def note_open(service: NodeState, action: core.NoteOpen) -> None:
@@ -255,8 +255,8 @@ def note_open(service: NodeState, action: core.NoteOpen) -> None:
 
     If this node dies, the next one can say which jobs are lost.
     """
-    if service._spool is not None:
-        service._spool.note(action)
+    if service.spool is not None:
+        service.spool.note(action)
 
 
 def drop_note(service: NodeState, action: core.DropNote) -> None:
@@ -265,8 +265,8 @@ def drop_note(service: NodeState, action: core.DropNote) -> None:
     The client is back, and has compared its jobs with those on this node. The next node would otherwise call jobs
     lost that have ended since the list was written.
     """
-    if service._spool is not None:
-        service._spool.drop_note(action.client)
+    if service.spool is not None:
+        service.spool.drop_note(action.client)
 
 
 def on_written(service: NodeState, told: core.Stored, path: Path) -> None:
@@ -277,9 +277,9 @@ def on_written(service: NodeState, told: core.Stored, path: Path) -> None:
         told: Client, and numbers of its batches.
         path: File that they are in.
     """
-    assert service._spool is not None
-    service._spool.on_stored(told, path)
-    service._handle(told)
+    assert service.spool is not None
+    service.spool.on_stored(told, path)
+    service.handle(told)
 
 
 # Time.
@@ -288,7 +288,7 @@ def on_written(service: NodeState, told: core.Stored, path: Path) -> None:
 def flush_soon(service: NodeState, action: core.FlushSoon) -> None:
     """Tell the core ``Flush`` after ``action.after`` seconds: until then results of short jobs wait to share a
     message with others."""
-    service._loop.call_later(action.after, service._handle, core.Flush())
+    service.loop.call_later(action.after, service.handle, core.Flush())
 
 
 def tell_available(service: NodeState) -> None:
@@ -296,11 +296,11 @@ def tell_available(service: NodeState) -> None:
 
     Old enough is ``AVAILABLE_S``, or the heartbeat interval that the client has asked for.
     """
-    read, now = service._read_available, service._clock.monotonic()
+    read, now = service.read_available, service.clock.monotonic()
     if read is None:
         return
-    for connection, told in service._told_available.items():
+    for connection, told in service.told_available.items():
         every_s = AVAILABLE_S if connection.pulse_s == PULSE_S else connection.pulse_s
         if now - told >= every_s - PULSE_S / 2 and connection.is_ready:
-            service._told_available[connection] = now
+            service.told_available[connection] = now
             connection.send(read())

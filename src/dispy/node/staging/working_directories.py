@@ -30,8 +30,8 @@ def place_name(key: Key) -> str:
 
 def store_of(service: NodeState, client: ClientId, owner: bytes) -> Store:
     """Returns the store with the files of an owner (``Compute.owner``); of the client itself if it has named none."""
-    account = service._account_for(client, owner)
-    return service._stores.of(client, owner, account.name if account is not None else "")
+    account = service.account_for(client, owner)
+    return service.stores.of(client, owner, account.name if account is not None else "")
 
 
 def open_work(
@@ -45,31 +45,31 @@ def open_work(
         OSError: The directory cannot be made, or the one around it is open to other users.
         ValueError: The name that the client gave leads elsewhere.
     """
-    before = service._loaded.get(key)
+    before = service.loaded.get(key)
     if before is not None:
         return before.work
-    prepared = service._prepared.get(key)
+    prepared = service.prepared.get(key)
     if prepared is not None:
         return prepared.work
-    opened = service._opened.pop(key, None)
+    opened = service.opened.pop(key, None)
     if isinstance(opened, Exception):
         raise opened
     if opened is not None:
         return opened
-    name, account = place_name(key), service._account_for(key[0], compute.owner)
+    name, account = place_name(key), service.account_for(key[0], compute.owner)
     is_kept = compute.keep and not service.settings.force_cleanup
     if not compute.dest_path and not is_kept:
-        return service._workspace.open(name, account)
-    connection = service._clients.get(key[0])
+        return service.workspace.open(name, account)
+    connection = service.clients.get(key[0])
     address = connection.peer_address if connection is not None else ""
     name = compute.dest_path or name
     if account is None:
-        return service._workspace.open_named(address, name, is_kept=is_kept)
-    service._dropping.add(key)
-    service._waiting[key] = action
-    service._with_files(
+        return service.workspace.open_named(address, name, is_kept=is_kept)
+    service.dropping.add(key)
+    service.waiting[key] = action
+    service.with_files(
         account,
-        lambda: service._workspace.open_named(address, name, account, is_kept=is_kept),
+        lambda: service.workspace.open_named(address, name, account, is_kept=is_kept),
         partial(_on_opened, service, key),
     )
     return None
@@ -83,12 +83,12 @@ def _on_opened(service: NodeState, key: Key, result: Path | Exception) -> None:
         key: The computation.
         result: The directory, or the reason why there is none.
     """
-    service._dropping.discard(key)
-    waiting = service._waiting.pop(key, None)
-    if waiting is not None and not service._stopped.is_set():
-        service._opened[key] = result
-        service._perform(waiting)
-        result = service._opened.pop(key, OSError())
+    service.dropping.discard(key)
+    waiting = service.waiting.pop(key, None)
+    if waiting is not None and not service.stopped.is_set():
+        service.opened[key] = result
+        service.perform(waiting)
+        result = service.opened.pop(key, OSError())
     if isinstance(result, Path):
         drop_work(service, key, result)
 
@@ -98,15 +98,15 @@ def drop_work(service: NodeState, key: Key, work: Path) -> None:
 
     Until then the computation's key is in ``_dropping``: if the computation comes back, its files wait for that.
     """
-    service._dropping.add(key)
-    service._stager.leave(work, partial(_remove_work, service, key, work))
+    service.dropping.add(key)
+    service.stager.leave(work, partial(_remove_work, service, key, work))
 
 
 def _remove_work(service: NodeState, key: Key, work: Path) -> None:
     """Remove a working directory, unless others use or keep it."""
-    service._with_files(
-        service._workspace.account_at(work),
-        partial(service._workspace.leave, work),
+    service.with_files(
+        service.workspace.account_at(work),
+        partial(service.workspace.leave, work),
         partial(_on_removed, service, key),
     )
 
@@ -114,10 +114,10 @@ def _remove_work(service: NodeState, key: Key, work: Path) -> None:
 def _on_removed(service: NodeState, key: Key, _: object) -> None:
     """Perform the action of the core that has waited until the directory of the computation's earlier generation is
     gone, if there is one."""
-    service._dropping.discard(key)
-    waiting = service._waiting.pop(key, None)
-    if waiting is not None and not service._stopped.is_set():
-        service._perform(waiting)
+    service.dropping.discard(key)
+    waiting = service.waiting.pop(key, None)
+    if waiting is not None and not service.stopped.is_set():
+        service.perform(waiting)
 
 
 def drop_places(service: NodeState, key: Key) -> None:
@@ -125,10 +125,10 @@ def drop_places(service: NodeState, key: Key) -> None:
 
     A computation that is not in ``_loaded`` any more is fine.
     """
-    loaded = service._loaded.pop(key, None)
+    loaded = service.loaded.pop(key, None)
     if loaded is not None:
         drop_brought(service, loaded)
-        service._segments.drop(loaded.segments)
+        service.segments.drop(loaded.segments)
         drop_work(service, key, loaded.work)
 
 
@@ -143,10 +143,10 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
     key, compute = action.key, action.compute
     fault = _why_too_many(service, key[0], 0)
     if fault:
-        service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, fault))
+        service.loop.call_soon(service.handle, core.FilesFailed(key, compute.life, fault))
         return
-    if key in service._leaving or key in service._dropping:
-        service._waiting[key] = action
+    if key in service.leaving or key in service.dropping:
+        service.waiting[key] = action
         return
     try:
         work = open_work(service, key, compute, action)
@@ -154,13 +154,13 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
             return
     except (OSError, ValueError) as error:
         reason = f"node {service.name} has no working directory for the computation: {error}"
-        service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, reason))
+        service.loop.call_soon(service.handle, core.FilesFailed(key, compute.life, reason))
         return
     done = partial(_on_staged, service, key, compute.life)
     store = store_of(service, key[0], compute.owner)
     stage = Stage(store, SupplierId(key[0]), key[1], compute.files, work, done)
-    service._prepared[key] = Prepared(work, stage)
-    service._stager.stage(stage)
+    service.prepared[key] = Prepared(work, stage)
+    service.stager.stage(stage)
 
 
 def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
@@ -174,10 +174,10 @@ def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
         more: Number of files to be listed besides those of its computations and jobs here.
     """
     count = more
-    for key, computation in service._machine.state.computations.items():
+    for key, computation in service.machine.state.computations.items():
         if key[0] == client:
             count += len(computation.spec.files)
-            loaded = service._loaded.get(key)
+            loaded = service.loaded.get(key)
             if loaded is not None:
                 count += loaded.brought.count if loaded.brought is not None else 0
                 sent = [loaded.stages.get(-request) for request in loaded.requests]
@@ -193,10 +193,10 @@ def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
 def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
     """Tell the core that the files of a computation are there, or, with a reason, give its directory up."""
     if not reason:
-        service._handle(core.FilesReady(key, life))
+        service.handle(core.FilesReady(key, life))
         return
     drop_prepared(service, key)
-    service._handle(core.FilesFailed(key, life, f"node {service.name}: {reason}"))
+    service.handle(core.FilesFailed(key, life, f"node {service.name}: {reason}"))
 
 
 def drop_prepared(service: NodeState, key: Key) -> None:
@@ -204,9 +204,9 @@ def drop_prepared(service: NodeState, key: Key) -> None:
 
     Called when a computation is closed, or cannot run here.
     """
-    prepared = service._prepared.pop(key, None)
+    prepared = service.prepared.pop(key, None)
     if prepared is not None:
-        service._stager.drop(prepared.stage)
+        service.stager.drop(prepared.stage)
         drop_work(service, key, prepared.work)
 
 
@@ -219,10 +219,10 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
     The files are put into the working directory when the job starts.
     """
     key, number = action.key, action.number
-    loaded = service._loaded.get(key)
+    loaded = service.loaded.get(key)
     if loaded is None:
         reason = "its computation is not here any more"
-        service._loop.call_soon(service._handle, core.JobFilesReady(key, number, action.attempt, reason))
+        service.loop.call_soon(service.handle, core.JobFilesReady(key, number, action.attempt, reason))
         return
     brought = _brought(service, loaded)
     forget_brought(service, key)
@@ -230,7 +230,7 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
     fault = _why_too_many(service, key[0], 0)
     if fault:
         brought.forget(number)
-        service._loop.call_soon(service._handle, core.JobFilesReady(key, number, action.attempt, fault))
+        service.loop.call_soon(service.handle, core.JobFilesReady(key, number, action.attempt, fault))
         return
 
     def done(reason: str) -> None:
@@ -239,11 +239,11 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
             brought.note(number, stage.entries)
         if reason:
             reason = f"node {service.name}: {reason}"
-        service._handle(core.JobFilesReady(key, number, action.attempt, reason))
+        service.handle(core.JobFilesReady(key, number, action.attempt, reason))
 
     store = store_of(service, key[0], loaded.owner)
     stage = Stage(store, SupplierId(key[0]), key[1], action.files, None, done, around=loaded.work)
-    loaded.stages[number] = service._stager.stage(stage)
+    loaded.stages[number] = service.stager.stage(stage)
 
 
 def _brought(service: NodeState, loaded: Loaded) -> Brought:
@@ -253,10 +253,10 @@ def _brought(service: NodeState, loaded: Loaded) -> Brought:
         store = store_of(service, loaded.client, loaded.owner)
         loaded.brought = Brought(
             partial(_in_directory, service, loaded),
-            lambda files, done: service._stager.stage(
+            lambda files, done: service.stager.stage(
                 Stage(store, supplier, computation, files, loaded.work, done)
             ),
-            service._stager.drop,
+            service.stager.drop,
             partial(give, service),
             partial(_fail_offer, service),
         )
@@ -268,10 +268,10 @@ def _in_directory(service: NodeState, loaded: Loaded, work: Work, then: Callable
     exception that was raised."""
 
     def do() -> Any:
-        with service._workspace.tree(loaded.work) as directory:
+        with service.workspace.tree(loaded.work) as directory:
             return work(directory)
 
-    service._with_files(service._workspace.account_at(loaded.work), do, then)
+    service.with_files(service.workspace.account_at(loaded.work), do, then)
 
 
 def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
@@ -284,17 +284,17 @@ def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Re
         reason: Why its files are not there; the client is told.
     """
     job = record.jobs[0]
-    now = service._clock.time()
+    now = service.clock.time()
     ended = node.Ended(job.number, job.attempt, node.TERMINATED, now, now, b"", reason=reason, ran=False)
-    owner = service._owners.get(worker)
+    owner = service.owners.get(worker)
     if owner is not None and job.stream:
         release(service, core.Release(owner[0].key, [job.stream]))
-    service._handle(core.Ran(worker, record.record, 1, True, False, [ended]))
+    service.handle(core.Ran(worker, record.record, 1, True, False, [ended]))
 
 
 def unstage_jobs(service: NodeState, action: core.UnstageJobs) -> None:
     """Stop fetching the files of jobs that have left the node, and forget their lists of files."""
-    loaded = service._loaded.get(action.key)
+    loaded = service.loaded.get(action.key)
     if loaded is None:
         return
     for number in action.numbers:
@@ -302,13 +302,13 @@ def unstage_jobs(service: NodeState, action: core.UnstageJobs) -> None:
             loaded.brought.forget(number)
         stage = loaded.stages.pop(number, None)
         if stage is not None:
-            service._stager.drop(stage)
+            service.stager.drop(stage)
 
 
 def forget_brought(service: NodeState, key: Key) -> None:
     """Forget the lists of files of a computation's jobs that have ended, as ``settings.listed_max`` limits lists."""
-    loaded = service._loaded.get(key)
-    computation = service._machine.state.computations.get(key)
+    loaded = service.loaded.get(key)
+    computation = service.machine.state.computations.get(key)
     if loaded is None or loaded.brought is None or computation is None:
         return
     for number in [number for number in loaded.brought.entries if number not in computation.open]:
@@ -318,12 +318,12 @@ def forget_brought(service: NodeState, key: Key) -> None:
 def drop_brought(service: NodeState, loaded: Loaded) -> None:
     """Give up all files on their way for a computation that leaves, and remove files that its jobs have brought."""
     for stage in loaded.stages.values():
-        service._stager.drop(stage)
+        service.stager.drop(stage)
     loaded.stages.clear()
     brought, loaded.brought = loaded.brought, None
     if brought is not None:
         brought.close()
-        service._bringing = {worker: b for worker, b in service._bringing.items() if b is not brought}
+        service.bringing = {worker: b for worker, b in service.bringing.items() if b is not brought}
 
 
 # Files that are sent later.
@@ -338,7 +338,7 @@ def place_files(
     if the computation is not here. A request that is under way already is not started again.
     """
     key = (client, message.computation)
-    loaded = service._loaded.get(key)
+    loaded = service.loaded.get(key)
     # A computation that is not here is sent again if it is wanted, and this message after it.
     if loaded is None or message.request in loaded.requests:
         return
@@ -351,7 +351,7 @@ def place_files(
     def fetched(reason: str) -> None:
         loaded.stages.pop(-message.request, None)
         # Another host may hold it by now.
-        current = service._loaded.get(key)
+        current = service.loaded.get(key)
         if reason or current is None:
             done(reason)
         else:
@@ -367,4 +367,4 @@ def place_files(
     stage = Stage(
         store, SupplierId(client), message.computation, message.files, None, fetched, around=loaded.work
     )
-    loaded.stages[-message.request] = service._stager.stage(stage)
+    loaded.stages[-message.request] = service.stager.stage(stage)
