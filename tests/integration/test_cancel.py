@@ -251,10 +251,10 @@ def test_signal_never_hits_the_next_job(
             draw.choice(jobs[-2:]).wait(draw.choice((0, 0.0002, 0.0005)))
         for job in draw.sample(jobs[-batch * 6 :], k=min(batch, len(jobs))):
             if cluster.cancel(job) == 0:
-                cancelled.add(job._number)
+                cancelled.add(job.number)
     assert cluster.wait(20), cluster.status()
     for number, job in enumerate(jobs):
-        if job._number in cancelled:
+        if job.number in cancelled:
             hit += job.status in (CANCELLED, TERMINATED)
             assert job.status == FINISHED or job.exception == "cancelled", (job.status, job.exception)
         else:
@@ -282,10 +282,10 @@ def test_many_queued_jobs(make_cluster: MakeCluster, start_node: StartNode, is_l
         assert (job.status, job.exception, job.result) == (CANCELLED, "cancelled", None)
     cluster.status()  # the engine has done what it was about
     assert cluster.cancel(queued) == cluster.cancel(queued[0]) == -1
-    computation = cluster._engine.service.state.computations[cluster._number]
+    computation = cluster._session.backend.service.state.computations[cluster._session.number]
     assert (len(computation.queue), len(computation.cancelled), computation.open) == (1, 0, 2)
-    assert set(cluster._jobs.values()) == {running, kept}
-    assert not cluster._cancels
+    assert set(cluster._session.jobs.values()) == {running, kept}
+    assert not cluster._session.cancels
     assert not cluster._inbox
     assert cluster.cancel([kept, running]) == 0
     assert running.wait(5)
@@ -331,13 +331,13 @@ def test_job_that_has_ended_cannot_be_cancelled(
     """Though its result is still being rebuilt: it ends once, as what it was, and is counted once."""
     cluster = make_cluster(Slow, depends=[_rebuild])
     job = cluster.submit(str(gate))
-    wait_for(lambda: cluster._ended, what="the result has arrived")
+    wait_for(lambda: cluster._session.ended, what="the result has arrived")
     cluster.cancel(job)
     cluster.status()
     gate.touch()
     assert job().path == str(gate)
     assert job.status == FINISHED
-    assert cluster._engine.service.state.computations[cluster._number].open == 0
+    assert cluster._session.backend.service.state.computations[cluster._session.number].open == 0
     assert cluster.submit(str(gate))().path == str(gate)
     assert "failed" not in caplog.text
 
@@ -348,12 +348,12 @@ def test_close_does_not_wait_for_results_that_are_never_rebuilt(
     """The job is given up; its result, when it comes in the end, changes nothing."""
     cluster = make_cluster(Slow, depends=[_rebuild])
     job = cluster.submit(str(gate))
-    wait_for(lambda: cluster._ended, what="the result has arrived")
+    wait_for(lambda: cluster._session.ended, what="the result has arrived")
     assert cluster.close(terminate=True) is True
     assert job.wait(0)
     assert job.status == dispy.DispyJob.Abandoned
     gate.touch()
-    wait_for(lambda: cluster._ended, lambda ended: not ended, what="the result is rebuilt")
+    wait_for(lambda: cluster._session.ended, lambda ended: not ended, what="the result is rebuilt")
     assert (job.status, job.result) == (dispy.DispyJob.Abandoned, None)
     assert "failed" not in caplog.text
 

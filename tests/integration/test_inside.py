@@ -368,8 +368,8 @@ def test_a_provisional_result_waits_as_long_as_the_program_says(
     job = cluster.submit(str(gate), given)
     wait_for(lambda: job.status, lambda status: status == dispy.DispyJob.Running, what="the job runs")
     stands_still, goes_on = threading.Event(), threading.Event()
-    cluster._engine.post(stands_still.set)
-    cluster._engine.post(goes_on.wait, SOON_S)
+    cluster._session.engine.post(stands_still.set)
+    cluster._session.engine.post(goes_on.wait, SOON_S)
     stands_still.wait()
     gate.touch()
     try:

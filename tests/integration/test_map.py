@@ -63,7 +63,7 @@ def test_several_iterables_end_with_the_shortest(make_cluster: MakeCluster) -> N
         cluster.map()
     with pytest.raises(UsageError, match="argument 1 of map must be an iterable, not 5"):
         cluster.map(5)
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
 class Scale:

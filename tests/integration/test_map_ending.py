@@ -124,7 +124,7 @@ def test_an_interrupt_while_items_are_read_is_raised_at_once(make_cluster: MakeC
     with pytest.raises(KeyboardInterrupt):
         cluster.map(paths())
     assert cluster.wait(5), cluster.status()
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
 def test_an_interrupt_while_items_are_sent_leaves_none_behind(
@@ -147,7 +147,7 @@ def test_an_interrupt_while_items_are_sent_leaves_none_behind(
     finally:
         sys.setprofile(None)
     assert cluster.wait(5), cluster.status()
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
 def test_an_item_that_kills_its_worker(make_cluster: MakeCluster) -> None:
@@ -184,7 +184,7 @@ def test_leaving_cancels_the_rest(make_cluster: MakeCluster, gate: Path, way: st
             del results
             gc.collect()
     assert cluster.wait(5), cluster.status()
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
 def test_timeout(make_cluster: MakeCluster, gate: Path) -> None:

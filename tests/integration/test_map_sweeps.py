@@ -229,8 +229,8 @@ def test_constants_are_let_go(make_cluster: MakeCluster) -> None:
     assert cluster.wait(5)
     assert not cluster._held
     cluster.submit(1, 2)()
-    objects = cluster._engine.call(
-        lambda: len(cluster._engine.service.state.computations[cluster._number].objects)
+    objects = cluster._session.engine.call(
+        lambda: len(cluster._session.backend.service.state.computations[cluster._session.number].objects)
     )
     assert objects == 0
 
@@ -260,7 +260,7 @@ def test_misuse(make_cluster: MakeCluster, call: Any, said: str) -> None:
     cluster = make_cluster(add)
     with pytest.raises(UsageError, match=said):
         call(cluster)
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
 def test_constants_that_cannot_be_sent(make_cluster: MakeCluster) -> None:

@@ -176,18 +176,18 @@ def test_submit_waits_for_room(make_cluster: MakeCluster, start_node: StartNode,
     def produce() -> None:
         for n in range(40):
             jobs.append(cluster.submit(str(gate), n))
-            most.append(len(cluster._jobs))
+            most.append(len(cluster._session.jobs))
 
     threads = [threading.Thread(target=produce) for _ in range(4)]
     for thread in threads:
         thread.start()
     # What has been submitted may not be in the list yet when the next one waits.
     wait_for(
-        lambda: (cluster._room_waiters, len(jobs)),
+        lambda: (cluster._session.room_waiters, len(jobs)),
         lambda seen: seen[0] and seen[1] == 3,
         what="somebody waits for room",
     )
-    assert len(cluster._jobs) == 3
+    assert len(cluster._session.jobs) == 3
     gate.touch()
     for thread in threads:
         thread.join()
@@ -237,7 +237,7 @@ def test_close_ends_the_wait_for_room(make_cluster: MakeCluster, gate: Path, ter
     threads = [threading.Thread(target=submit) for _ in range(1 if terminate else 3)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: cluster._room_waiters, what="somebody waits for room")
+    wait_for(lambda: cluster._session.room_waiters, what="somebody waits for room")
     closer = threading.Thread(target=lambda: cluster.close(terminate=terminate))
     closer.start()
     for thread in threads:

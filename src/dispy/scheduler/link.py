@@ -123,6 +123,11 @@ class NodeInfo(Struct):
     """Further addresses at which the node has answered. ``JobCluster(nodes=...)`` may name the node by any of
     them."""
 
+    @property
+    def port(self) -> int:
+        """TCP port of the node."""
+        return self.target.port
+
     def addresses(self) -> list[str]:
         """Returns all IP addresses at which the node has answered, ``ip_addr`` first."""
         return [self.ip_addr, *self.aliases]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from dispy import payload
 from dispy.client.logger import notice
-from dispy.client.recovery.journaling import repack
 from dispy.core.recovery import PlaceStatus, Recovery, Result
 from dispy.errors import DispyError, UsageError
 from dispy.journal import files, reader
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 
-class Session:
+class PastSession:
     """A program that had the journal: the one that died, or one that resumed its jobs and died as well.
 
     Attributes:
@@ -106,7 +105,7 @@ class Dead:
         self.journal = journal
         self.noted = noted
         self.is_done = False
-        self.sessions: list[Session] = []
+        self.sessions: list[PastSession] = []
         self.submitted: dict[int, Submitted] = {}
         self.told: dict[int, Result] = {}
         self.session_of: dict[int, int] = {}
@@ -123,7 +122,7 @@ class Dead:
         Errors of SQLite and of decoding say that the journal is damaged; ``Journal.ask`` makes them ``DispyError``.
         """
         for found in reader.sessions(db):
-            session = Session(found.number, found.identity, found.program, found.boot)
+            session = PastSession(found.number, found.identity, found.program, found.boot)
             self.sessions.append(session)
             session.nodes = reader.nodes(db, found.number)
             for computation in reader.computations(db, found.number):
@@ -168,7 +167,7 @@ class Dead:
             with contextlib.suppress(OSError):
                 os.utime(self.journal.path, (self.noted, self.noted))
 
-    def session(self, number: int) -> Session:
+    def session(self, number: int) -> PastSession:
         """Return the session in which a job went on last, by number of the job: its nodes can tell of the job.
 
         That is the first session for a job that was never resumed, or is not in the journal.
@@ -180,7 +179,7 @@ class Dead:
         """Return secret and options of the last computation that was noted, to resume jobs by them.
 
         A program may have been killed after it had begun a session, and before it noted its computation: such a
-        session has no jobs. Call this after ``open_journal`` or ``open_all``, which fill ``Session.keys``.
+        session has no jobs. Call this after ``open_journal`` or ``open_all``, which fill ``PastSession.keys``.
         """
         return next(found for session in reversed(self.sessions) for found in session.keys.values())
 
@@ -254,7 +253,7 @@ def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
 
 
 def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
-    """Fill ``Session.keys`` of all journals, and return the journals. If one secret is not found, close them all.
+    """Fill ``PastSession.keys`` of all journals, and return the journals. If one secret is not found, close them all.
 
     Raises:
         UsageError: A secret is not found.
@@ -296,7 +295,7 @@ def _take_over(path: Path, noted: float) -> Dead:
         """Stand in for the loop of an engine: call a callback of the journal at once, on the journal's thread."""
         function()
 
-    journal = Journal(path, files.take_over, call, is_full=False, wait=True, repack=repack)
+    journal = Journal(path, files.take_over, call, is_full=False, wait=True, repack=payload.repack)
     try:
         return Dead(journal, noted)
     except BaseException:
@@ -305,7 +304,7 @@ def _take_over(path: Path, noted: float) -> Dead:
 
 
 def _prepare(one: Dead, given: dict[str, Any]) -> None:
-    """Fill ``Session.keys`` of one journal: one secret for each fingerprint that its computations name.
+    """Fill ``PastSession.keys`` of one journal: one secret for each fingerprint that its computations name.
 
     Raises:
         UsageError: A secret is not found.

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from dispy.client.engine.loop_thread import LoopThread
-from dispy.client.recovery.dead_program import Session, noted_tls
+from dispy.client.recovery.dead_program import PastSession, noted_tls
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.journal.rows import GIVEN_UP, USED, NodeRow
@@ -95,7 +95,7 @@ class Ask:
         """True if the node is not dialed any more: a fault, the recovery ends, or the secret or version is wrong."""
         self._address = target.host
         """IP address of the node once it is connected, before that its host name: ``ip_addr`` of its jobs."""
-        self._asked: deque[tuple[Session, bool]] = deque()
+        self._asked: deque[tuple[PastSession, bool]] = deque()
         """``Recover`` questions without an answer, in the order sent: their session, and True if they belong to a
         release. The node answers in this order, so that each ``Held`` finds its session."""
         self._released: set[int] = set()
@@ -141,7 +141,7 @@ class Ask:
             for message in messages:
                 connection.send(message)
 
-    def _ask(self, session: Session, messages: list[node.ToNode], *, is_release: bool) -> None:
+    def _ask(self, session: PastSession, messages: list[node.ToNode], *, is_release: bool) -> None:
         """Send messages about a session; note each ``Recover`` in ``_asked``, so that ``Held`` finds its session."""
         self._asked.extend((session, is_release) for message in messages if type(message) is node.Recover)
         self.send(messages)
@@ -165,7 +165,7 @@ class Ask:
         """
         return all(id(session) in self._released for session in self._sessions())
 
-    def _sessions(self) -> list[Session]:
+    def _sessions(self) -> list[PastSession]:
         """Return the sessions of whose jobs the node may keep something: it knew the program on this connection."""
         return [session for session in self._asking.sessions if session.recovery.has_answer(self.peer)]
 
@@ -294,7 +294,7 @@ class Asking:
 
     def __init__(
         self,
-        sessions: list[Session],
+        sessions: list[PastSession],
         running: Callable[[str], Iterable[Listing]] | None = None,
         clock: Clock = time,
     ) -> None:
@@ -316,7 +316,7 @@ class Asking:
         for session in self.sessions:
             self._decide(session, elapsed_s)
 
-    def _look_for(self, session: Session) -> None:
+    def _look_for(self, session: PastSession) -> None:
         """Dial the nodes of a session that are not connected, and nodes of this machine that have its secret."""
         for row in session.nodes:
             if row.incarnation in session.recovery.places and row.state == USED:
@@ -327,7 +327,7 @@ class Asking:
                 for listing in self._running(fingerprint):
                     self._reach(session, fingerprint, listing, listing.host, listing.socket_here())
 
-    def _decide(self, session: Session, elapsed_s: float) -> None:
+    def _decide(self, session: PastSession, elapsed_s: float) -> None:
         """Give up the nodes of a session that no peer speaks for, with a reason for the user.
 
         For ever (``GONE``) if another run answers under the node's name: the node was started anew without its
@@ -352,12 +352,12 @@ class Asking:
         return all(ask.welcome is not None or ask.error for ask in self._asks.values())
 
     def _reach(
-        self, session: Session, fingerprint: str, found: NodeRow | Listing, name: str, socket: str
+        self, session: PastSession, fingerprint: str, found: NodeRow | Listing, name: str, socket: str
     ) -> None:
         """Dial a node unless it is connected. Does nothing if the session has no such secret.
 
         Args:
-            session: Session that wants to ask the node, with the certificate files that its cluster used.
+            session: PastSession that wants to ask the node, with the certificate files that its cluster used.
             fingerprint: Fingerprint of the secret that the node has.
             found: The node, in the journal or in the list of this machine's nodes: its address, and if it speaks TLS.
             name: Name that the node's certificate must be for.
@@ -411,13 +411,13 @@ class Asking:
             ask.close()
 
 
-def by_program(sessions: list[Session]) -> list[list[Session]]:
+def by_program(sessions: list[PastSession]) -> list[list[PastSession]]:
     """Return the sessions in groups, one for each program, that is, for each identity under which nodes know it.
 
     A node that one journal of a program says is lost counts as lost in all its journals, also where the end of one is
     missing: a node forgets a client as a whole, so all clusters of the program were told.
     """
-    groups: dict[bytes, list[Session]] = {}
+    groups: dict[bytes, list[PastSession]] = {}
     for session in sessions:
         groups.setdefault(session.identity, []).append(session)
     for group in groups.values():
@@ -437,7 +437,7 @@ class Net(LoopThread):
         asking: The questions, one element for each program (identity). Use them only on the loop, by ``call``.
     """
 
-    def __init__(self, sessions: list[Session]) -> None:
+    def __init__(self, sessions: list[PastSession]) -> None:
         super().__init__("dispy recovery")
         self.asking = [Asking(group) for group in by_program(sessions)]
         self._started = time.monotonic()

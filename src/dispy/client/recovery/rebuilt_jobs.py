@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dispy import payload
-from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, TERMINATED, DispyJob
-from dispy.client.recovery.dead_program import Dead, Session
+from dispy.client.job import CANCELLED, CREATED, FINISHED, TERMINATED, DispyJob
+from dispy.client.recovery.dead_program import Dead, PastSession
 from dispy.core.recovery import Judge, Result
-from dispy.errors import NotPlainError, UsageError
+from dispy.errors import NotPlainError
 from dispy.protocol.node import Ended
 
 
@@ -20,48 +20,6 @@ class RunningJobs(Protocol):
     """The journal that has the jobs."""
     resumed_jobs: list[DispyJob]
     """Jobs that the cluster runs, ended or not. ``make_jobs`` returns these objects and makes no new ones."""
-
-
-class _Nowhere:
-    """Stand-in for the cluster of jobs that have not ended: waiting for one is an error, as nothing tells its end."""
-
-    _pid = -1
-    """Pid that no process has; a real cluster has the pid of the process that created it. A job whose cluster has
-    another pid than this process's calls ``_check_open`` instead of waiting."""
-    name = "recovered"
-    """Name in place of a cluster's, should a message about a job ask its cluster for one."""
-
-    def _check_open(self) -> None:
-        """Refuse to wait for a job.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError(
-            "this job had not ended when recover_jobs returned, and nobody waits for it now",
-            hint="call recover_jobs again",
-        )
-
-
-nowhere = _Nowhere()
-"""Cluster of all rebuilt jobs that have not ended; one object for all of them, as it has no state."""
-
-
-class _OfProgram:
-    """Stand-in for the cluster of jobs that have ended, if it ran a program and not a function.
-
-    The job asks it how to show its output. Ended jobs of functions have no cluster (None).
-    """
-
-    _pid = -1
-    """Pid that no process has; a real cluster has the pid of the process that created it. Jobs read it before they
-    wait, and refuse to in a fork; a job that has ended ignores it, as it does not wait."""
-    _gives_bytes = True
-    """True: ``DispyJob.stdout`` and ``stderr`` return the captured bytes, and do not decode them to text."""
-
-
-_of_program = _OfProgram()
-"""Cluster of all rebuilt jobs of programs that have ended; one object for all of them, as it has no state."""
 
 
 def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: bool) -> list[DispyJob]:
@@ -76,7 +34,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
     jobs: dict[int, DispyJob] = {}
     for one in found:
         running = {
-            job._number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
+            job.number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
         }
         results = _results(one)
         others = []
@@ -84,8 +42,8 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
         for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
             if number in running:
                 job = running[number]
-                if not job._is_final:
-                    job._cluster = nowhere
+                if not job._is_final:  # pyright: ignore[reportPrivateUsage]
+                    job._session = None  # pyright: ignore[reportPrivateUsage]  # nothing tells its end any more
             elif number in results:
                 job = _ended_job(one, number, results[number])
             else:
@@ -94,7 +52,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
             jobs[number] = job
         for session in one.sessions:
             _judge(
-                one, session, [job for job in others if one.session(job._number) is session], is_last_word
+                one, session, [job for job in others if one.session(job.number) is session], is_last_word
             )
     return [job for _, job in sorted(jobs.items())]
 
@@ -131,16 +89,14 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
         return found
     results = _results(one)
     for job in jobs:
-        if job._number in one.told or not job._is_final:
+        if job.number in one.told or not job._is_final:  # pyright: ignore[reportPrivateUsage]
             continue
         # A result counts also if the job was submitted too late to be in the journal.
-        result = results.get(job._number)
+        result = results.get(job.number)
         if result is None:
-            if not is_whole or job._number not in one.submitted:
+            if not is_whole or job.number not in one.submitted:
                 continue
-            ended = Ended(
-                job._number, 0, job._status, 0.0, 0.0, b"", reason=job._exception or "", ran=False
-            )
+            ended = Ended(job.number, 0, job.status, 0.0, 0.0, b"", reason=job.exception or "", ran=False)
             result = Result(ended, "")
         found.setdefault(result.ip_addr, []).append(result.ended)
     return found
@@ -178,7 +134,7 @@ def _mentioned(one: Dead) -> set[int]:
     }
 
 
-def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
+def _judge_of(one: Dead, session: PastSession, is_last_word: bool) -> Judge:
     """Return the ``core.recovery.Judge`` of a session: for each job without a result it says what became of it.
 
     It judges by the answers of nodes so far and by the session's mark; answers that come later need a new judge.
@@ -194,7 +150,7 @@ def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
     )
 
 
-def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
+def _judge(one: Dead, session: PastSession, jobs: list[DispyJob], is_last_word: bool) -> None:
     """Set status and reason of new jobs (``Created``) that have no result, all of one session.
 
     Jobs that are open on a node become ``Running``, with start time and IP address, if the node has started them,
@@ -205,19 +161,18 @@ def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool
     judge = _judge_of(one, session, is_last_word)
     open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
     for job in jobs:
-        key = open_jobs.get(job._number)
+        key = open_jobs.get(job.number)
         if key is not None:
             if key in recovery.started:
-                started, job.ip_addr = recovery.started[key]
-                job.start_time = started.start
-                job._status = RUNNING
+                started, ip_addr = recovery.started[key]
+                job._begin(started.start, ip_addr)  # pyright: ignore[reportPrivateUsage]
             if is_last_word:
                 _end(job, CANCELLED, "it was killed, and its node has not said how it ended")
         else:
-            keys = [(computation, job._number) for computation in recovery.computations]
+            keys = [(computation, job.number) for computation in recovery.computations]
             key = next((key for key in keys if key in recovery.lost), keys[0])
             fate = judge.fate(key)
-            job._exception = fate.reason or None
+            job.exception = fate.reason or None
             if fate.status is not None:
                 _end(job, fate.status, fate.reason)
 
@@ -233,23 +188,11 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
     if ended.job_id:
         job_id = _load_id(payload.PlainOnly(ended.job_id) if one.is_plain else ended.job_id, number)
     job = _new_job(one, number, job_id)
-    job._cluster = _of_program if one.is_program else None
-    job._status = ended.status
-    if ended.ran:
-        job.ip_addr = result.ip_addr
-        job.start_time = ended.start
-        job.end_time = ended.end
-        job._stdout = ended.stdout
-        job._stderr = ended.stderr
-    if ended.status == FINISHED and one.is_plain:
+    is_plain = one.is_plain
+    job._take_end(ended, result.ip_addr, is_program=one.is_program, is_plain=is_plain)  # pyright: ignore[reportPrivateUsage]
+    if ended.status == FINISHED and is_plain:
         _fill_plain(job, ended)
-    elif ended.status == FINISHED:
-        job._value = ended.payload
-        job._is_encoded = True
-    else:
-        job._exception = ended.reason or None
-        job._error = payload.PlainOnly(ended.payload) if one.is_plain else bytes(ended.payload)
-    job._is_final = True
+    job._finish()  # pyright: ignore[reportPrivateUsage]
     return job
 
 
@@ -258,18 +201,14 @@ def _fill_plain(job: DispyJob, ended: Ended) -> None:
     try:
         job.result = payload.load(payload.PlainOnly(ended.payload))
     except NotPlainError as error:
-        job._status = TERMINATED
-        job._exception = f"the job's result is not taken: {error}"
-        job._error = b""
+        reason = f"the job's result is not taken: {error}"
+        job._end_here(TERMINATED, reason)  # pyright: ignore[reportPrivateUsage]
 
 
 def _end(job: DispyJob, status: int, reason: str) -> None:
     """End a job that has no result, for good, with a status and a reason (a sentence for ``job.exception``)."""
-    job._status = status
-    job._exception = reason
-    job._error = b""
-    job._is_final = True
-    job._cluster = None
+    job._end_here(status, reason)  # pyright: ignore[reportPrivateUsage]
+    job._finish()  # pyright: ignore[reportPrivateUsage]
 
 
 def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
@@ -289,7 +228,7 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
             job_id = apart.job_id
         except Exception:  # a class of the arguments cannot be imported here, say
             job_id = None
-    job = DispyJob(number if job_id is None else job_id, number, nowhere, 0.0, CREATED)
+    job = DispyJob(number if job_id is None else job_id, number, None, 0.0, CREATED)
     if submitted is not None:
         job.submit_time = submitted.time
     return job
