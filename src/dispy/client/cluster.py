@@ -28,6 +28,7 @@ from dispy.client.arguments import (
 )
 from dispy.client.cluster_nodes import ClusterNodes
 from dispy.client.code.computation import Computation
+from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.callback_thread import Waited
 from dispy.client.engine.engine import engine, stop_unused_engine
 from dispy.client.job import DispyJob
@@ -209,7 +210,7 @@ class JobCluster(ClusterMaps, ClusterNodes):
         seed = payload.random_generators.new_seed() if seed is None else seed
         seeding = payload.Seeding(seed, submission.next_number(), reseed)
         made = Computation(computation, depends, setup, startup.own_cleanup(cleanup), seeding)
-        shipped = files.Shipped(current_directory.directory())
+        shipped = Shipped(current_directory.directory())
         own = list(filter(is_file_item, depends or ()))
         entries, held = shipped.take(own, program=made.program, extensions=made.extensions)
         check_setup(setup_per, setup_timeout, isolate)

@@ -4,8 +4,8 @@ Theory of operation. The engine's thread ends a job: it sets the result and ``_s
 looks at ``_waiter``, and calls ``_wake`` if that is set. A thread that waits goes the other way round: it sets
 ``_waiter`` first, then looks at ``_is_final``. So one of the two sees the other, and no thread sleeps for ever.
 
-``_waiter`` is None, one waiter, or ``_Several``. A waiter is a bare lock (``wait`` of one thread), an Event
-(``finish``), or an object with ``on_ended`` (``client.waiting``, ``client.awaiting``). ``_waiters`` guards it.
+``_waiter`` is None, one waiter, or ``Several``. A waiter is a bare lock (``wait`` of one thread), an Event
+(``finish``), or an object with ``on_ended`` (``client.waiting``, ``client.awaiting``). ``guard`` guards it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 from dispy import payload
 from dispy.client.arguments import check_timeout
 from dispy.client.awaiting import wait_in_loop
+from dispy.client.job_waiters import Several, guard, pack, release, waiters_in
 from dispy.client.session.failures import summary
 from dispy.client.session.missing_files import advice_in, explain
 from dispy.errors import JobError, UsageError
@@ -109,7 +110,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _error: Any = None
     """Pickled exception of a failed job, from which ``error`` makes one; None or empty: there is none."""
     _waiter: Any = None
-    """Waiters to wake when the job has ended: None, one, or ``_Several``; see the theory of operation above."""
+    """Waiters to wake when the job has ended: None, one, or ``Several``; see the theory of operation above."""
     _is_final: bool = False
     """True once the job has ended and all other attributes are set; set last, as other threads look at it first."""
 
@@ -207,21 +208,21 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         Returns:
             The waiter; the event that the job has already if another one is given, as a job has only one event.
         """
-        with _waiters:
-            before = _list(self._waiter)
+        with guard:
+            before = waiters_in(self._waiter)
             if isinstance(waiter, threading.Event):
                 for other in before:
                     if isinstance(other, threading.Event):
                         return other
-            self._waiter = _Several([*before, waiter]) if before else waiter
+            self._waiter = Several([*before, waiter]) if before else waiter
         if self._is_final:
             self._wake()
         return waiter
 
     def _drop_waiter(self, waiter: Any) -> None:
         """Remove a waiter that does not wait any more; nothing happens if it is not among the waiters."""
-        with _waiters:
-            self._waiter = _pack([other for other in _list(self._waiter) if other is not waiter])
+        with guard:
+            self._waiter = pack([other for other in waiters_in(self._waiter) if other is not waiter])
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended. Returns False if it has not after ``timeout`` seconds (None: no limit)."""
@@ -230,7 +231,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         if self._is_final:
             return True
         self._check_process()
-        with _waiters:
+        with guard:
             lock = self._waiter
             is_first = lock is None
             if is_first:
@@ -334,15 +335,15 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """Wake all waiters of the job. Set status, result and ``_is_final`` first: woken threads read these."""
         waiter = self._waiter
         if type(waiter) is _thread.LockType:
-            _release(waiter)
+            release(waiter)
             return
-        with _waiters:
-            told = _list(self._waiter)
+        with guard:
+            told = waiters_in(self._waiter)
             # The event stays with the job, as ``finish``; all others are told once.
-            self._waiter = _pack([other for other in told if isinstance(other, threading.Event)])
+            self._waiter = pack([other for other in told if isinstance(other, threading.Event)])
         for waiter in told:
             if type(waiter) is _thread.LockType:
-                _release(waiter)
+                release(waiter)
             elif isinstance(waiter, threading.Event):
                 waiter.set()
             else:
@@ -465,36 +466,6 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         status = STATUS_NAMES[self._status]
         reason = self.exception if self._is_final else None
         return f"<DispyJob id={self.id!r} status={status}{f': {summary(reason)}' if reason else ''}>"
-
-
-class _Several(list[Any]):
-    """List of two or more waiters of one job. Never changed, but replaced: a thread may be going through it."""
-
-
-_waiters = threading.Lock()
-"""Guards changes of ``DispyJob._waiter`` between threads that wait and threads of the engine, which end jobs.
-
-One lock for all jobs, held only while the new value is made."""
-
-
-def _list(waiter: Any) -> list[Any]:
-    """Returns the waiters in the value of a ``_waiter``, oldest first. The caller must not change the list."""
-    if waiter is None:
-        return []
-    return waiter if type(waiter) is _Several else [waiter]
-
-
-def _pack(waiters: list[Any]) -> Any:
-    """Returns the value of ``_waiter`` that stands for these waiters: None, the only one, or ``_Several``."""
-    return _Several(waiters) if len(waiters) > 1 else waiters[0] if waiters else None
-
-
-def _release(lock: Any) -> None:
-    """Release the lock that a thread sleeps on in ``wait``, which wakes it. A lock that is free stays so."""
-    try:
-        lock.release()
-    except RuntimeError:  # another thread has released it already
-        pass
 
 
 class Raw(NamedTuple):

@@ -18,7 +18,6 @@ from dispy.system.addresses import LOOPBACK, is_loopback, resolve
 
 if TYPE_CHECKING:
     from dispy.client.backend.views import NodeInfo
-    from dispy.client.cluster import JobCluster
 
 
 class DispyNodeAvailInfo(NamedTuple):
@@ -207,7 +206,7 @@ class NodeAllocate:
 
     def allocate(
         self,
-        cluster: JobCluster,
+        cluster: Any,
         ip_addr: str,
         name: str,
         cpus: int,

@@ -335,7 +335,7 @@ def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
     return AuthenticationError(f"TLS with the peer failed: {reason or error}", hint="check the port")
 
 
-def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
+def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:  # pyright: ignore[reportPrivateUsage]  # no public name
     """Returns OpenSSL's settings for TLS 1.3 or later, for a listener or a dialer; a peer with less is refused."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -138,7 +138,7 @@ class Worker:
 
         Called once, before the first job, if ``setup`` was called in this worker.
         """
-        self._threads = _thread._count()
+        self._threads = _thread._count()  # pyright: ignore[reportPrivateUsage]  # threading counts its own alone
         self._own_process.kept = set(children(os.getpid()))
 
     def serve(self) -> None:
@@ -343,7 +343,7 @@ class Worker:
         The worker then takes no other job and ends.
         Processes are looked for after a job that has started one, and once for each record, as C code may start some.
         """
-        if _thread._count() > self._threads or self._restorer.is_spoiled:
+        if _thread._count() > self._threads or self._restorer.is_spoiled:  # pyright: ignore[reportPrivateUsage]  # threading counts its own alone
             return True
         if not (is_last or self._restorer.has_spawned):
             return False

@@ -76,7 +76,7 @@ def allocate_more(session: Session, found: list[NodeAllocate]) -> None:
     kept = [known for known in session.wishes.allocations if known not in found]
     new = [item for item in found if not (item.is_plain and any(known.covers(item) for known in kept))]
     session.wishes.allocations = sort_nodes(new + kept)
-    for info in session.backend.nodes(session.number):
+    for info in session.views.nodes(session.number):
         if info.node in session.set_aside:
             _choose(session, found, info, _take_back)
         else:
@@ -93,7 +93,7 @@ def _take_back(session: Session, info: NodeInfo, choice: Choice) -> None:
 
 def _use_again(session: Session, info: NodeInfo) -> None:
     """Decide anew about a node; one that the cluster is leaving is left first."""
-    view = session.backend.view(session.number).get(info.node)
+    view = session.views.view(session.number).get(info.node)
     if view is not None and view.status is PlaceStatus.LEAVING:
         session.backend.vacate(session.number, info.node, returns=True)
     else:
@@ -123,7 +123,7 @@ def _on_chosen(session: Session, info: NodeInfo, choice: Choice) -> None:
 
 def on_cpus(session: Session, info: NodeInfo) -> None:
     """Decide anew how many CPUs of a node a cluster uses, as the node may offer another number."""
-    view = session.backend.view(session.number).get(info.node)
+    view = session.views.view(session.number).get(info.node)
     if view is None:
         consider(session, info)
     elif view.is_open and info.cpus > 0 and session.offers.get(info.node) != info.cpus:
@@ -134,7 +134,7 @@ def on_cpus(session: Session, info: NodeInfo) -> None:
 
 def _on_other_cpus(session: Session, info: NodeInfo, choice: Choice) -> None:
     """Change the number of CPUs of a node in use; a node that is not wanted any more stays as it is."""
-    view = session.backend.view(session.number).get(info.node)
+    view = session.views.view(session.number).get(info.node)
     if choice[0] > 0 and view is not None and view.is_open:
         session.backend.allocate(session.number, info.node, choice[0])
         node_views.on_changed(session, info)
@@ -226,7 +226,7 @@ def set_cpus(session: Session, names: NodeNames, cpus: int) -> int:
     wanted = cpus if cpus >= 0 else info.cpus + cpus
     if wanted >= 0:
         session.backend.limit(found, min(wanted, CPUS_MAX))
-    limit = session.backend.view(session.number)[found].limit
+    limit = session.views.view(session.number)[found].limit
     return min(info.cpus, limit)
 
 

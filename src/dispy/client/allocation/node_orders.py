@@ -1,4 +1,4 @@
-"""What programs order about nodes: arguments are checked, nodes looked up, and the work done on the engine's loop.
+"""Orders of programs about nodes: arguments are checked, nodes looked up, and the work done on the engine's loop.
 
 The functions take the session as first argument, and are called on threads of the program.
 """

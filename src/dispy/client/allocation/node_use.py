@@ -37,7 +37,7 @@ def use(session: Session, info: NodeInfo, cpus: int, allocation: NodeAllocate) -
         cpus: Number of CPUs, from 1.
         allocation: The element of ``nodes`` that wants them.
     """
-    view = session.backend.view(session.number).get(info.node)
+    view = session.views.view(session.number).get(info.node)
     if view is not None and view.status is not PlaceStatus.LEFT:
         session.backend.allocate(session.number, info.node, cpus)
         node_views.on_changed(session, info)
@@ -78,7 +78,7 @@ def _use(session: Session, info: NodeInfo, cpus: int, code: bytes, files: list[F
     """Tell the backend that a cluster uses a node: it opens the computation there.
 
     Files that ``send_file`` has put there are added to those of the node; if the list is too long for one message
-    (``session.files.listed``) the node is refused. A node that was set aside meanwhile is not used.
+    (``code.shipped_files.listed``) the node is refused. A node that was set aside meanwhile is not used.
     """
     if session.is_closed or info.node in session.set_aside:
         return
@@ -114,6 +114,6 @@ def _give_up(session: Session, info: NodeInfo) -> None:
     Jobs of ``submit_node`` for this node end as ``Cancelled``, instead of waiting for ever. Does nothing for a node
     that the cluster has not left in this way.
     """
-    view = session.backend.view(session.number).get(info.node)
+    view = session.views.view(session.number).get(info.node)
     if view is not None and view.status is PlaceStatus.LEFT:
         session.backend.allocate(session.number, info.node, 0)

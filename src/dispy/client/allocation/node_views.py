@@ -119,7 +119,7 @@ def _show(session: Session, info: NodeInfo) -> DispyNode:
 
 def _show_cpus(session: Session, shown: DispyNode, info: NodeInfo) -> None:
     """Set what a ``DispyNode`` shows: CPUs used by the cluster, CPUs and spare resources of the node, ``reason``."""
-    view = session.backend.view(session.number)[info.node]
+    view = session.views.view(session.number)[info.node]
     shown.cpus = min(view.cpus, info.cpus)
     shown.avail_cpus = info.cpus
     shown.avail_info = avail_info(info)
@@ -143,8 +143,8 @@ def refresh(session: Session) -> list[DispyNode]:
     Returns:
         All nodes that the cluster has used, past ones first; then those that still wait for files.
     """
-    views = session.backend.view(session.number)
-    for info in session.backend.nodes(session.number):
+    views = session.views.view(session.number)
+    for info in session.views.nodes(session.number):
         shown = session.dispy_nodes.get(info.node)
         if shown is not None:
             shown.tx, shown.rx = info.bytes_sent, info.bytes_received
@@ -161,8 +161,8 @@ def _receiving(session: Session) -> list[DispyNode]:
     New ``DispyNode`` objects at each call, with 0 ``cpus`` and without identity: ``close_node`` does not find them.
     """
     found = []
-    views = session.backend.view(session.number)
-    for info in session.backend.nodes(session.number):
+    views = session.views.view(session.number)
+    for info in session.views.nodes(session.number):
         view = views.get(info.node)
         if view is None or not view.is_receiving or info.node in session.dispy_nodes:
             continue

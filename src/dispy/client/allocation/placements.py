@@ -24,10 +24,10 @@ def find(session: Session, names: NodeNames) -> NodeId | None:
     None if the cluster has its computation on no node with such a name. The computation may still be loading, or have
     failed.
     """
-    views = session.backend.view(session.number)
+    views = session.views.view(session.number)
     if names.id:
         return NodeId(names.id) if names.id in views else None
-    for known in session.backend.nodes(session.number):
+    for known in session.views.nodes(session.number):
         if known.node in views and not names.names.isdisjoint([known.name, *known.addresses()]):
             return known.node
     return None
@@ -40,19 +40,19 @@ def find_open(session: Session, names: NodeNames) -> NodeId | None:
     deallocated or closed.
     """
     found = find(session, names)
-    if found is None or not session.backend.view(session.number)[found].is_open:
+    if found is None or not session.views.view(session.number)[found].is_open:
         return None
     return found
 
 
 def all_open(session: Session) -> list[NodeId]:
     """Returns the nodes to which jobs of the cluster can be sent now."""
-    return [node for node, view in session.backend.view(session.number).items() if view.is_open]
+    return [node for node, view in session.views.view(session.number).items() if view.is_open]
 
 
 def info(session: Session, node: NodeId) -> NodeInfo | None:
     """Returns what is known of a node: name, addresses, CPUs, byte counts. None if the node is gone."""
-    return next((known for known in session.backend.nodes(session.number) if known.node == node), None)
+    return next((known for known in session.views.nodes(session.number) if known.node == node), None)
 
 
 def running_jobs(session: Session, names: NodeNames) -> list[DispyJob] | None:
@@ -62,7 +62,7 @@ def running_jobs(session: Session, names: NodeNames) -> list[DispyJob] | None:
     None if the cluster does not use the node.
     """
     found = find(session, names)
-    return None if found is None else _jobs_of(session, session.backend.running(session.number, found))
+    return None if found is None else _jobs_of(session, session.views.running(session.number, found))
 
 
 def ask_running_jobs(session: Session, names: NodeNames) -> list[DispyJob] | None:
@@ -80,7 +80,7 @@ def ask_running_jobs(session: Session, names: NodeNames) -> list[DispyJob] | Non
     found = session.engine.call(find, session, names)
     if found is None:
         return None
-    answer = session.engine.call(session.backend.ask_running, session.number, found)
+    answer = session.engine.call(session.views.ask_running, session.number, found)
     try:
         numbers = answer.result(config.message_timeout_s())
     except TimeoutError:

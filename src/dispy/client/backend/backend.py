@@ -87,6 +87,45 @@ class ClusterSpec(Struct):
     note: Callable[[Journal], None]
 
 
+class Views(Protocol):
+    """Nodes and jobs of clusters, to be read: views are fed from below, and questions only explain."""
+
+    def nodes(self, number: int) -> list[NodeInfo]:
+        """Returns the nodes that are known and that a cluster may use by its secret, with byte counts of now."""
+        ...
+
+    def view(self, number: int) -> dict[NodeId, PlacementView]:
+        """Returns a cluster's computation on each node that has it, with counts of now; empty if it is closed."""
+        ...
+
+    def running(self, number: int, node: NodeId) -> list[int]:
+        """Returns the numbers of the jobs that run on a node, as the node has reported them."""
+        ...
+
+    def ask_running(self, number: int, node: NodeId) -> Future[list[int]]:
+        """Ask a node itself which jobs of a cluster run there.
+
+        Raises:
+            SilenceError: The connection to the node is broken.
+        """
+        ...
+
+    def why(self, number: int, job: int) -> tuple[str, list[str]]:
+        """Returns where an open job is and what it waits for, and which nodes of its cluster are silent, in words.
+
+        The first text is empty if the cluster has no node for the job.
+        """
+        ...
+
+    def stalled(self, number: int) -> str:
+        """Returns, in words, which jobs stand still though a node could run them; empty: none."""
+        ...
+
+    def count_listed(self, number: int) -> tuple[int, int]:
+        """Returns how many nodes of this machine are listed with a cluster's secret, and how many with another."""
+        ...
+
+
 class Backend(Protocol):
     """A scheduler, as clusters use it."""
 
@@ -96,6 +135,11 @@ class Backend(Protocol):
     """Name of the program, as nodes show it."""
     noted: set[int]
     """Numbers of clusters without a journal of their own whose results a recovery would find if they are kept."""
+
+    @property
+    def views(self) -> Views:
+        """Nodes and jobs, to be read."""
+        ...
 
     # Clusters.
 
@@ -210,45 +254,6 @@ class Backend(Protocol):
 
     def limit(self, node: NodeId, cpus: int) -> None:
         """Limit the CPUs of a node that all clusters of this program use together."""
-        ...
-
-    # Views.
-
-    def nodes(self, number: int) -> list[NodeInfo]:
-        """Returns the nodes that are known and that a cluster may use by its secret, with byte counts of now."""
-        ...
-
-    def view(self, number: int) -> dict[NodeId, PlacementView]:
-        """Returns a cluster's computation on each node that has it, with counts of now; empty if it is closed."""
-        ...
-
-    # Questions.
-
-    def running(self, number: int, node: NodeId) -> list[int]:
-        """Returns the numbers of the jobs that run on a node, as the node has reported them."""
-        ...
-
-    def ask_running(self, number: int, node: NodeId) -> Future[list[int]]:
-        """Ask a node itself which jobs of a cluster run there.
-
-        Raises:
-            SilenceError: The connection to the node is broken.
-        """
-        ...
-
-    def why(self, number: int, job: int) -> tuple[str, list[str]]:
-        """Returns where an open job is and what it waits for, and which nodes of its cluster are silent, in words.
-
-        The first text is empty if the cluster has no node for the job.
-        """
-        ...
-
-    def stalled(self, number: int) -> str:
-        """Returns, in words, which jobs stand still though a node could run them; empty: none."""
-        ...
-
-    def count_listed(self, number: int) -> tuple[int, int]:
-        """Returns how many nodes of this machine are listed with a cluster's secret, and how many with another."""
         ...
 
     # Results of a program that fails.

@@ -1,25 +1,25 @@
 """The scheduler in the program's own process, as a ``Backend``: events for the core, and views of its state.
 
-Its parts: ``node_discovery`` finds and dials nodes, ``program_journal`` notes them, ``payload_memory`` has large
-payloads where nodes of this machine take them by name, ``scheduler_news`` passes on what the scheduler tells.
+Its parts: ``embedded_views`` shows nodes and jobs, ``node_discovery`` finds and dials nodes, ``program_journal`` notes
+them, ``payload_memory`` has large payloads where nodes of this machine take them by name, ``scheduler_news`` passes
+on what the scheduler tells.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
 from dispy import config
+from dispy.client.backend.embedded_views import EmbeddedViews
 from dispy.client.backend.node_discovery import Discovery
 from dispy.client.backend.open_clusters import OpenCluster
 from dispy.client.backend.payload_memory import PayloadMemory
 from dispy.client.backend.program_journal import ProgramJournal
 from dispy.client.backend.scheduler_news import SchedulerNews
-from dispy.client.backend.views import NodeId, NodeInfo, PlacementView, PlaceStatus
+from dispy.client.backend.views import NodeId, NodeInfo
 from dispy.client.logger import is_debugging
 from dispy.core import scheduling as core
-from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.scheduler.service import SchedulerService
 from dispy.scheduler.tracing import set_tracing
 from dispy.system.addresses import is_loopback
@@ -70,6 +70,8 @@ class Embedded:
         self.discovery = Discovery(
             self.service, self._opened, thread.post, self._news.offer, self._news.on_unreachable
         )
+        self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news)
+        """Nodes and jobs, to be read."""
         self._news.begin(self.service, self.discovery, self._journal, self._memory)
 
     # Clusters.
@@ -181,10 +183,10 @@ class Embedded:
         A full journal has the note on disk before the node may get jobs: a recovery has to know all nodes that may
         have one.
         """
-        cluster, info = self._opened.get(number), self._find(node)
+        cluster, info = self._opened.get(number), self.views.find(node)
         wanted = core.Allocate(number, node, cpus, is_draining, code, files)
         self._waiting.pop((number, node), None)
-        placement = self._placements(number).get(node)
+        placement = self.views.placement(number, node)
         is_there = placement is not None and placement.status is not core.Status.LEFT
         if cluster is None or info is None or is_there or cpus <= 0:
             self.service.handle(wanted)
@@ -215,58 +217,6 @@ class Embedded:
         self.service.handle(core.LimitNode(node, cpus))
         self._news.on_limited(node)
 
-    # Views.
-
-    def nodes(self, number: int) -> list[NodeInfo]:
-        cluster = self._opened.get(number)
-        linked = self.service.nodes()
-        return [info for info in linked if cluster is not None and info.target.key == cluster.key]
-
-    def view(self, number: int) -> dict[NodeId, PlacementView]:
-        return {node: _view(placement) for node, placement in self._placements(number).items()}
-
-    def _find(self, node: NodeId) -> NodeInfo | None:
-        """Returns what is known of a node; None if it is gone."""
-        return next((info for info in self.service.nodes() if info.node == node), None)
-
-    def _placements(self, number: int) -> dict[NodeId, core.Placement]:
-        """Returns the core's records of a cluster on nodes; empty if it is closed."""
-        computation = self.service.state.computations.get(number)
-        return computation.placements if computation is not None else {}
-
-    # Questions.
-
-    def running(self, number: int, node: NodeId) -> list[int]:
-        placement = self._placements(number).get(node)
-        if placement is None:
-            return []
-        return [job for job in placement.assigned if job in placement.started]
-
-    def ask_running(self, number: int, node: NodeId) -> Future[list[int]]:
-        answer: Future[list[int]] = Future()
-        self.service.ask_jobs(node, number, self._news.expect(answer))
-        return answer
-
-    def why(self, number: int, job: int) -> tuple[str, list[str]]:
-        computation = self.service.state.computations[number]
-        silent = []
-        for info in self.service.nodes():
-            silent_s = self.service.silent_s(info.node)
-            if info.node in computation.placements and silent_s > 2 * self.service.pulse_s:
-                silent.append(f"node {info.name} has said nothing for {silent_s:g} s")
-        return why_open(computation, job), silent
-
-    def stalled(self, number: int) -> str:
-        """As ``Backend.stalled``; empty, too, while a large payload is on its way: that is no standstill."""
-        computations = self.service.state.computations
-        if any(self.service.is_sending(node) for node in self._opened[number].usable):
-            return ""
-        return find_stall(computations[number], computations.values())
-
-    def count_listed(self, number: int) -> tuple[int, int]:
-        fingerprint = self._opened[number].spec.access.secret.fingerprint()
-        return len(self.discovery.listed.of(fingerprint)), self.discovery.listed.count_others(fingerprint)
-
     # The end.
 
     def keep_results(self) -> None:
@@ -284,21 +234,3 @@ class Embedded:
         self.discovery.wait()
         self._journal.close(is_leaving=is_leaving)
         self._memory.close()
-
-
-def _view(placement: core.Placement) -> PlacementView:
-    """Returns a computation on a node as its cluster may see it."""
-    most = placement.node.cpus_max
-    limit = placement.node.cpus if most is None else min(placement.node.cpus, most)
-    return PlacementView(
-        PlaceStatus(placement.status.value),
-        placement.is_open(),
-        min(placement.cpus_max, limit),
-        limit,
-        placement.granted[0],
-        placement.shortage,
-        placement.progress is not None,
-        why_full(placement),
-        len(placement.assigned),
-        len(placement.started),
-    )

@@ -1,4 +1,4 @@
-"""What the scheduler in the program's process tells, passed on to the program as plain arguments."""
+"""News of the scheduler in the program's process, passed on to the program as plain arguments."""
 
 from __future__ import annotations
 

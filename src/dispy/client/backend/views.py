@@ -1,4 +1,4 @@
-"""What a cluster may know of nodes: plain data that a backend feeds and everything above it reads."""
+"""Nodes and placements as a cluster may see them: plain data that a backend feeds and everything above it reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend tells the program, brought to the cluster that it is for. On the engine's loop."""
+"""News of a backend, brought to the cluster that it is for. On the engine's loop."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import payload
-from dispy.client.arguments import describe
+from dispy.client.arguments import tuples_of
 from dispy.client.job import FINISHED, TERMINATED
 from dispy.client.map import chunk_results
 from dispy.client.map.chunk_job import Chunk
@@ -124,7 +124,7 @@ class Mapping:
         """Items left to be read, by the length hints of the iterables: the last chunks get smaller. None: unknown."""
         self._items: Iterator[Any] = iterators[0] if len(iterators) == 1 else zip(*iterators, strict=False)
         if options.is_starred:
-            self._items = _tuples(iterators[0])
+            self._items = tuples_of(iterators[0])
         if bind:
             arguments = session.computation.arguments
             tuples = self._items if options.is_starred else zip(*iterators, strict=False)
@@ -475,26 +475,6 @@ class Mapping:
             return [], chunk_results.chunk_error(chunk, self._session.name, reason)
         self._size_max = max(1, min(self._size_max, chunk.count // FEWER))
         return chunk_results.failed_whole(chunk, self._session.name, reason), None
-
-
-def _tuples(items: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield the items of ``starmap`` as tuples.
-
-    Raises:
-        UsageError: An item is no tuple of arguments.
-    """
-    for number, item in enumerate(items):
-        if type(item) is tuple:
-            yield item
-        elif isinstance(item, (str, bytes, dict)) or not hasattr(item, "__iter__"):
-            hint = "cluster.map passes each item as the only argument"
-            if isinstance(item, dict):
-                hint += ": give it a function that calls yours with **item"
-            raise UsageError(
-                f"item {number} of starmap must be a tuple of arguments, not {describe(item)}", hint=hint
-            )
-        else:
-            yield tuple(item)
 
 
 def _learnt(past: float, mean: float) -> float:

@@ -16,6 +16,7 @@ import msgspec
 
 from dispy import payload
 from dispy.client.code.computation import noted_computation
+from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.engine import Engine
 from dispy.client.job import DispyJob
 from dispy.client.recovery.dead_program import Dead
@@ -24,7 +25,6 @@ from dispy.client.recovery.rebuilt_jobs import unstarted
 from dispy.client.session import shutdown
 from dispy.client.session.cancellation import cancel_all
 from dispy.client.session.completion import give_up_jobs
-from dispy.client.session.files import Shipped
 from dispy.client.session.startup import Callbacks, choose_nodes, make_session, open_session
 from dispy.client.session.state import Options as ClusterOptions
 from dispy.client.session.state import Session

@@ -332,13 +332,14 @@ def _call_back(session: Session, done: list[DispyJob], shown: DispyNode | None) 
     if session.cluster_status is not None:
         calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         for job in done:
-            if session.job_status is not None and job._status != ABANDONED:
+            if session.job_status is not None and job._status != ABANDONED:  # pyright: ignore[reportPrivateUsage]  # ``status`` counts as a look
                 calls.append((session.job_status, (job,)))
-            calls.append((session.cluster_status, (job._status, shown, job)))
+            calls.append((session.cluster_status, (job._status, shown, job)))  # pyright: ignore[reportPrivateUsage]  # ``status`` counts as a look
         session.engine.callbacks.call_each(calls)
     elif session.job_status is not None:
         session.engine.callbacks.call(
-            session.job_status, [(job,) for job in done if job._status != ABANDONED]
+            session.job_status,
+            [(job,) for job in done if job._status != ABANDONED],  # pyright: ignore[reportPrivateUsage]  # ``status`` counts as a look
         )
 
 

@@ -59,7 +59,7 @@ def _why(session: Session, job: DispyJob) -> str:
             hint="ask the cluster that it was submitted to",
         )
     take_inbox(session)
-    where, silent = session.backend.why(session.number, job.number)
+    where, silent = session.views.why(session.number, job.number)
     return "; ".join([where or _why_no_node(session), *silent])
 
 
@@ -70,7 +70,7 @@ def check_waiting(session: Session) -> None:
     ``watchdog.STALL_S`` seconds) is an error; it is logged once, too.
     """
     stalled = session.stall.look(
-        session.backend.stalled(session.number) if session.jobs else "", time.monotonic()
+        session.views.stalled(session.number) if session.jobs else "", time.monotonic()
     )
     if stalled:
         logger.error(
@@ -103,7 +103,7 @@ def _why_held(session: Session) -> str:
 
     Empty if a node takes or runs jobs, or gives no reason: no warning is due then.
     """
-    views = session.backend.view(session.number)
+    views = session.views.view(session.number)
     reasons = []
     for node, shown in session.dispy_nodes.items():
         view = views.get(node)
@@ -130,17 +130,17 @@ def _why_loading(session: Session) -> str:
 
     Empty if no node is loading it.
     """
-    views = session.backend.view(session.number)
+    views = session.views.view(session.number)
     return "; ".join(
         f"node {info.name}: {views[info.node].why}"
-        for info in session.backend.nodes(session.number)
+        for info in session.views.nodes(session.number)
         if info.node in views and views[info.node].status is PlaceStatus.LOADING
     )
 
 
 def _why_no_node(session: Session) -> str:
     """Returns sentences for the user: jobs wait, no node can be used, why each known one cannot, and what to do."""
-    known = session.backend.nodes(session.number)
+    known = session.views.nodes(session.number)
     shortages = {info.name: info.shortage or "it offers no CPUs now" for info in known if not info.cpus}
     tried = sorted(session.unreachable.values())
     # Shortages come last: that ``allocate`` returned 0 for a node without CPUs is no reason of its own.
@@ -173,7 +173,7 @@ def _advice(session: Session, known: list[NodeInfo]) -> list[str]:
     if known:
         return found
     if any(covers_loopback(item) for item in items):
-        same, others = session.backend.count_listed(session.number)
+        same, others = session.views.count_listed(session.number)
         if not same:
             but = f" ({others} with another secret)" if others else ""
             found.append(

@@ -21,6 +21,7 @@ from dispy.system import process_identity
 from dispy.system.wording import counted
 
 if TYPE_CHECKING:
+    from dispy.client.code.shipped_files import Held
     from dispy.client.session.state import Session
 
 _numbers = itertools.count(1)
@@ -41,10 +42,10 @@ class Ref(payload.Reference):
         size: Size of the pickled object, as it travels (bytes).
     """
 
-    __slots__ = ("__weakref__", "_cluster", "_inner", "size")
+    __slots__ = ("__weakref__", "_inner", "_session", "size")
 
     def __init__(self, session: Session, size: int, inner: list[Ref]) -> None:
-        self._cluster = session
+        self._session = session
         self._inner = inner
         """References inside the object. Held so that their objects stay on the nodes as long as this one."""
         super().__init__(next(_numbers))
@@ -52,15 +53,19 @@ class Ref(payload.Reference):
         _refs[self.number] = self
 
     def __del__(self) -> None:
-        session = getattr(self, "_cluster", None)
+        session = getattr(self, "_session", None)
         if session is not None:
             try:  # at the interpreter's end the globals of modules are None already
                 _drop_later(session, self.number)
             except (AttributeError, TypeError):
                 pass
 
+    def is_of(self, session: Session) -> bool:
+        """True if the object was put into this cluster."""
+        return self._session is session
+
     def __repr__(self) -> str:
-        return f"<Ref {self.number} of cluster {self._cluster.name}: {counted(self.size, 'byte')}>"
+        return f"<Ref {self.number} of cluster {self._session.name}: {counted(self.size, 'byte')}>"
 
 
 def put(session: Session, value: Any) -> Ref:
@@ -112,7 +117,7 @@ def check_used(session: Session) -> list[Ref]:
     """
     used: list[Ref] = payload.take_used()
     for ref in used:
-        if ref._cluster is not session:
+        if not ref.is_of(session):
             raise UsageError(
                 f"{ref!r} cannot be used in cluster {session.name}",
                 hint="put the object into the cluster whose jobs read it",
@@ -135,6 +140,11 @@ def hold(session: Session, number: int) -> None:
     used = check_used(session)
     if used:
         session.held[number] = list(used)
+
+
+def hold_files(session: Session, number: int, held: list[Held]) -> None:
+    """Keep the holders of a job's files in ``held`` until the job has ended: nodes ask for the bytes meanwhile."""
+    session.held[number] = [*session.held.get(number, ()), *held]
 
 
 def _drop_later(session: Session, number: int) -> None:

@@ -24,15 +24,15 @@ from dispy.system import current_directory
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend
+    from dispy.client.code.shipped_files import Held, Shipped
     from dispy.client.engine.threads import Threads
     from dispy.client.job import DispyJob
     from dispy.client.nodes import DispyNode
-    from dispy.client.session.files import Held, Shipped
     from dispy.client.session.state import Options
 
 
 class Chosen(NamedTuple):
-    """What a program has said about its nodes, checked.
+    """Choices of a program about its nodes, checked.
 
     Attributes:
         wishes: Nodes that may be used.

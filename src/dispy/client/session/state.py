@@ -1,10 +1,10 @@
 """The record of one cluster: the choices of its program, its unfinished jobs, its nodes.
 
 Theory of operation. ``JobCluster`` has a ``Session``, and so has a recovery that runs jobs of a dead program.
-Features are not methods but functions on this record, in the modules beside this one: jobs leave by ``submission`` and
-``inbox`` and end by ``completion`` or ``cancellation``; ``objects`` and ``files`` send what several jobs read;
-``explain`` says why jobs wait; ``shutdown`` closes the cluster. Nodes are chosen in ``client.allocation``. Nodes and
-jobs are reached through ``backend`` alone.
+Features are not methods but functions on this record, in the modules beside this one: jobs leave by ``submission``
+and ``inbox`` and end by ``completion`` or ``cancellation``; ``objects`` and ``files`` send what several jobs read;
+``explain`` says why jobs wait; ``shutdown`` closes the cluster. Nodes are chosen in ``client.allocation``. All of
+them reach nodes and jobs by ``backend`` alone.
 
 Threads of the program call the public methods. These change what a lock of this record guards (``idle``, ``room``,
 ``status_guard``), put an entry into a queue for the engine's loop (``inbox``, ``cancels``, ``dropped``) and set
@@ -26,24 +26,23 @@ from msgspec import Struct
 
 from dispy import config
 from dispy.client.backend.backend import Access, ClusterSpec, Wishes
+from dispy.client.code.shipped_files import Sent, listed
 from dispy.client.session.failures import Tally
-from dispy.client.session.files import Sent, listed
 from dispy.errors import UsageError
 from dispy.protocol.node import Compute
 from dispy.system import process_identity
 from dispy.system.watchdog import STALL_S, Stall
 
 if TYPE_CHECKING:
-    from dispy.client.backend.backend import Backend
+    from dispy.client.backend.backend import Backend, Views
     from dispy.client.backend.views import NodeId, NodeInfo
     from dispy.client.code.computation import Computation
+    from dispy.client.code.shipped_files import Held, Sending, Shipped
     from dispy.client.engine.threads import Threads
     from dispy.client.job import DispyJob
     from dispy.client.map.chunk_job import Chunk
     from dispy.client.nodes import DispyNode, NodeAllocate
-    from dispy.client.session.files import Held, Sending, Shipped
     from dispy.client.session.live_output import Watching
-    from dispy.client.session.objects import Ref
     from dispy.journal.writer import Journal
     from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry
@@ -122,9 +121,9 @@ class Session:
     """Choices of the program, which stay as they are."""
     name: str
     """Name of the computation (of the function, or the path of the program), shown in messages and on nodes."""
-    job_status: Callable[[DispyJob], object] | None
+    job_status: Callable[[DispyJob], object] | None = None
     """The user's callback, called with the job at each provisional result and at its end; None: there is none."""
-    cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None
+    cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None = None
     """The user's callback for each change of a job or node, called with the new status, and with the node and the job
     that it is about (None: none). None: there is no callback."""
     wishes: Wishes
@@ -146,6 +145,8 @@ class Session:
     """Background threads that serve this cluster, and usually all clusters of the process."""
     backend: Backend
     """The scheduler."""
+    views: Views
+    """Nodes and jobs of the scheduler, to be read: ``backend.views``."""
     number: int
     """Number of the cluster in all messages: from 1, unique at its backend."""
     watching: Watching
@@ -157,20 +158,20 @@ class Session:
 
     start_time: float
     """Time when the cluster was made (seconds since the epoch). ``print_status`` counts wall time from it."""
-    end_time: float | None
+    end_time: float | None = None
     """Time when jobs last ended and none was left (seconds since the epoch); None before that. ``print_status``
     counts wall time up to it; if it is None, up to now."""
-    cpu_time: float
+    cpu_time: float = 0.0
     """Sum of the run times of all ended jobs (seconds)."""
     pid: int
     """PID of the process that made the cluster. In a fork of it ``submit``, ``wait`` … raise ``UsageError``."""
-    is_closed: bool
+    is_closed: bool = True
     """True before the cluster has been opened, and once it is closed: ``submit`` raises ``UsageError`` then."""
-    is_ending: bool
+    is_ending: bool = False
     """True once ``close`` cancels the jobs that are left. Their failures are wanted: counted, but not reported."""
-    journal: Journal | None
+    journal: Journal | None = None
     """Journal with all jobs and results (``durable``); None: only the program's journal knows the cluster."""
-    keeps_journal: bool
+    keeps_journal: bool = False
     """True if the journal's file stays when the cluster closes, for ``recover_jobs``, as its ``with`` block has
     raised; False: the file is removed."""
 
@@ -178,17 +179,17 @@ class Session:
 
     inbox: deque[Job]
     """Messages of submitted jobs that the loop has not taken yet, in the order of submission. Any thread appends."""
-    is_posted: bool
+    is_posted: bool = False
     """True while a call of ``take_inbox`` is posted to the loop. Do not post another: one serves all jobs."""
     cancels: deque[int]
     """Numbers of jobs that the program has cancelled and the loop has not, in the order of the calls."""
-    has_posted_cancels: bool
+    has_posted_cancels: bool = False
     """True while a call that takes ``cancels`` is posted to the loop. Do not post another: one serves all."""
     objects: set[int]
     """Numbers of objects that were put and not freed."""
     dropped: deque[int]
     """Numbers of put objects whose ``Ref`` is gone; the loop has the nodes free them."""
-    held: dict[int, list[Ref | Held]]
+    held: dict[int, list[object]]
     """References in the arguments of unfinished jobs, and holders of these jobs' files, by the job's number. Kept
     here only so that nodes do not free the objects, and may ask for the files, before the job has ended."""
     sending: dict[tuple[NodeId, int], Sending]
@@ -223,13 +224,13 @@ class Session:
     room: threading.RLock
     """With ``max_queued``: held by a thread from its wait for fewer jobs until its job is in ``jobs``. Otherwise
     several threads that waited could submit at once, and exceed the limit."""
-    room_waiters: int
+    room_waiters: int = 0
     """Number of threads that wait until fewer than ``queued_max`` jobs are unfinished: 0 or 1. While it is 0, an end
     of a job notifies ``idle`` only if it was the last one."""
-    ends: int
+    ends: int = 0
     """Number of events in which jobs have ended; several jobs in one count once. ``wait`` compares two values to see
     whether more jobs have ended while it waited for callbacks."""
-    closers: int
+    closers: int = 0
     """Number of threads in ``close``. While there are any, a ``submit`` that would wait for ``max_queued`` raises."""
 
     # Nodes.
@@ -260,12 +261,12 @@ class Session:
 
     # Words about jobs that wait.
 
-    waiting_since: float | None
+    waiting_since: float | None = None
     """Time since which jobs wait and no node takes them (monotonic seconds); None if no job waits like that.
     ``explain.check_waiting`` warns 5 s later if no node is in use, 1 s later if all refuse jobs."""
     stall: Stall
     """Watchdog that reports, once, that nothing of the cluster has moved for ``watchdog.STALL_S`` (10 s)."""
-    has_warned: str
+    has_warned: str = ""
     """Reason in the last warning about waiting jobs: ``"no node"``, or what the nodes said; empty before a warning,
     and once no job waits like that. The same reason is not logged again until then."""
 
@@ -286,24 +287,16 @@ class Session:
         self.held_files = held_files
         self.engine = engine
         self.backend = backend
+        self.views = backend.views
         self.number = number
         self.cluster = cluster
         self.computation = options.computation
         self.name = options.computation.name
         self.tally = Tally(self.name)
-        self.job_status = self.cluster_status = None
-        self.end_time = None
-        self.cpu_time = 0.0
         self.pid = process_identity.pid
-        self.is_closed = True
-        self.is_ending = False
-        self.journal = None
-        self.keeps_journal = False
 
         self.inbox = deque()
-        self.is_posted = False
         self.cancels = deque()
-        self.has_posted_cancels = False
         self.objects = set()
         self.dropped = deque()
         self.held = {}
@@ -320,9 +313,6 @@ class Session:
 
         self.idle = threading.Condition()
         self.room = threading.RLock()
-        self.room_waiters = 0
-        self.ends = 0
-        self.closers = 0
 
         self.dispy_nodes = {}
         self.past_nodes = []
@@ -333,9 +323,7 @@ class Session:
         self.warned = set()
         self.failures = {}
 
-        self.waiting_since = None
         self.stall = Stall(STALL_S)
-        self.has_warned = ""
 
     def check_open(self) -> None:
         """Check that the cluster can be used.
@@ -365,7 +353,7 @@ class Session:
 
     def known_nodes(self) -> list[NodeInfo]:
         """Returns the nodes that are connected and have the cluster's secret. On any thread of the program."""
-        return self.engine.call(self.backend.nodes, self.number)
+        return self.engine.call(self.views.nodes, self.number)
 
     # What is told to the program.
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from dispy import payload
 from dispy.client.code.computation import check_job_depends
 from dispy.client.code.imports import ENDINGS
+from dispy.client.code.shipped_files import Held
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.map.chunk_job import Chunk
-from dispy.client.session.files import Held
 from dispy.client.session.inbox import submit_filed, submit_pinned, take_inbox
-from dispy.client.session.objects import hold
+from dispy.client.session.objects import hold, hold_files
 from dispy.errors import UsageError
 from dispy.files.manifest import is_file_item
 from dispy.protocol.files import FileEntry
@@ -108,7 +108,7 @@ def submit_at_once(
     if session.cluster_status is not None:
         session.engine.callbacks.call(session.cluster_status, [(CREATED, None, job)])
     if files:
-        session.held[number] = [*session.held.get(number, ()), *held]
+        hold_files(session, number, held)
         session.engine.post(submit_filed, session, node, message, files)
         return job
     if node is not None:
