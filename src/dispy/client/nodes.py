@@ -215,8 +215,8 @@ class NodeAllocate:
     ) -> int:
         """Returns how many CPUs of a node to use; 0 or less leaves the node to the next element of ``nodes``.
 
-        Called on the engine's loop when a node is found, and again when the node offers another number of CPUs. Must
-        be quick, as all jobs wait meanwhile. Values above the offer are capped. If this raises, the error is logged,
+        Called on a thread of its own, one call after the other, when a node is found, and again when the node offers
+        another number of CPUs. Values above the offer are capped. If this raises, the error is logged,
         and the node is not used.
 
         Args:

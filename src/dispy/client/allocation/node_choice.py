@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dispy.client.allocation import node_use, node_views, placements
+from dispy.client.allocation.node_use import Choice
 from dispy.client.backend.open_clusters import reach_fault
 from dispy.client.backend.views import PlaceStatus
 from dispy.client.nodes import NodeAllocate, NodeNames, sort_nodes
@@ -35,8 +36,8 @@ logger = logging.getLogger("dispy.client")
 CPUS_MAX = 1 << 31
 """Largest limit that ``set_node_cpus`` sets (CPUs), as messages hold no larger one: more CPUs than any node has."""
 
-Choice = tuple[int, NodeAllocate | None]
-"""CPUs of a node to use, and the element of ``nodes`` that wants them; (0, None) if none wants the node."""
+NOTHING = Choice(0)
+"""The choice of a cluster that does not want a node."""
 
 
 # Finding more nodes.
@@ -86,7 +87,7 @@ def allocate_more(session: Session, found: list[NodeAllocate]) -> None:
 
 def _take_back(session: Session, info: NodeInfo, choice: Choice) -> None:
     """Use a node again that was set aside, if a new element of ``nodes`` wants it."""
-    if choice[1] is not None:
+    if choice.cpus:
         session.set_aside.pop(info.node, None)
         _use_again(session, info)
 
@@ -114,11 +115,10 @@ def consider(session: Session, info: NodeInfo) -> None:
 
 def _on_chosen(session: Session, info: NodeInfo, choice: Choice) -> None:
     """Use a node as the elements of ``nodes`` want it, unless it was set aside meanwhile."""
-    cpus, allocation = choice
-    if allocation is None or info.node in session.set_aside:
+    if not choice.cpus or info.node in session.set_aside:
         node_use.leave_unused(session, info)
     else:
-        node_use.use(session, info, cpus, allocation)
+        node_use.use(session, info, choice)
 
 
 def on_cpus(session: Session, info: NodeInfo) -> None:
@@ -135,8 +135,8 @@ def on_cpus(session: Session, info: NodeInfo) -> None:
 def _on_other_cpus(session: Session, info: NodeInfo, choice: Choice) -> None:
     """Change the number of CPUs of a node in use; a node that is not wanted any more stays as it is."""
     view = session.views.view(session.number).get(info.node)
-    if choice[0] > 0 and view is not None and view.is_open:
-        session.backend.allocate(session.number, info.node, choice[0])
+    if choice.cpus and view is not None and view.is_open:
+        session.backend.allocate(session.number, info.node, choice.cpus)
         node_views.on_changed(session, info)
 
 
@@ -177,8 +177,9 @@ def ask(session: Session, allocations: list[NodeAllocate], info: NodeInfo) -> tu
         info: The node.
 
     Returns:
-        CPUs, at most those that the node offers, and the element; (0, None) if none wants the node, or ``allocate``
-        has raised an error. And why the node is not used, in words; empty if it is, or no element has said.
+        The choice: CPUs, at most those that the node offers, with what the element has for this node as it is now,
+        as the next call may set it for another one. ``NOTHING`` if no element wants the node, or one has raised an
+        error. And why the node is not used, in words; empty if it is, or no element has said.
     """
     failure = ""
     for allocation in allocations:
@@ -199,12 +200,13 @@ def ask(session: Session, allocations: list[NodeAllocate], info: NodeInfo) -> tu
             cpus = math.ceil(cpus)  # half of three is two, as it was in dispy 4
         except Exception as error:
             logger.exception("allocate for node %s failed; the node is not used", info.name)
-            return (0, None), f"allocate failed: {of_error(error)}"
+            return NOTHING, f"allocate failed: {of_error(error)}"
         if cpus > 0:
-            return (min(cpus, info.cpus), allocation), ""
+            depends = list(allocation.depends or ())
+            return Choice(min(cpus, info.cpus), allocation.setup_args, depends), ""
         if allocation.matches(address):
             failure = f"allocate returned {cpus}, so it is not to be used"
-    return (0, None), failure
+    return NOTHING, failure
 
 
 def set_cpus(session: Session, names: NodeNames, cpus: int) -> int:

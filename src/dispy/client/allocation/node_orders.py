@@ -40,7 +40,9 @@ def allocate(session: Session, node: Any) -> int:
     node_choice.check_reach(session.options.access, found)
     session.backend.warn_blind(session.options.access, found)
     for one in found:
-        session.code_for(one)  # arguments of setup that cannot be sent are refused here
+        session.code_for(
+            tuple(one.setup_args or ())
+        )  # arguments of setup that cannot be sent are refused here
     session.engine.call(node_choice.allocate_more, session, found)
     return 0
 

@@ -12,7 +12,8 @@ follow, each after the one before:
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy.client.allocation import node_views
 from dispy.client.backend.views import PlaceStatus
@@ -21,37 +22,49 @@ from dispy.errors import DispyError, UsageError
 
 if TYPE_CHECKING:
     from dispy.client.backend.views import NodeInfo
-    from dispy.client.nodes import NodeAllocate
     from dispy.client.session.state import Session
     from dispy.protocol.files import FileEntry
 
 logger = logging.getLogger("dispy.client")
 
 
-def use(session: Session, info: NodeInfo, cpus: int, allocation: NodeAllocate) -> None:
+class Choice(NamedTuple):
+    """The answer of an element of ``nodes`` about one node.
+
+    Attributes:
+        cpus: CPUs of the node to use; 0: it is not wanted.
+        setup_args: Arguments of ``setup`` there.
+        depends: Files and modules for this node only.
+    """
+
+    cpus: int
+    setup_args: tuple[Any, ...] = ()
+    depends: Sequence[Any] = ()
+
+
+def use(session: Session, info: NodeInfo, choice: Choice) -> None:
     """Use CPUs of a node; if the cluster uses it already, only their number is changed.
 
     Args:
         session: The cluster.
         info: The node.
-        cpus: Number of CPUs, from 1.
-        allocation: The element of ``nodes`` that wants them.
+        choice: How many, from 1, and with what.
     """
     view = session.views.view(session.number).get(info.node)
     if view is not None and view.status is not PlaceStatus.LEFT:
-        session.backend.allocate(session.number, info.node, cpus)
+        session.backend.allocate(session.number, info.node, choice.cpus)
         node_views.on_changed(session, info)
         return
     try:
-        code = session.code_for(allocation, session.setup_args.get(info.node))
+        code = session.code_for(session.setup_args.get(info.node, choice.setup_args))
     except UsageError as error:
         # The user's ``allocate`` has chosen arguments of ``setup`` that cannot be sent.
         _refuse(session, info, error)
         return
-    if allocation.depends:
-        session.engine.files.call(_read_files, [(session, info, cpus, code, list(allocation.depends))])
+    if choice.depends:
+        session.engine.files.call(_read_files, [(session, info, choice.cpus, code, list(choice.depends))])
     else:
-        _use(session, info, cpus, code, None)
+        _use(session, info, choice.cpus, code, None)
 
 
 def _read_files(session: Session, info: NodeInfo, cpus: int, code: bytes, depends: list[Any]) -> None:

@@ -1,8 +1,8 @@
 """The scheduler in the program's own process, as a ``Backend``: events for the core, and views of its state.
 
-Its parts: ``embedded_views`` shows nodes and jobs, ``node_discovery`` finds and dials nodes, ``program_journal`` notes
-them, ``payload_memory`` has large payloads where nodes of this machine take them by name, ``scheduler_news`` passes
-on what the scheduler tells.
+Its parts: ``embedded_views`` shows nodes and jobs, ``node_discovery`` finds and dials nodes, ``program_journal``
+notes them, ``payload_memory`` has large payloads where nodes of this machine take them by name, ``scheduler_news``
+passes on what the scheduler tells.
 """
 
 from __future__ import annotations

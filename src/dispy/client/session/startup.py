@@ -137,7 +137,9 @@ def make_session(
     """
     session = Session(options, wishes, shipped, held_files, threads, backend, number, cluster)
     for allocation in wishes.allocations:
-        session.code_for(allocation)  # arguments of setup that cannot be sent are refused here
+        session.code_for(
+            tuple(allocation.setup_args or ())
+        )  # arguments of setup that cannot be sent are refused here
     session.job_status, session.cluster_status = callbacks.job_status, callbacks.cluster_status
     session.start_time = time.time()
 

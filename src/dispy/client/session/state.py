@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dispy.client.engine.threads import Threads
     from dispy.client.job import DispyJob
     from dispy.client.map.chunk_job import Chunk
-    from dispy.client.nodes import DispyNode, NodeAllocate
+    from dispy.client.nodes import DispyNode
     from dispy.client.session.live_output import Watching
     from dispy.journal.writer import Journal
     from dispy.payload import Seeding
@@ -414,20 +414,15 @@ class Session:
             owner=options.owner,
         )
 
-    def code_for(self, allocation: NodeAllocate, setup_args: tuple[Any, ...] | None = None) -> bytes:
-        """Returns the pickled computation with arguments of ``setup``, for the nodes of one element of ``nodes``.
+    def code_for(self, setup_args: tuple[Any, ...]) -> bytes:
+        """Returns the pickled computation with arguments of ``setup``, for a node that gets its own.
 
-        Empty if ``setup`` has no arguments there: such nodes get the cluster's common code.
-
-        Args:
-            allocation: An element of ``nodes``.
-            setup_args: Arguments of ``setup``, in place of those of the element; None: those of the element.
+        Empty if there are no arguments: such nodes get the cluster's common code.
 
         Raises:
             PicklingError: One of the arguments cannot be sent.
         """
-        arguments = allocation.setup_args if setup_args is None else setup_args
-        return self.computation.code_with(arguments) if arguments else b""
+        return self.computation.code_with(setup_args) if setup_args else b""
 
     def files_for(self, depends: list[Any]) -> list[FileEntry]:
         """Returns descriptions of all files for a node that gets files of its own, besides the common ones.
