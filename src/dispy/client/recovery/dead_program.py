@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.
     import sqlite3
 
+    from dispy.client.job import DispyJob
+
 logger = logging.getLogger("dispy.client")
 
 
@@ -96,6 +98,7 @@ class Dead:
             short journal.
         is_plain: True if no byte of a node may run code here: only plain data is read. True if a cluster of the
             journal said so; ``recover_jobs`` can set it.
+        jobs: Jobs of this journal, rebuilt; ``make_jobs`` sets them.
 
     Raises:
         DispyError: The journal is damaged.
@@ -114,6 +117,7 @@ class Dead:
         self.is_reentrant = False
         self.is_program = False
         self.is_plain = False
+        self.jobs: list[DispyJob] = []
         journal.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:

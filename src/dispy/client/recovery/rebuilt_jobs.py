@@ -22,8 +22,16 @@ class RunningJobs(Protocol):
     """Jobs that the cluster runs, ended or not. ``make_jobs`` returns these objects and makes no new ones."""
 
 
+Name = tuple[int, int]
+"""Name of a job in one journal: number of its computation, and its own. In a full journal, which has one cluster, the
+first is 0: a job keeps its number when it is resumed under another computation."""
+
+
 def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: bool) -> list[DispyJob]:
-    """Return all jobs of journals, with what became of them, in the order of their numbers. On the loop of ``Net``.
+    """Return all jobs of journals, with what became of them. On the loop of ``Net``.
+
+    Those of a cluster come in the order of their numbers. Jobs of clusters with full journals come in the order in
+    which they were submitted; those of other clusters, cluster by cluster, where their first known job has begun.
 
     Args:
         found: The journals.
@@ -31,43 +39,68 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
         is_last_word: True if nodes that do not answer are not asked another time: a job that one of them may have
             started counts as lost (``Abandoned``), and one that still runs as ``Cancelled``.
     """
-    jobs: dict[int, DispyJob] = {}
+    jobs: list[tuple[float, DispyJob]] = []
     for one in found:
         running = {
             job.number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
         }
         results = _results(one)
-        others = []
+        others: dict[Name, DispyJob] = {}
         """Jobs of this journal that have no result and are not run here; ``_judge`` says what became of them."""
-        for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
-            if number in running:
-                job = running[number]
+        made: dict[Name, DispyJob] = {}
+        known = [(0, number) for number in (*one.submitted, *running)]
+        for name in sorted({*results, *known, *_mentioned(one)}):
+            if name[1] in running:
+                job = running[name[1]]
                 if not job._is_final:  # pyright: ignore[reportPrivateUsage]
                     job._session = None  # pyright: ignore[reportPrivateUsage]  # nothing tells its end any more
-            elif number in results:
-                job = _ended_job(one, number, results[number])
+            elif name in results:
+                job = _ended_job(one, name[1], results[name])
             else:
-                job = _new_job(one, number, None)
-                others.append(job)
-            jobs[number] = job
+                job = others[name] = _new_job(one, name[1], None)
+            made[name] = job
         for session in one.sessions:
-            _judge(
-                one, session, [job for job in others if one.session(job.number) is session], is_last_word
-            )
-    return [job for _, job in sorted(jobs.items())]
+            of_session = {name: job for name, job in others.items() if one.session(name[1]) is session}
+            _judge(one, session, of_session, is_last_word)
+        one.jobs = list(made.values())
+        jobs += _timed(made)
+    return [job for _, job in sorted(jobs, key=lambda each: each[0])]
 
 
-def _results(one: Dead) -> dict[int, Result]:
-    """Return the end of each job of a journal that has ended, and the IP address of its node, by number of the job.
+def _timed(jobs: dict[Name, DispyJob]) -> list[tuple[float, DispyJob]]:
+    """Return the jobs of one journal, each with the time by which it is sorted (seconds since the epoch).
+
+    These times never fall within a cluster, so that its jobs stay in the order of their numbers.
+    """
+    begun: dict[int, float] = {}
+    for (computation, _), job in jobs.items():
+        if job.start_time is not None:
+            begun[computation] = min(job.start_time, begun.get(computation, job.start_time))
+    latest: dict[int, float] = {}
+    timed = []
+    for (computation, _), job in jobs.items():
+        time = job.submit_time or begun.get(computation, 0.0)
+        latest[computation] = max(time, latest.get(computation, 0.0))
+        timed.append((latest[computation], job))
+    return timed
+
+
+def _name(one: Dead, computation: int, number: int) -> Name:
+    """Return the name of a job, as ``Name`` says."""
+    return (0, number) if one.journal.is_full else (computation, number)
+
+
+def _results(one: Dead) -> dict[Name, Result]:
+    """Return the end of each job of a journal that has ended, and the IP address of its node, by name of the job.
 
     If both the journal and a node have the end of a job, the journal's counts: the dead program was told that.
     """
     results = {
-        number: result
+        _name(one, computation, number): result
         for session in one.sessions
-        for (_, number), result in session.recovery.final_results().items()
+        for (computation, number), result in session.recovery.final_results().items()
     }
-    return results | one.told
+    return results | {(0, number): result for number, result in one.told.items()}
 
 
 def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, list[Ended]]:
@@ -88,11 +121,12 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
     if not one.journal.is_full:
         return found
     results = _results(one)
+    own = {id(job) for job in one.jobs}
     for job in jobs:
-        if job.number in one.told or not job._is_final:  # pyright: ignore[reportPrivateUsage]
+        if id(job) not in own or job.number in one.told or not job._is_final:  # pyright: ignore[reportPrivateUsage]
             continue
         # A result counts also if the job was submitted too late to be in the journal.
-        result = results.get(job.number)
+        result = results.get((0, job.number))
         if result is None:
             if not is_whole or job.number not in one.submitted:
                 continue
@@ -108,7 +142,7 @@ def unstarted(one: Dead) -> list[DispyJob]:
     These are jobs that were submitted and never started; if jobs are reentrant, also jobs that may have been started.
     """
     results = _results(one)
-    left = [number for number in sorted(one.submitted) if number not in results]
+    left = [number for number in sorted(one.submitted) if (0, number) not in results]
     found = []
     for session in one.sessions:
         if not session.recovery.computations:
@@ -121,16 +155,16 @@ def unstarted(one: Dead) -> list[DispyJob]:
     return found
 
 
-def _mentioned(one: Dead) -> set[int]:
-    """Return the numbers of jobs that nodes have named without a result: open or lost ones.
+def _mentioned(one: Dead) -> set[Name]:
+    """Return the names of jobs that nodes have named without a result: open or lost ones.
 
     A short journal has no jobs, so these are found by the nodes' answers alone.
     """
     return {
-        number
+        _name(one, *key)
         for session in one.sessions
-        for names in (session.recovery.open_jobs(), session.recovery.lost)
-        for _, number in names
+        for keys in (session.recovery.open_jobs(), session.recovery.lost)
+        for key in keys
     }
 
 
@@ -150,7 +184,7 @@ def _judge_of(one: Dead, session: PastSession, is_last_word: bool) -> Judge:
     )
 
 
-def _judge(one: Dead, session: PastSession, jobs: list[DispyJob], is_last_word: bool) -> None:
+def _judge(one: Dead, session: PastSession, jobs: dict[Name, DispyJob], is_last_word: bool) -> None:
     """Set status and reason of new jobs (``Created``) that have no result, all of one session.
 
     Jobs that are open on a node become ``Running``, with start time and IP address, if the node has started them,
@@ -159,9 +193,9 @@ def _judge(one: Dead, session: PastSession, jobs: list[DispyJob], is_last_word: 
     """
     recovery = session.recovery
     judge = _judge_of(one, session, is_last_word)
-    open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
-    for job in jobs:
-        key = open_jobs.get(job.number)
+    open_jobs = {_name(one, *key): key for key in recovery.open_jobs()}
+    for name, job in jobs.items():
+        key = open_jobs.get(name)
         if key is not None:
             if key in recovery.started:
                 started, ip_addr = recovery.started[key]
@@ -169,7 +203,8 @@ def _judge(one: Dead, session: PastSession, jobs: list[DispyJob], is_last_word: 
             if is_last_word:
                 _end(job, CANCELLED, "it was killed, and its node has not said how it ended")
         else:
-            keys = [(computation, job.number) for computation in recovery.computations]
+            own = [name[0]] if name[0] else recovery.computations
+            keys = [(computation, name[1]) for computation in own]
             key = next((key for key in keys if key in recovery.lost), keys[0])
             fate = judge.fate(key)
             job.exception = fate.reason or None

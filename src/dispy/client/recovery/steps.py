@@ -292,7 +292,9 @@ def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
         Jobs of this journal that have not ended, that is, were never started.
     """
     _note_ended(one, by_address(one, jobs, is_whole=True))
-    return [job for job in jobs if job.number in one.submitted and not job._is_final]  # pyright: ignore[reportPrivateUsage]  # not for programs
+    own = {id(job) for job in one.jobs}
+    left = [job for job in jobs if id(job) in own and job.number in one.submitted]
+    return [job for job in left if not job._is_final]  # pyright: ignore[reportPrivateUsage]  # not for programs
 
 
 def _keep(one: Dead, left: list[DispyJob]) -> None:
