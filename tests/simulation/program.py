@@ -18,7 +18,8 @@ from dispy.net.heartbeat import TICKS
 from dispy.protocol import node
 from dispy.protocol.files import replace_entries
 from dispy.protocol.node import Compute, Ended, Job, NeedFiles
-from dispy.scheduler.link import NodeInfo, Target
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import Target
 from dispy.scheduler.service import SchedulerService
 from dispy.settings import PULSE_S, SILENT_PULSES
 
@@ -212,7 +213,7 @@ class Program:
                     self.service.reach(target)
 
     def _allocate(self, cluster: Cluster, info: NodeInfo) -> None:
-        computer = self._by_host[info.target.host]
+        computer = self._by_host[info.ip_addr]
         if computer in cluster.computers:
             cpus = cluster.wishes.get(computer.name, computer.cpus)
             if cpus > 0:
@@ -224,7 +225,7 @@ class Program:
                     cluster.journal.after_note(partial(self._use, cluster, info, cpus))
 
     def _use(self, cluster: Cluster, info: NodeInfo, cpus: int) -> None:
-        files = self._files_of(cluster, info.target.host)
+        files = self._files_of(cluster, info.ip_addr)
         self.service.handle(core.Allocate(cluster.number, info.node, cpus, files=files))
 
     def _files_of(self, cluster: Cluster, host: str) -> list[FileEntry] | None:
@@ -247,7 +248,7 @@ class Program:
             if cluster.number not in self._noted:
                 self._noted.add(cluster.number)
                 where.add_computation(cluster.number, self.name, cluster.options, b"")
-        target = info.target
+        target = self.service.target_of(info.node)
         where.add_node(
             rows.NodeRow(
                 info.node, target.host, target.port, target.name, info.name, False, SECRET.fingerprint()
@@ -288,7 +289,7 @@ class Program:
 
     def on_node_known(self, found: NodeInfo) -> None:
         """A node has introduced itself."""
-        computer = self._by_host[found.target.host]
+        computer = self._by_host[found.ip_addr]
         if computer.name in self.limits:
             self.limit(computer, self.limits[computer.name])
         for cluster in self.clusters.values():
@@ -298,16 +299,16 @@ class Program:
         """A node is lost: that must have been so."""
         self.world.note(self.name, reason)
         self.account.has_losses = True
-        self._tried.pop(found.target, None)
+        self._tried.pop(self.service.target_of(found.node), None)
         for journal in self._journals():
             journal.drop_node(found.node)
-        service = self._by_host[found.target.host].service
+        service = self._by_host[found.ip_addr].service
         is_there = service is not None and service.incarnation == found.node and not service.is_ending
         if not is_there:
             return
         if "does not answer" not in reason and "given up" not in reason and "silent" not in reason:
             self.world.fail(f"{self.name}: a node that is there is taken for dead: {reason}")
-        heard, stops = self.party.heard.get(found.target.host, (-1e9, 0))
+        heard, stops = self.party.heard.get(found.ip_addr, (-1e9, 0))
         since = self.party.awake() - heard
         if since < SILENT_S - LOOK_S * (self.party.stops - stops):
             self.world.fail(
@@ -405,7 +406,7 @@ class Program:
             self.world.after(0.01 * self.world.chance(), self.party, self._return, cluster, found)
 
     def _return(self, cluster: Cluster, info: NodeInfo) -> None:
-        computer = self._by_host[info.target.host]
+        computer = self._by_host[info.ip_addr]
         cpus = cluster.wishes.get(computer.name, computer.cpus)
         if cluster.number in self.clusters:
             self._use(cluster, info, cpus)
@@ -549,7 +550,7 @@ class Program:
         if cluster.sending:
             return
         placements = self.service.state.computations[cluster.number].placements
-        hosts = {info.node: info.target.host for info in self.service.nodes()}
+        hosts = {info.node: info.ip_addr for info in self.service.nodes()}
         for found, placement in list(placements.items()):
             if placement.is_open() and (computer is None or hosts.get(found) == computer.host):
                 request = self._next_request
@@ -612,7 +613,7 @@ class Program:
         else:
             cluster.wishes[computer.name] = cpus
         for info in self.service.nodes():
-            if info.target.host == computer.host:
+            if info.ip_addr == computer.host:
                 if cpus == 0:
                     self.account.has_losses = True
                 wanted = computer.cpus if cpus is None else cpus
@@ -630,14 +631,14 @@ class Program:
     def vacate(self, cluster: Cluster, computer: Computer, terminate: bool, returns: bool) -> None:
         """Leave a computer when what runs there has ended (``close_node``), and come back (``resetup_node``)."""
         for info in self.service.nodes():
-            if info.target.host == computer.host:
+            if info.ip_addr == computer.host:
                 self.account.has_losses = True
                 self.service.handle(core.Vacate(cluster.number, info.node, terminate, returns))
 
     def limit(self, computer: Computer, cpus: int) -> None:
         """Use no more than so many CPUs of a computer, with all clusters together (``set_node_cpus``)."""
         for info in self.service.nodes():
-            if info.target.host == computer.host:
+            if info.ip_addr == computer.host:
                 self.limits[computer.name] = cpus
                 self.service.handle(core.LimitNode(info.node, cpus))
 

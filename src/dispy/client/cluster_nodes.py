@@ -18,7 +18,7 @@ from dispy.client.session.state import ClusterState
 from dispy.core.scheduling import Placement, TellNode
 from dispy.core.scheduling.ids import NodeId
 from dispy.errors import UsageError
-from dispy.scheduler.link import NodeInfo
+from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 

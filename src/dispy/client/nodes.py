@@ -18,7 +18,7 @@ from dispy.system.addresses import is_loopback, resolve
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
-    from dispy.scheduler.link import NodeInfo
+    from dispy.protocol.views import NodeInfo
 
 
 class DispyNodeAvailInfo(NamedTuple):

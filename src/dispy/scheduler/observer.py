@@ -6,7 +6,8 @@ from typing import Protocol
 
 from dispy.core import scheduling as core
 from dispy.protocol import node
-from dispy.scheduler.link import NodeInfo, Target
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import Target
 
 
 class Observer(Protocol):

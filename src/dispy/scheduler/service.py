@@ -17,8 +17,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling.ids import NodeId
@@ -26,9 +24,10 @@ from dispy.errors import SilenceError
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
 from dispy.protocol import limits, node
-from dispy.protocol.streams import MemorySource
-from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target, Trace
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import SLOW_S, Link, Target, Trace
 from dispy.scheduler.observer import Observer
+from dispy.scheduler.payloads import send_code, send_jobs, send_object, send_pieces
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
@@ -45,10 +44,6 @@ TICK_S = 0.02
 ACKNOWLEDGE_S = 0.05
 """Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
 the node keeps them."""
-
-PIECES_BATCH = 256 * limits.KIB
-"""Bytes of small pieces of files at which a message is full: it is sent, and more pieces go into another one. A
-cancel may have to wait for one message: 2 ms at 1 Gbit/s."""
 
 
 class SchedulerService:
@@ -236,6 +231,10 @@ class SchedulerService:
                 found.append(link.info)
         return found
 
+    def target_of(self, node_id: NodeId) -> Target:
+        """Returns the address and secret by which a node is reached. Valid in ``Observer.on_node_gone``, too."""
+        return self._by_node[node_id].target
+
     def link_failed(self, link: Link, error: Exception) -> None:
         """Forget a node that cannot be reached or is lost, and tell the observer (see ``link.Owner``)."""
         self.links.pop(link.target, None)
@@ -342,8 +341,8 @@ class SchedulerService:
             del self.links[target]
         info.is_gone = True
         self.handle(core.NodeLost(info.node, reason))
-        self._by_node.pop(info.node, None)
         self._observer.on_node_gone(info, reason)
+        self._by_node.pop(info.node, None)
 
     def _info(self, node_id: NodeId) -> NodeInfo:
         info = self._by_node[node_id].info
@@ -377,14 +376,13 @@ class SchedulerService:
         if type(message) is node.RunJobs:
             if message.computation in self.on_send:
                 self.on_send[message.computation](message)
-            self._send_jobs(link, connection, message)
+            send_jobs(link, connection, message, self._give)
         elif type(message) is node.CancelJobs:
             self._send_cancel(link, connection, message)
         elif type(message) is node.PutObject and len(message.payload) >= limits.INLINE_MAX:
-            self._send_object(link, connection, message)
+            send_object(link, connection, message, self._give)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
-            large = msgspec.structs.replace(message, code=b"")
-            connection.send_streamed([(large, "stream", MemorySource(message.code))], large)
+            send_code(connection, message)
         else:
             if type(message) is node.CloseComputation:
                 link.give_up_all(connection, message.computation)
@@ -397,29 +395,6 @@ class SchedulerService:
         link.acknowledge = node.Acknowledge(link.noted)
         link.send_acknowledge()
 
-    def _send_jobs(self, link: Link, connection: Connection, message: node.RunJobs) -> None:
-        jobs = message.jobs
-        large = [job for job in jobs if len(job.payload) >= limits.INLINE_MAX]
-        if large:
-            jobs = [job for job in jobs if len(job.payload) < limits.INLINE_MAX]
-        if large and link.shared:
-            streamed = []
-            for job in large:
-                given = self._give(link, job.payload)
-                if given:
-                    jobs.append(node.Job(job.number, job.attempt, b"", given=given))
-                else:
-                    streamed.append(job)
-            large = streamed
-            message = node.RunJobs(message.computation, jobs, message.watched, message.files)
-        if jobs:
-            small = node.RunJobs(message.computation, jobs, message.watched, message.files)
-            connection.send(small if large else message)
-        for job in large:
-            watched = [job.number] if job.number in message.watched else []
-            files = [item for item in message.files if item.number == job.number]
-            link.send_job(connection, message.computation, job, watched, files)
-
     def send_pieces(self, node_id: NodeId, computation: int, pieces: list[node.FilePiece]) -> None:
         """Send pieces of files that a node has asked for: large ones as streams, small ones together in messages.
 
@@ -429,21 +404,7 @@ class SchedulerService:
         connection = link.connection if link is not None else None
         if connection is None or not connection.is_ready:
             return
-        batch: list[node.FilePiece] = []
-        size = 0
-        for piece in pieces:
-            if len(piece.data) >= limits.INLINE_MAX:
-                bare = node.FilePiece(piece.digest, piece.offset, b"")
-                source = MemorySource(piece.data)
-                connection.send_streamed([(bare, "stream", source)], node.FileData(computation, [bare]))
-                continue
-            batch.append(piece)
-            size += len(piece.data)
-            if size >= PIECES_BATCH or len(batch) == limits.PIECES_MAX:
-                connection.send(node.FileData(computation, batch))
-                batch, size = [], 0
-        if batch:
-            connection.send(node.FileData(computation, batch))
+        send_pieces(connection, computation, pieces)
 
     def send_unreadable(self, node_id: NodeId, message: node.FileUnreadable) -> None:
         """Tell a node that it will not get a file, which is gone or has changed. Dropped if it is not connected: it
@@ -477,14 +438,6 @@ class SchedulerService:
         self._given += 1
         is_given = self.memory.link(data, f"{link.shared}/{GIVEN}/{self._given}")  # type: ignore[arg-type]
         return self._given if is_given else 0
-
-    def _send_object(self, link: Link, connection: Connection, message: node.PutObject) -> None:
-        data = message.payload
-        bare = node.PutObject(message.computation, message.number, b"", given=self._give(link, data))
-        if bare.given:
-            connection.send(bare)
-        else:
-            connection.send_streamed([(bare, "stream", MemorySource(data))], bare)
 
     def _tell_node(self, action: core.TellNode) -> None:
         if action.node in self._by_node:

@@ -22,7 +22,7 @@ from dispy.client.nodes import NodeAllocate, NodeNames, sort_nodes
 from dispy.client.session.state import ClusterState
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
-from dispy.scheduler.link import NodeInfo
+from dispy.protocol.views import NodeInfo
 from dispy.security.tls import warn_if_open
 from dispy.system.wording import of_error
 
@@ -91,7 +91,7 @@ def allocate_more(cluster: Steering, found: list[NodeAllocate]) -> None:
     new = [item for item in found if not (item.is_plain and any(known.covers(item) for known in kept))]
     cluster._allocations = sort_nodes(new + kept)
     for info in cluster._engine.service.nodes():
-        if info.target.key != cluster._secret.key:
+        if cluster._engine.service.target_of(info.node).key != cluster._secret.key:
             continue
         if info.node in cluster._set_aside:
             if ask(cluster, found, info)[1] is None:
@@ -133,7 +133,7 @@ def ask(
         has raised an error. ``_failures`` says then why the node is not used.
     """
     for allocation in allocations:
-        if allocation.port is not None and allocation.port != info.target.port:
+        if allocation.port is not None and allocation.port != info.port:
             continue
         address = next(filter(allocation.matches, info.addresses()), info.ip_addr)
         try:

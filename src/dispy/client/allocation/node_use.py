@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dispy.client.cluster_nodes import Steering
     from dispy.client.engine.engine import Engine
     from dispy.client.engine.private_node import PrivateNode
-    from dispy.scheduler.link import NodeInfo
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -36,8 +36,9 @@ def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
 
     As a side effect the node's identity is noted in ``PrivateNode.node``, by which ``drain`` finds the node.
     """
-    private = engine._private.get(info.target.key)
-    if private is not None and private.address == (info.target.host, info.target.port):
+    target = engine.service.target_of(info.node)
+    private = engine._private.get(target.key)
+    if private is not None and private.address == (target.host, target.port):
         private.node = info.node
         return private
     return None
@@ -50,7 +51,8 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
     does not want the node, the reason is logged (DEBUG).
     """
     private = _private_of(engine, info)
-    is_barred = info.target.key != cluster._secret.key or info.node in cluster._set_aside
+    key = engine.service.target_of(info.node).key
+    is_barred = key != cluster._secret.key or info.node in cluster._set_aside
     if private is not None:
         is_barred |= not cluster._wants_private or cluster._number in private.drained
     cpus, allocation = (0, None) if is_barred else cluster._allocated(info)
@@ -143,10 +145,12 @@ def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocat
     Files that ``send_file`` has put there are added to ``wanted.files``; if the list is too long for one message
     (``session.files.listed``) the node is refused.
     """
+    if info.is_gone:
+        return  # it was lost while files were read or the journal written
     if info.node in cluster._set_aside:
         wanted.cpus = 0  # it was set aside while files were read or the journal written
     try:
-        wanted.files = cluster._with_sent(info.target, wanted.files)
+        wanted.files = cluster._with_sent(engine.service.target_of(info.node), wanted.files)
     except UsageError as error:
         _refuse(engine, cluster, info, error)
         return

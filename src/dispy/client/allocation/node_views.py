@@ -16,7 +16,7 @@ from dispy.client.session.missing_files import explain
 from dispy.client.session.state import ClusterState
 from dispy.core.scheduling import TellNode
 from dispy.core.scheduling.explain import why_full
-from dispy.scheduler.link import NodeInfo
+from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -29,7 +29,7 @@ def on_usable(cluster: ClusterState, action: TellNode, info: NodeInfo) -> None:
     """
     shown = cluster._dispy_nodes.get(action.node)
     if action.is_usable:
-        cluster._unreachable.pop(info.target, None)
+        cluster._unreachable.pop(cluster._engine.service.target_of(info.node), None)
         cluster._failures.pop(info.name, None)
         if action.reason and action.reason not in cluster._warned:
             cluster._warned.add(action.reason)
@@ -101,7 +101,7 @@ def _show(cluster: ClusterState, info: NodeInfo) -> DispyNode:
             return shown
     shown = DispyNode(info.ip_addr, info.name, info.cpus)
     shown._node = bytes(info.node)
-    shown._port = info.target.port
+    shown._port = info.port
     return shown
 
 

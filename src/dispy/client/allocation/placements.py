@@ -15,7 +15,7 @@ from dispy.client.session.state import ClusterState
 from dispy.core.scheduling import Placement
 from dispy.core.scheduling.ids import NodeId
 from dispy.errors import SilenceError, UsageError
-from dispy.scheduler.link import NodeInfo
+from dispy.protocol.views import NodeInfo
 
 
 def find(cluster: ClusterState, names: NodeNames) -> NodeId | None:

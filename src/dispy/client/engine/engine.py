@@ -35,11 +35,11 @@ from dispy.client.recovery import journaling
 from dispy.client.session import completion, explain, failures, files, shutdown
 from dispy.client.session.received_files import Arrivals
 from dispy.core import scheduling as core
-from dispy.core.scheduling.ids import NodeId
 from dispy.errors import DispyError, UsageError
 from dispy.journal.writer import Journal
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
-from dispy.scheduler.link import NodeInfo, Target
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import Target
 from dispy.scheduler.service import SchedulerService
 from dispy.scheduler.tracing import set_tracing
 from dispy.system.addresses import is_loopback
@@ -257,13 +257,13 @@ class Engine(LoopThread):
         if self.clusters:
             self.service.set_pulse(min([cluster._pulse_s for cluster in self.clusters.values()]))
 
-    def take_part(self, cluster: ClusterState, value: Provisional, node: NodeId) -> None:
+    def take_part(self, cluster: ClusterState, value: Provisional, node: core.NodeId) -> None:
         """Have a part of a file that a job sent written to disk, then acknowledged to the node. On the loop."""
         if self.arrivals is None:
             self.arrivals = Arrivals(partial(self.post, self._answer_part), self._is_open)
         self.arrivals.take(cluster, value, node)
 
-    def _answer_part(self, node: NodeId, message: AcknowledgeProvisional) -> None:
+    def _answer_part(self, node: core.NodeId, message: AcknowledgeProvisional) -> None:
         """Send a node the acknowledgement or refusal of a part of a file, for which its job waits. On the loop."""
         self.service.handle(core.AnswerValue(node, message))
 
@@ -299,7 +299,7 @@ class Engine(LoopThread):
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
         """Log why a node is lost, and note the loss in the journals: a recovery ignores its late results."""
         logger.warning("%s", reason)
-        self._tried.pop(found.target, None)
+        self._tried.pop(self.service.target_of(found.node), None)
         if self._journal is not None:
             self._journal.drop_node(found.node)
         for cluster in self.clusters.values():

@@ -26,7 +26,8 @@ from dispy.system import current_directory
 if TYPE_CHECKING:
     from dispy.client.engine.engine import Engine
     from dispy.client.session.state import ClusterState
-    from dispy.scheduler.link import NodeInfo
+    from dispy.protocol.views import NodeInfo
+    from dispy.scheduler.link import Target
 
 logger = logging.getLogger("dispy.client")
 
@@ -112,7 +113,7 @@ def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private:
         is_private: True if the node was started by this program for itself: only full journals note it then.
     """
     if cluster._journal is not None:
-        cluster._journal.add_node(_node_row(info, is_private))
+        cluster._journal.add_node(_node_row(info, engine.service.target_of(info.node), is_private))
         return
     # A private node ends with the program: a recovery would find nothing there.
     if is_private or engine._has_no_journal or not config.Journal:
@@ -125,7 +126,7 @@ def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private:
     if cluster._number not in engine.noted:
         engine.noted.add(cluster._number)
         note_computation(cluster, engine._journal)
-    engine._journal.add_node(_node_row(info, is_private))
+    engine._journal.add_node(_node_row(info, engine.service.target_of(info.node), is_private))
 
 
 def repack(data: Any) -> memoryview | None:
@@ -224,9 +225,8 @@ def _never(told: Callable[[], None]) -> None:
     """
 
 
-def _node_row(info: NodeInfo, is_private: bool) -> NodeRow:
+def _node_row(info: NodeInfo, target: Target, is_private: bool) -> NodeRow:
     """Return the row of a node for a journal: address, names, secret's fingerprint, and the state PRIVATE or USED."""
-    target = info.target
     return NodeRow(
         info.node,
         target.host,

@@ -45,7 +45,7 @@ from dispy.protocol.node import Ended, Provisional, Started
 if TYPE_CHECKING:
     from dispy.client.nodes import DispyNode
     from dispy.client.session.state import ClusterState
-    from dispy.scheduler.link import NodeInfo
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dispy.client.job import DispyJob
     from dispy.client.session.state import ClusterState
     from dispy.net.discovery import Listing
-    from dispy.scheduler.link import NodeInfo
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -137,7 +137,7 @@ def note_listed(cluster: Steering, listed: list[Listing]) -> None:
 
 def why_unused(cluster: Steering, info: NodeInfo) -> str:
     """Returns, in words for the log, why a cluster does not use a node that is connected."""
-    if info.target.key != cluster._secret.key:
+    if cluster._engine.service.target_of(info.node).key != cluster._secret.key:
         return "it has another secret"
     if not info.cpus:
         return info.shortage or "it offers no CPUs now"
@@ -172,7 +172,8 @@ def _why_no_node(cluster: ClusterState) -> str:
     tried = sorted(cluster._unreachable.values())
     # Shortages come last: that ``allocate`` returned 0 for a node without CPUs is no reason of its own.
     tried += [f"{name}: {why}" for name, why in {**cluster._failures, **shortages}.items()]
-    known = [info for info in cluster._engine.service.nodes() if info.target.key == cluster._secret.key]
+    service = cluster._engine.service
+    known = [info for info in service.nodes() if service.target_of(info.node).key == cluster._secret.key]
     tried += [
         f"{info.name}: {cluster._set_aside[info.node]} was called for it, and allocate_node uses it again"
         for info in known

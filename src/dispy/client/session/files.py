@@ -298,5 +298,5 @@ def on_files(cluster: Steering, action: core.TellFiles) -> None:
         return
     info = cluster._info(action.node)
     if info is not None and not action.reason:
-        cluster._sent.note(info.target, sending.entries, sending.held)
+        cluster._sent.note(cluster._engine.service.target_of(info.node), sending.entries, sending.held)
     sending.future.set_result(action.reason)
