@@ -24,6 +24,7 @@ from dispy.protocol.node import (
     ToNode,
     Welcome,
 )
+from dispy.protocol.views import PlacementView
 
 
 class Node(Protocol):
@@ -110,6 +111,8 @@ class Cluster:
         """Whether a computation that has left a node comes back in the same turn."""
         self.away: list[tuple[int, Link]] = []
         """Those that have left, and are to come back."""
+        self.views: dict[tuple[int, NodeId], PlacementView] = {}
+        """What the client was told last of each placement, without those that are gone."""
         self._new_node = new_node
 
     # The scheduler's service.
@@ -134,8 +137,18 @@ class Cluster:
                         self._on_printed(self.models[action.computation], printed)
                 case core.TellVacated(_, number, node):
                     self.on_vacated(number, node)
-                case core.TellNode() | core.TellValue() | core.TellCredit():
+                case core.TellPlacement(_, number, node, view):
+                    self._on_view(number, node, view)
+                case core.TellNode() | core.TellValue():
                     pass
+
+    def _on_view(self, number: int, node: NodeId, view: PlacementView) -> None:
+        told = self.views.pop((number, node), None)
+        if told is not None:
+            told.assigned, told.started = view.assigned, view.started
+        assert view != told, "nothing is told"
+        if view.status is not core.Status.GONE:
+            self.views[number, node] = view
 
     def _send(self, node_id: NodeId, message: ToNode) -> None:
         if type(message) is RunJobs:
@@ -344,8 +357,11 @@ class Cluster:
         for number, model in self.models.items():
             computation = self.machine.state.computations[number]
             self._check_places(computation, model)
+            told = {node for told_number, node in self.views if told_number == number}
+            assert told == set(computation.placements), "a client knows of other nodes"
             for placement in computation.placements.values():
                 self._check_placement(computation, placement)
+                self._check_view(placement, self.views[number, placement.node.id])
             live = [job for job in computation.queue if job.number not in computation.cancelled]
             assert not (live and computation.free), "a job waits while a CPU is idle"
             assert not (live and computation.backlogs), "a job waits here though it could wait there"
@@ -364,6 +380,19 @@ class Cluster:
         assert computation.open == len(model.open)
         pinned = {number: node for number, node in model.open.items() if node is not None}
         assert computation.pinned == pinned
+
+    def _check_view(self, placement: core.Placement, view: PlacementView) -> None:
+        """A client knows all but the counts of jobs from what it was told."""
+        assert view.status is placement.status
+        assert view.reason == placement.reason
+        assert view.shortage == placement.shortage
+        assert view.cpus_max == placement.cpus_max
+        assert view.node_cpus_max == placement.node.cpus_max
+        assert view.slots == (placement.granted[0] if placement.status is core.Status.READY else 0)
+        assert view.is_open == placement.is_open()
+        assert view.returns == placement.returns
+        assert view.is_connected == placement.node.is_connected
+        assert (view.progress != "") == (placement.progress is not None)
 
     def _check_placement(self, computation: core.Computation, placement: core.Placement) -> None:
         assert placement.started <= set(placement.assigned)

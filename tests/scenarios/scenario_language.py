@@ -15,6 +15,8 @@ Scheduling::
     returned NODE C [JOBS...] [because=WORD]                  value NODE C JOB
     reconciled NODE [JOBS...] [missing=C]
     watch C JOBS...               unwatch C JOBS...           printed NODE C JOBS...
+    files NODE C HERE/ALL         noroom NODE C OBJECT        put C OBJECT     limit NODE CPUS
+    shortage NODE C WORD          views: from here on the trace has what clients are told of placements, too
 
 Execution::
 
@@ -46,6 +48,7 @@ from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import node
 from dispy.protocol.node import Attempt, Compute, Ended, Job, Started
+from dispy.protocol.views import PlacementView
 from dispy.protocol.worker import claim, split_claim
 
 STATUSES = {8: "cancelled", 9: "terminated", 10: "abandoned", 11: "finished"}
@@ -131,6 +134,8 @@ def show_to_node(message: Any) -> str:
             return f"Acknowledge {batch}"
         case node.AcknowledgeProvisional(number, job, attempt, serial):
             return f"AcknowledgeProvisional c{number}: {show([Attempt(job, attempt)])} #{serial}"
+        case node.LimitCpus(cpus):
+            return f"LimitCpus {cpus}"
         case node.Reconcile(attempts, computations):
             return f"Reconcile {show(attempts) or '-'} of {show_computations(computations)}"
         case _:
@@ -181,10 +186,23 @@ def show_computations(numbers: Iterable[int]) -> str:
     return ",".join(f"c{number}" for number in numbers) or "-"
 
 
+def show_view(view: PlacementView) -> str:
+    """What a client is told of a placement."""
+    limit = f" (limit {view.node_cpus_max})" if view.node_cpus_max is not None else ""
+    said = [view.status.value, f"CPUs {view.cpus_max}{limit}", f"slots {view.slots}"]
+    said += (
+        ["open"] * view.is_open + ["returns"] * view.returns + ["not connected"] * (not view.is_connected)
+    )
+    said += [text for text in (view.reason, view.shortage, view.progress) if text]
+    return ", ".join(said)
+
+
 class Player:
     """Gives commands to a machine; its methods ``do_<command>`` return events."""
 
     now = 0.0
+    shows_views = False
+    """Whether the trace has what clients are told of placements: stories about jobs are shorter without."""
 
     def play(self, commands: list[str]) -> list[str]:
         """Do some commands; returns the trace."""
@@ -194,7 +212,9 @@ class Player:
             handler = getattr(self, f"do_{name}", None)
             if handler is None:
                 raise ValueError(f"no command {name!r}")
-            trace += [self.show(action) for action in self.handle(handler(Words(words)))]
+            event = handler(Words(words))
+            actions = self.handle(event) if event is not None else []
+            trace += [text for text in map(self.show, actions) if text]
         return trace
 
     def handle(self, event: Any) -> list[Any]:
@@ -223,9 +243,8 @@ class Scheduling(Player):
             case scheduling.TellEndedHere(_, number, numbers, status, reason):
                 what = ", ".join(f"{job} {STATUSES[status]}" for job in numbers)
                 return f"client: ended c{number}: {what} ({reason})"
-            case scheduling.TellCredit(_, number, known):
-                shortage = self.machine.state.computations[number].placements[known].shortage
-                return f"client: {known.decode()} for c{number}: {shortage or 'all CPUs'}"
+            case scheduling.TellPlacement(_, number, known, view):
+                return f"client: c{number} on {known.decode()}: {show_view(view)}" * self.shows_views
             case scheduling.TellStarted(_, number, known, started):
                 return f"client: started c{number} on {known.decode()}: {show(started)}"
             case scheduling.TellRequeued(_, number, numbers):
@@ -332,6 +351,28 @@ class Scheduling(Player):
         event = self.do_watch(words)
         event.is_wanted = False
         return event
+
+    def do_views(self, words: Words) -> None:
+        self.shows_views = True
+
+    def do_limit(self, words: Words) -> scheduling.LimitNode:
+        return scheduling.LimitNode(NodeId(words.take().encode()), int(words.take()))
+
+    def do_shortage(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        return self.said(name, node.Credit(number, 0, 0, " ".join(words.plain)))
+
+    def do_files(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        here, most = map(int, words.take().split("/"))
+        return self.said(name, node.FilesProgress(number, here, most, here * 1000, most * 1000))
+
+    def do_put(self, words: Words) -> scheduling.PutObject:
+        return scheduling.PutObject(node.PutObject(words.number(), int(words.take()), b"x"))
+
+    def do_noroom(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        return self.said(name, node.ObjectStored(number, int(words.take()), "no room", again=True))
 
     def do_printed(self, words: Words) -> scheduling.FromNodeEvent:
         name, number = words.take(), words.number()

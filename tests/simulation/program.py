@@ -411,8 +411,8 @@ class Program:
         if cluster.number in self.clusters:
             self._use(cluster, info, cpus)
 
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """A node takes more or fewer jobs, for another reason."""
+    def on_placement(self, action: core.TellPlacement, found: NodeInfo) -> None:
+        """Something of a computation on a node has changed."""
 
     def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
         """A node wants pieces of files."""

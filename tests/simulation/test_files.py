@@ -8,8 +8,8 @@ import pytest
 
 from dispy.core.execution.events import FromClient
 from dispy.core.scheduling.explain import why_open
-from dispy.core.scheduling.state import Status
 from dispy.protocol.node import FINISHED, Reconcile
+from dispy.protocol.views import PlacementStatus as Status
 
 from .contents import PIECE_MAX, PIECES_MAX, by_digest
 from .jobs import Kind, Task

@@ -99,7 +99,8 @@ def test_a_silent_node_is_sent_nothing() -> None:
     machine = machine_with_node(2)
     machine.handle(core.NodeSilent(NODE), 0.0)
     machine.handle(core.AddComputation(ClientId(0), Compute(2, "g", b"")), 0.0)
-    assert machine.handle(core.Allocate(2, NODE, 2), 0.0) == []
+    actions = machine.handle(core.Allocate(2, NODE, 2), 0.0)
+    assert [type(action) for action in actions] == [core.TellPlacement]
     up = machine.handle(core.NodeUp(NODE, "n", 2, True), 0.0)
     assert sent(up, node.Reconcile) == [node.Reconcile([], {1: 0, 2: 0})]
 
@@ -196,7 +197,8 @@ def test_an_object_that_found_no_room_and_is_dropped_is_not_sent_again() -> None
     machine.handle(put(1), 0.0)
     machine.handle(core.FromNodeEvent(NODE, node.ObjectStored(1, 1, "full", again=True)), 0.0)
     machine.handle(core.DropObjects(1, [1]), 0.0)
-    assert not machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 1, 0)), 0.0)
+    actions = machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 1, 0)), 0.0)
+    assert [type(action) for action in actions] == [core.TellPlacement]
 
 
 def test_a_node_that_comes_gets_all_objects() -> None:
@@ -372,3 +374,13 @@ def test_a_node_that_was_given_up_is_told_its_limit_again(is_known: bool) -> Non
         machine.handle(core.NodeLost(NODE, "silent"), 1.0)
     actions = machine.handle(core.NodeUp(NODE, "n", 4, is_known), 2.0)
     assert sent(actions, node.LimitCpus) == [node.LimitCpus(2)]
+
+
+def test_counts_of_a_view_are_of_the_time_of_the_question() -> None:
+    """Jobs change no view that was told; whoever asks gets the counts of now."""
+    machine = machine_with_node(2)
+    actions = machine.handle(core.SubmitJobs(1, jobs(3)), 0.0)
+    actions += machine.handle(core.FromNodeEvent(NODE, node.JobsStarted(1, [node.Started(1, 0, 0.0)])), 0.0)
+    assert not [action for action in actions if isinstance(action, core.TellPlacement)]
+    view = core.refresh(machine.state.computations[1].placements[NODE])
+    assert (view.assigned, view.started) == (2, 1)

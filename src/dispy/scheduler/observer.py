@@ -62,9 +62,9 @@ class Observer(Protocol):
         """A computation has left a node that it may return to, as asked (``Vacate.returns``). The observer allocates
         CPUs there anew, or gives the node up for this computation; until then jobs for this node alone wait."""
 
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """The reason has changed why a node takes fewer jobs of a computation than it has CPUs
-        (``Placement.shortage`` in the core's state; empty: there is none any more). The observer shows it."""
+    def on_placement(self, action: core.TellPlacement, found: NodeInfo) -> None:
+        """Something has changed about a computation on a node (``action.view``): its status, CPUs, slots, reasons, or
+        the connection. The observer shows it, and chooses nodes by it."""
 
     def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
         """A node asks for pieces of files. The observer answers with ``SchedulerService.send_pieces``."""

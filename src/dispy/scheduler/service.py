@@ -24,7 +24,7 @@ from dispy.errors import SilenceError
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
 from dispy.protocol import limits, node
-from dispy.protocol.views import NodeInfo
+from dispy.protocol.views import NodeInfo, PlacementView
 from dispy.scheduler.link import SLOW_S, Link, Target, Trace
 from dispy.scheduler.observer import Observer
 from dispy.scheduler.payloads import send_code, send_jobs, send_object, send_pieces
@@ -98,7 +98,7 @@ class SchedulerService:
             core.TellPrinted: observer.on_printed,
             core.TellNode: self._tell_node,
             core.TellVacated: lambda a: observer.on_vacated(a, self._info(a.node)),
-            core.TellCredit: lambda a: observer.on_credit(a, self._info(a.node)),
+            core.TellPlacement: lambda a: observer.on_placement(a, self._info(a.node)),
             core.TellFiles: observer.on_files,
         }
 
@@ -230,6 +230,16 @@ class SchedulerService:
                 link.info.bytes_sent, link.info.bytes_received = link.traffic()
                 found.append(link.info)
         return found
+
+    def view(self, computation: int) -> dict[NodeId, PlacementView]:
+        """Returns the view of each placement of a computation, as it was told last, with counts of jobs of now.
+
+        Empty if the computation is not known. On the loop.
+        """
+        known = self.state.computations.get(computation)
+        if known is None:
+            return {}
+        return {found: core.refresh(placement) for found, placement in known.placements.items()}
 
     def target_of(self, node_id: NodeId) -> Target:
         """Returns the address and secret by which a node is reached. Valid in ``Observer.on_node_gone``, too."""

@@ -374,10 +374,10 @@ class Engine(LoopThread):
         if cluster is not None:
             cluster._on_usable(action, found)
 
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """Update ``DispyNode.reason``: why a node takes fewer jobs than it has CPUs; tell ``cluster_status``."""
+    def on_placement(self, action: core.TellPlacement, found: NodeInfo) -> None:
+        """Update CPUs and ``reason`` of a ``DispyNode``; tell ``cluster_status`` of a change."""
         cluster = self.clusters.get(action.computation)
-        if cluster is not None:
+        if cluster is not None and cluster._placement(found.node) is not None:
             cluster._on_node_changed(found)
 
     def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:

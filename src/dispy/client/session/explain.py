@@ -10,9 +10,9 @@ from dispy.client.engine.local_nodes import covers_loopback
 from dispy.client.nodes import say_blind
 from dispy.client.session.inbox import take_inbox
 from dispy.core.scheduling.explain import find_stall, why_full, why_open
-from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
+from dispy.protocol.views import PlacementStatus as Status
 from dispy.system.addresses import own
 from dispy.system.escaping import line
 from dispy.system.wording import counted

@@ -17,6 +17,7 @@ from dispy.protocol.node import (
     Started,
     ToNode,
 )
+from dispy.protocol.views import PlacementView
 
 
 class Send(Struct):
@@ -134,13 +135,18 @@ class TellFiles(Struct):
     reason: str
 
 
-class TellCredit(Struct):
-    """Tell a client that ``Placement.shortage`` has changed: the reason why a node takes fewer jobs of the
-    computation than it has CPUs. The client reads it there, only to show it to people."""
+class TellPlacement(Struct):
+    """Tell a client how its computation is on a node now: what it may show to people, and choose nodes by.
+
+    Sent when anything in ``view`` has changed but the counts of jobs, so never for a job: the shell brings the counts
+    up to date when it is asked (``views.refresh``). After GONE the placement is forgotten. When the client itself
+    closes the computation it is told nothing.
+    """
 
     client: ClientId
     computation: int
     node: NodeId
+    view: PlacementView
 
 
 Action = (
@@ -153,7 +159,7 @@ Action = (
     | TellPrinted
     | TellNode
     | TellVacated
-    | TellCredit
+    | TellPlacement
     | TellFiles
 )
 Outbox = list[Action]

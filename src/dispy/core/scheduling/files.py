@@ -12,9 +12,11 @@ from msgspec import structs
 from dispy.core.scheduling.actions import Outbox, Send, TellFiles
 from dispy.core.scheduling.events import SendFiles
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.state import Node, Placement, State, Status
+from dispy.core.scheduling.state import Node, Placement, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.protocol import node
 from dispy.protocol.files import check_number, replace_entries
+from dispy.protocol.views import PlacementStatus as Status
 
 
 def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> None:
@@ -84,17 +86,8 @@ def on_files_placed(
 def on_files_progress(
     state: State, out: Outbox, known: Node, message: node.FilesProgress, now: Seconds
 ) -> None:
-    """Note in ``Placement.progress`` how many files and bytes, of those that a node waits for, have arrived there.
-
-    ``progress`` is None once all have arrived. Serves only to be shown to people (``describe_progress``).
-    """
+    """Tell the client how many files and bytes, of those that a node waits for, have arrived there, to be shown."""
     placement = known.placements.get(message.computation)
     if placement is not None:
         placement.progress = message if message.files < message.files_max else None
-
-
-def describe_progress(progress: node.FilesProgress) -> str:
-    """Returns in words, for people, how many files and kB or MB a node has received so far, each "of" the total."""
-    unit, scale = ("MB", 1_000_000) if progress.size_max >= 1_000_000 else ("kB", 1000)
-    sizes = f"{progress.size // scale} of {-(-progress.size_max // scale)} {unit}"
-    return f"it is receiving files: {progress.files} of {progress.files_max}, {sizes}"
+        tell_placement(out, placement)

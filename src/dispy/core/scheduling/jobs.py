@@ -48,11 +48,12 @@ from dispy.core.scheduling.placement import (
     send_watch,
 )
 from dispy.core.scheduling.retries import requeue, retry_after_deaths
-from dispy.core.scheduling.state import Node, Placement, State, Status
+from dispy.core.scheduling.state import Node, Placement, State
 from dispy.core.scheduling.withdrawal import CLOSED, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import ABANDONED, Attempt
+from dispy.protocol.views import PlacementStatus as Status
 
 Report = TypeVar("Report", node.Started, node.Printed)
 """Report of a node about one attempt of a job."""

@@ -14,10 +14,12 @@ from dispy.core.scheduling.actions import Outbox, Send, TellNode
 from dispy.core.scheduling.events import DropObjects, PutObject
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
-from dispy.core.scheduling.state import Computation, Node, Placement, State, Status
+from dispy.core.scheduling.state import Computation, Node, Placement, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.protocol import node
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import ABANDONED
+from dispy.protocol.views import PlacementStatus as Status
 
 
 def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> None:
@@ -84,6 +86,7 @@ def on_object_stored(
     elif message.again:
         placement.granted = (0, 0)
         placement.apply_grant()
+        tell_placement(out, placement)
     elif message.number in computation.objects and placement.status is Status.READY:
         _stop_using(out, computation, placement, message.reason)
     note_room(placement)
@@ -132,6 +135,7 @@ def _stop_using(out: Outbox, computation: Computation, placement: Placement, rea
     """
     placement.status = Status.FAILED
     placement.reason = reason
+    tell_placement(out, placement)
     waiting = len(placement.assigned) - len(placement.started)
     if waiting and placement.node.is_connected:
         out.append(Send(placement.node.id, node.TakeBack(computation.number, waiting)))

@@ -18,10 +18,11 @@ from itertools import groupby
 
 from dispy.core.scheduling.actions import Outbox, Send, TellEndedHere
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.state import Computation, Placement, State, Status
+from dispy.core.scheduling.state import Computation, Placement, State
 from dispy.protocol.batches import cut
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
+from dispy.protocol.views import PlacementStatus as Status
 
 STEAL_AFTER_S = 0.04
 """Time since jobs were last sent to a node, or asked back from it (seconds), after which those that it has not

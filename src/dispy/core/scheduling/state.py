@@ -7,7 +7,6 @@ A job that has not ended is in exactly one place: in ``Computation.queue``, in `
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
 
 from dispy.core.scheduling.ids import ClientId, NodeId, Seconds
 from dispy.protocol import node
@@ -19,22 +18,8 @@ from dispy.protocol.node import (
     Job,
     PlaceFiles,
 )
-
-
-class Status(Enum):
-    """Status of a placement. The table of its changes is in ``computations``."""
-
-    LOADING = "loading"
-    """The node was sent the computation and has not said that it is loaded: no job is sent there."""
-    READY = "ready"
-    """The node has loaded the computation: jobs are sent there within its credit."""
-    FAILED = "failed"
-    """The node cannot run the computation: no job is sent there. Results of jobs sent before may still arrive."""
-    LEAVING = "leaving"
-    """The computation is to leave the node and gets no new jobs there. When the node has no job of it left, the
-    placement becomes LEFT, or is forgotten if the computation does not come back."""
-    LEFT = "left"
-    """The node has closed the computation, which comes back with the next ``Allocate``; pinned jobs wait for that."""
+from dispy.protocol.views import PlacementStatus as Status
+from dispy.protocol.views import PlacementView
 
 
 class Placement:
@@ -43,7 +28,7 @@ class Placement:
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cpus_max", "dropped", "granted",
         "last_sent", "node", "pinned", "placing", "progress", "reason", "returns", "shortage", "slots", "started",
-        "status", "stored", "storing", "terminates",
+        "status", "stored", "storing", "terminates", "view",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -103,6 +88,8 @@ class Placement:
         self.asked_back = False
         """True if the node was asked to give jobs back, and since then no job was given back, has ended or was sent
         there: ``steal`` asks the node again only after ``placement.ASK_AGAIN_S``."""
+        self.view = PlacementView(Status.GONE)
+        """View of the placement that its client was told last; GONE before the first. Its counts may be old."""
 
     def begin(self, compute: Compute) -> None:
         """Reset to LOADING for a new stay on the node, which ``compute`` opens: without credit and objects.
