@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import FINISHED
 from dispy.protocol.views import PlacementStatus as Status
@@ -57,7 +58,7 @@ class Place:
 
     def view(self, cluster: Cluster) -> PlacementView:
         """A computation on the node, as the program knows it."""
-        (view,) = self.program.service.view(cluster.number).values()
+        (view,) = self.program.service.view(EMBEDDED, cluster.number).values()
         return view
 
     def status(self, cluster: Cluster) -> Status:

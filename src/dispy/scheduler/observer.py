@@ -14,7 +14,8 @@ class Observer(Protocol):
     """The object that is told what happens: the client library's engine.
 
     All methods are called on the scheduler's loop, and must not block. ``found`` is the node that the news is about.
-    An ``action`` is the core's: it names computation and jobs by number (``core.scheduling.actions``).
+    An ``action`` is the core's: it names client, computation and jobs by number (``core.scheduling.actions``).
+    Messages of nodes name a computation by its number at its client, too.
     """
 
     def on_node_known(self, found: NodeInfo) -> None:
@@ -66,8 +67,8 @@ class Observer(Protocol):
         """Something has changed about a computation on a node (``action.view``): its status, CPUs, slots, reasons, or
         the connection. The observer shows it, and chooses nodes by it."""
 
-    def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
-        """A node asks for pieces of files. The observer answers with ``SchedulerService.send_pieces``."""
+    def on_files_needed(self, client: core.ClientId, message: node.NeedFiles, found: NodeInfo) -> None:
+        """A node asks for pieces of files of a client. The observer answers with ``SchedulerService.send_pieces``."""
 
     def on_files(self, action: core.TellFiles) -> None:
         """Files are in place in a computation's working directory on a node, or cannot be put there

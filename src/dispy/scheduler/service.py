@@ -19,7 +19,7 @@ from typing import Any
 
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling.ids import NodeId
+from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.errors import SilenceError
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
@@ -68,8 +68,8 @@ class SchedulerService:
         """Calls a function as soon as the results so far are written to the journal; None: there is no journal.
         Results are acknowledged only then, as nodes forget acknowledged results."""
         self.on_send: dict[int, Callable[[node.RunJobs], None]] = {}
-        """Functions that are called with each ``RunJobs`` before it leaves for a node, by number of the computation:
-        the journal notes the jobs' numbers."""
+        """Functions that are called with each ``RunJobs`` before it leaves for a node, by the number by which nodes
+        know the computation (``Computation.wire``): the journal notes the jobs' numbers."""
         self._given = given_prefix(identity) << GIVEN_BITS
         """Number of the last file that was linked into a node's directory (``Job.given``). Its upper bits name this
         scheduler, so that numbers of different programs differ."""
@@ -126,7 +126,7 @@ class SchedulerService:
             if link.connection is not None:
                 link.connection.flush()
 
-    def try_submit(self, computation: int, job: node.Job) -> bool:
+    def try_submit(self, client: ClientId, computation: int, job: node.Job) -> bool:
         """Submit a job from any thread, if it can leave for a node this moment.
 
         This is the path of a single job that the program waits for: the loop's thread need not wake up for it.
@@ -138,10 +138,12 @@ class SchedulerService:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            known = self.state.computations.get(computation)
+            known = self.state.computations.get((client, computation))
             if known is None or known.queue or not known.free or len(job.payload) >= limits.INLINE_MAX:
                 return False
-            for action in self.machine.handle(core.SubmitJobs(computation, [job]), self.clock.monotonic()):
+            for action in self.machine.handle(
+                core.SubmitJobs(client, computation, [job]), self.clock.monotonic()
+            ):
                 link = self._by_node.get(action.node) if type(action) is core.Send else None
                 if (
                     link is None
@@ -197,9 +199,9 @@ class SchedulerService:
         """True if there is a link to an address, connected or not."""
         return target in self.links
 
-    def ask_jobs(self, node_id: NodeId, computation: int, serial: int) -> None:
+    def ask_jobs(self, node_id: NodeId, client: ClientId, computation: int, serial: int) -> None:
         """Ask a node which jobs of a computation run there; ``Observer.on_jobs_listed`` gets the answer, with the
-        same ``serial``.
+        same ``serial``. The computation must be known.
 
         Raises:
             SilenceError: The connection to the node is broken, or the node is lost.
@@ -209,7 +211,7 @@ class SchedulerService:
             raise SilenceError(
                 "the connection to the node is broken and is being made again", hint="try again"
             )
-        link.connection.send(node.ListJobs(computation, serial))
+        link.connection.send(node.ListJobs(self.state.computations[client, computation].wire, serial))
 
     def is_sending(self, node_id: NodeId) -> bool:
         """True if large payloads, sent as streams, are on their way to a node: jobs may wait for them."""
@@ -231,12 +233,12 @@ class SchedulerService:
                 found.append(link.info)
         return found
 
-    def view(self, computation: int) -> dict[NodeId, PlacementView]:
+    def view(self, client: ClientId, computation: int) -> dict[NodeId, PlacementView]:
         """Returns the view of each placement of a computation, as it was told last, with counts of jobs of now.
 
         Empty if the computation is not known. On the loop.
         """
-        known = self.state.computations.get(computation)
+        known = self.state.computations.get((client, computation))
         if known is None:
             return {}
         return {found: core.refresh(placement) for found, placement in known.placements.items()}
@@ -327,7 +329,7 @@ class SchedulerService:
             self._observer.on_available(link.info)
             return
         if type(message) is node.NeedFiles:
-            self._observer.on_files_needed(message, link.info)
+            self._pass_files_needed(link.info, message)
             return
         if type(message) is node.JobsListed:
             self._observer.on_jobs_listed(link.info, message)
@@ -338,6 +340,14 @@ class SchedulerService:
         self.handle(core.FromNodeEvent(link.info.node, message))
         if type(message) is node.NodeCpus:
             self._observer.on_cpus(link.info)
+
+    def _pass_files_needed(self, info: NodeInfo, message: node.NeedFiles) -> None:
+        """Tell the observer which files a node asks for; not if the computation is not on the node any more."""
+        known = self.state.nodes.get(info.node)
+        placement = known.placements.get(message.computation) if known is not None else None
+        if placement is not None:
+            message.computation = placement.computation.number
+            self._observer.on_files_needed(placement.computation.client, message, info)
 
     def _lose(self, link: Link, reason: str) -> None:
         info = link.info
@@ -405,23 +415,32 @@ class SchedulerService:
         link.acknowledge = node.Acknowledge(link.noted)
         link.send_acknowledge()
 
-    def send_pieces(self, node_id: NodeId, computation: int, pieces: list[node.FilePiece]) -> None:
+    def send_pieces(
+        self, node_id: NodeId, client: ClientId, computation: int, pieces: list[node.FilePiece]
+    ) -> None:
         """Send pieces of files that a node has asked for: large ones as streams, small ones together in messages.
 
         If the node is not connected the pieces are dropped: it asks again after the reconnect.
         """
-        link = self._by_node.get(node_id)
-        connection = link.connection if link is not None else None
-        if connection is None or not connection.is_ready:
-            return
-        send_pieces(connection, computation, pieces)
+        connection = self._ready(node_id)
+        known = self.state.computations.get((client, computation))
+        if connection is not None and known is not None:
+            send_pieces(connection, known.wire, pieces)
 
-    def send_unreadable(self, node_id: NodeId, message: node.FileUnreadable) -> None:
+    def send_unreadable(self, node_id: NodeId, client: ClientId, message: node.FileUnreadable) -> None:
         """Tell a node that it will not get a file, which is gone or has changed. Dropped if it is not connected: it
         asks again after the reconnect."""
+        connection = self._ready(node_id)
+        known = self.state.computations.get((client, message.computation))
+        if connection is not None and known is not None:
+            message.computation = known.wire
+            connection.send(message)
+
+    def _ready(self, node_id: NodeId) -> Connection | None:
+        """Returns the connection to a node, if there is one that both sides have proved themselves on."""
         link = self._by_node.get(node_id)
-        if link is not None and link.connection is not None and link.connection.is_ready:
-            link.connection.send(message)
+        connection = link.connection if link is not None else None
+        return connection if connection is not None and connection.is_ready else None
 
     def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
         """Send a cancel. Large arguments of cancelled jobs that are still under way are stopped, and the core is told

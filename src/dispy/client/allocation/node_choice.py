@@ -99,7 +99,9 @@ def allocate_more(cluster: Steering, found: list[NodeAllocate]) -> None:
             del cluster._set_aside[info.node]
         placement = placements.placement(cluster, info.node)
         if placement is not None and placement.status is core.Status.LEAVING:
-            cluster._engine.service.handle(core.Vacate(cluster._number, info.node, returns=True))
+            cluster._engine.service.handle(
+                core.Vacate(core.EMBEDDED, cluster._number, info.node, returns=True)
+            )
         else:
             allocate(cluster._engine, cluster, info)
     node_discovery.discover(cluster._engine, cluster)
@@ -194,7 +196,7 @@ def deallocate(cluster: ClusterState, node: NodeId) -> None:
     Jobs that wait there go to other nodes; those of ``submit_node`` are cancelled. ``allocate_node`` undoes it.
     """
     cluster._set_aside[node] = "deallocate_node"
-    cluster._engine.service.handle(core.Allocate(cluster._number, node, 0, is_draining=True))
+    cluster._engine.service.handle(core.Allocate(core.EMBEDDED, cluster._number, node, 0, is_draining=True))
     info = placements.info(cluster, node)
     if info is not None:
         node_views.on_changed(cluster, info)
@@ -207,7 +209,7 @@ def leave(cluster: ClusterState, node: NodeId, terminate: bool) -> None:
     ``allocate_node`` names it.
     """
     cluster._set_aside[node] = "close_node"
-    cluster._engine.service.handle(core.Vacate(cluster._number, node, terminate))
+    cluster._engine.service.handle(core.Vacate(core.EMBEDDED, cluster._number, node, terminate))
 
 
 def set_up_again(
@@ -226,7 +228,9 @@ def set_up_again(
         cluster._setup_args.pop(node, None)
     else:
         cluster._setup_args[node] = setup_args
-    cluster._engine.service.handle(core.Vacate(cluster._number, node, terminate, returns=True))
+    cluster._engine.service.handle(
+        core.Vacate(core.EMBEDDED, cluster._number, node, terminate, returns=True)
+    )
 
 
 def has_other_node(cluster: ClusterState, private: NodeId) -> bool:

@@ -67,7 +67,7 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
         return
     placement = cluster._placement(info.node)
     if placement is not None and placement.status is not core.Status.LEFT:
-        engine.service.handle(core.Allocate(cluster._number, info.node, cpus))
+        engine.service.handle(core.Allocate(core.EMBEDDED, cluster._number, info.node, cpus))
         cluster._on_node_changed(info)
         return
     try:
@@ -77,7 +77,7 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
         _refuse(engine, cluster, info, error)
         return
     note_node(engine, cluster, info, private is not None)
-    wanted = core.Allocate(cluster._number, info.node, cpus, code=code)
+    wanted = core.Allocate(core.EMBEDDED, cluster._number, info.node, cpus, code=code)
     if allocation.depends:
         engine.files.call(_use_with_files, [(engine, cluster, info, wanted, list(allocation.depends))])
     else:
@@ -102,7 +102,7 @@ def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
     """
     placement = cluster._placement(info.node)
     if placement is not None and placement.status is core.Status.LEFT:
-        engine.service.handle(core.Allocate(cluster._number, info.node, 0))
+        engine.service.handle(core.Allocate(core.EMBEDDED, cluster._number, info.node, 0))
 
 
 def _use_with_files(
@@ -173,7 +173,9 @@ def drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
         return
     if is_draining:
         private.drained.add(cluster._number)
-        engine.service.handle(core.Allocate(cluster._number, private.node, 0, is_draining=True))
+        engine.service.handle(
+            core.Allocate(core.EMBEDDED, cluster._number, private.node, 0, is_draining=True)
+        )
     else:
         private.drained.discard(cluster._number)
         for info in engine.service.nodes():

@@ -16,6 +16,7 @@ from dispy.client.session.missing_files import explain
 from dispy.client.session.state import ClusterState
 from dispy.core.scheduling import TellNode
 from dispy.core.scheduling.explain import why_full
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
@@ -131,7 +132,7 @@ def refresh(cluster: ClusterState) -> list[DispyNode]:
     Returns:
         All nodes that the cluster has used, past ones first; then those that still wait for files.
     """
-    state = cluster._engine.service.state.computations.get(cluster._number)
+    state = cluster._engine.service.state.computations.get((EMBEDDED, cluster._number))
     for info in cluster._engine.service.nodes():
         shown = cluster._dispy_nodes.get(info.node)
         if shown is not None:

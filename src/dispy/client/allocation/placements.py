@@ -13,7 +13,7 @@ from dispy.client.map.chunk_job import Chunk
 from dispy.client.nodes import NodeNames
 from dispy.client.session.state import ClusterState
 from dispy.core.scheduling import Placement
-from dispy.core.scheduling.ids import NodeId
+from dispy.core.scheduling.ids import EMBEDDED, NodeId
 from dispy.errors import SilenceError, UsageError
 from dispy.protocol.views import NodeInfo
 
@@ -24,7 +24,7 @@ def find(cluster: ClusterState, names: NodeNames) -> NodeId | None:
     None if the cluster has its computation on no node with such a name. The computation may still be loading, or have
     failed.
     """
-    state = cluster._engine.service.state.computations.get(cluster._number)
+    state = cluster._engine.service.state.computations.get((EMBEDDED, cluster._number))
     if state is None:
         return None
     if names.id:
@@ -56,7 +56,7 @@ def placement(cluster: ClusterState, node: NodeId) -> Placement | None:
 
     None if the computation is not on the node.
     """
-    computation = cluster._engine.service.state.computations.get(cluster._number)
+    computation = cluster._engine.service.state.computations.get((EMBEDDED, cluster._number))
     return computation.placements.get(node) if computation is not None else None
 
 
@@ -69,7 +69,7 @@ def running_jobs(cluster: ClusterState, names: NodeNames) -> list[DispyJob] | No
     found = find(cluster, names)
     if found is None:
         return None
-    place = cluster._engine.service.state.computations[cluster._number].placements[found]
+    place = cluster._engine.service.state.computations[EMBEDDED, cluster._number].placements[found]
     return _jobs_of(cluster, [number for number in place.assigned if number in place.started])
 
 

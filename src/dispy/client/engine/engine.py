@@ -237,7 +237,10 @@ class Engine(LoopThread):
             self.service.on_send[cluster._number] = journal.mark.note
             self.service.after_note = partial(journaling.after_note, self)
         self._set_pulse()
-        self.service.handle(core.AddComputation(core.ClientId(0), cluster._compute(), cluster._reentrant))
+        compute = cluster._compute()
+        self.service.handle(
+            core.AddComputation(core.EMBEDDED, cluster._number, compute, cluster._reentrant)
+        )
         for info in self.service.nodes():
             allocate(self, cluster, info)
         if self._discovery is None:
@@ -249,7 +252,7 @@ class Engine(LoopThread):
         """Close a cluster: nodes drop its jobs, code, objects and files; ``_journal`` forgets it. On the loop."""
         self.clusters.pop(cluster._number, None)
         self._set_pulse()
-        self.service.handle(core.CloseComputation(cluster._number))
+        self.service.handle(core.CloseComputation(core.EMBEDDED, cluster._number))
         journaling.forget_noted(self, cluster)
 
     def _set_pulse(self) -> None:
@@ -265,7 +268,7 @@ class Engine(LoopThread):
 
     def _answer_part(self, node: core.NodeId, message: AcknowledgeProvisional) -> None:
         """Send a node the acknowledgement or refusal of a part of a file, for which its job waits. On the loop."""
-        self.service.handle(core.AnswerValue(node, message))
+        self.service.handle(core.AnswerValue(core.EMBEDDED, node, message))
 
     def _is_open(self, computation: int, number: int) -> bool:
         """True if a job has not ended, by the numbers of its computation and its own. On any thread."""
@@ -289,8 +292,7 @@ class Engine(LoopThread):
         for cluster in list(self.clusters.values()):
             node_discovery.look(self, cluster)
 
-    # The scheduler's side: what a ``Observer`` is told, on the loop.
-
+    # What an ``Observer`` is told, on the loop.
     def on_node_known(self, found: NodeInfo) -> None:
         """Have each cluster decide whether it uses a node that has introduced itself, and how many of its CPUs."""
         for cluster in self.clusters.values():
@@ -380,7 +382,7 @@ class Engine(LoopThread):
         if cluster is not None and cluster._placement(found.node) is not None:
             cluster._on_node_changed(found)
 
-    def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
+    def on_files_needed(self, client: core.ClientId, message: NeedFiles, found: NodeInfo) -> None:
         """Have pieces of files that a node asks for read on the thread ``files``, then sent to it or refused."""
         cluster = self.clusters.get(message.computation)
         if cluster is not None:
@@ -390,9 +392,9 @@ class Engine(LoopThread):
         """Read pieces of files, and have the loop send them, or the refusals. On the thread that reads files."""
         pieces, unreadable = cluster._shipped.answer(message)
         if pieces:
-            self.post(self.service.send_pieces, node, message.computation, pieces)
+            self.post(self.service.send_pieces, node, core.EMBEDDED, message.computation, pieces)
         for item in unreadable:
-            self.post(self.service.send_unreadable, node, item)
+            self.post(self.service.send_unreadable, node, core.EMBEDDED, item)
 
     def on_files(self, action: core.TellFiles) -> None:
         """Tell the thread in ``send_file`` that its files are on a node, or why they cannot be put there."""
@@ -409,7 +411,7 @@ class Engine(LoopThread):
             elif placement.is_open() and found.cpus > 0 and cluster._offers.get(found.node) != found.cpus:
                 cpus = cluster._allocated(found)[0]
                 if cpus > 0:
-                    self.service.handle(core.Allocate(cluster._number, found.node, cpus))
+                    self.service.handle(core.Allocate(core.EMBEDDED, cluster._number, found.node, cpus))
             cluster._on_node_changed(found)
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
@@ -423,8 +425,6 @@ class Engine(LoopThread):
         for cluster in self.clusters.values():
             cluster._on_available(found)
 
-    # Questions to nodes.
-
     def ask_jobs(self, node: core.NodeId, computation: int, answer: Future[list[int]]) -> None:
         """Ask a node which jobs of a computation run there; ``answer`` gets their numbers later. On the loop.
 
@@ -434,7 +434,7 @@ class Engine(LoopThread):
         self._asked = {serial: other for serial, other in self._asked.items() if not other.done()}
         self._last_asked += 1
         self._asked[self._last_asked] = answer
-        self.service.ask_jobs(node, computation, self._last_asked)
+        self.service.ask_jobs(node, core.EMBEDDED, computation, self._last_asked)
 
     def on_jobs_listed(self, found: NodeInfo, message: JobsListed) -> None:
         """Set the future of a question to a node to the numbers of the jobs; drop them if the asker has given up."""

@@ -130,8 +130,8 @@ class Resumed(JobCluster):
         """Give the scheduler the objects, then the jobs. On the loop of the engine."""
         service = self._engine.service
         for number, data in put:
-            service.handle(core.PutObject(PutObject(self._number, number, data)))  # type: ignore[arg-type]
-        service.submit(core.SubmitJobs(self._number, messages))
+            service.handle(core.PutObject(core.EMBEDDED, PutObject(self._number, number, data)))  # type: ignore[arg-type]
+        service.submit(core.SubmitJobs(core.EMBEDDED, self._number, messages))
         service.schedule_tick()
 
     def has_ended(self) -> bool:

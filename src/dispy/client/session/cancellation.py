@@ -75,7 +75,7 @@ def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
     jobs, ended = cluster._jobs, cluster._ended
     left = [number for number in numbers if number in jobs and number not in ended]
     if left:
-        cluster._engine.service.handle(core.CancelJobs(cluster._number, left))
+        cluster._engine.service.handle(core.CancelJobs(core.EMBEDDED, cluster._number, left))
 
 
 def cancel_all(cluster: ClusterState) -> None:

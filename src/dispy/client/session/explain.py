@@ -10,6 +10,7 @@ from dispy.client.engine.local_nodes import covers_loopback
 from dispy.client.nodes import say_blind
 from dispy.client.session.inbox import take_inbox
 from dispy.core.scheduling.explain import find_stall, why_full, why_open
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
 from dispy.protocol.views import PlacementStatus as Status
@@ -48,7 +49,7 @@ def why(cluster: ClusterState, job: DispyJob) -> str:
             hint="ask the cluster that it was submitted to",
         )
     take_inbox(cluster)
-    computation = cluster._engine.service.state.computations[cluster._number]
+    computation = cluster._engine.service.state.computations[EMBEDDED, cluster._number]
     words = [why_open(computation, job._number) or _why_no_node(cluster)]
     for info in cluster._engine.service.nodes():
         silent_s = cluster._engine.service.silent_s(info.node)
@@ -100,7 +101,9 @@ def _find_stall(cluster: ClusterState) -> str:
     # A large payload is on its way for a while: that is no standstill.
     if any(service.is_sending(node) for node in cluster._dispy_nodes):
         return ""
-    return find_stall(service.state.computations[cluster._number], service.state.computations.values())
+    return find_stall(
+        service.state.computations[EMBEDDED, cluster._number], service.state.computations.values()
+    )
 
 
 def _why_held(cluster: ClusterState) -> str:
@@ -108,7 +111,7 @@ def _why_held(cluster: ClusterState) -> str:
 
     Empty if a node takes or runs jobs, or gives no reason: no warning is due then.
     """
-    computation = cluster._engine.service.state.computations[cluster._number]
+    computation = cluster._engine.service.state.computations[EMBEDDED, cluster._number]
     reasons = []
     for node in cluster._dispy_nodes:
         placement = computation.placements.get(node)
@@ -154,7 +157,7 @@ def _why_loading(cluster: ClusterState) -> str:
 
     Empty if no node is loading it.
     """
-    placements = cluster._engine.service.state.computations[cluster._number].placements.values()
+    placements = cluster._engine.service.state.computations[EMBEDDED, cluster._number].placements.values()
     return "; ".join(
         f"node {placement.node.name}: {why_full(placement)}"
         for placement in placements

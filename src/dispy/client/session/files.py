@@ -19,6 +19,7 @@ from dispy import config
 from dispy.client.code.imports import find_modules, names_of
 from dispy.client.nodes import NodeNames
 from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
 from dispy.protocol.files import FileEntry, check_number, replace_entries
@@ -258,7 +259,7 @@ def _send_files(
         A future for each node that was asked, set by ``on_files``: to an empty text when the node has the files, or
         to the reason why it has not. Empty if no such node is in use.
     """
-    placements = cluster._engine.service.state.computations[cluster._number].placements
+    placements = cluster._engine.service.state.computations[EMBEDDED, cluster._number].placements
     if names is None:
         nodes = [found for found, placement in placements.items() if placement.is_open()]
     else:
@@ -271,7 +272,7 @@ def _send_files(
         cluster._sending[found, request] = Sending(future, entries, held)
         futures.append(future)
         message = PlaceFiles(cluster._number, request, entries)
-        cluster._engine.service.handle(core.SendFiles(found, message))
+        cluster._engine.service.handle(core.SendFiles(core.EMBEDDED, found, message))
     return futures
 
 

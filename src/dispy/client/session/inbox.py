@@ -30,7 +30,7 @@ def take_inbox(cluster: ClusterState) -> None:
     if jobs:
         if cluster._journal is not None:
             cluster._journal.submitted(jobs)
-        cluster._engine.service.submit(core.SubmitJobs(cluster._number, jobs))
+        cluster._engine.service.submit(core.SubmitJobs(core.EMBEDDED, cluster._number, jobs))
         cluster._engine.service.schedule_tick()
 
 
@@ -48,7 +48,9 @@ def submit_filed(cluster: ClusterState, node: NodeId | None, job: Job, files: li
     if cluster._journal is not None:
         # A program that resumes jobs does not have their files. So such a job is not resumed, like one for one node.
         cluster._journal.submitted([job], is_pinned=True)
-    cluster._engine.service.handle(core.SubmitJobs(cluster._number, [job], node, {job.number: files}))
+    cluster._engine.service.handle(
+        core.SubmitJobs(core.EMBEDDED, cluster._number, [job], node, {job.number: files})
+    )
     cluster._engine.service.schedule_tick()
 
 
@@ -60,4 +62,4 @@ def submit_pinned(cluster: ClusterState, node: NodeId, job: Job) -> None:
     """
     if cluster._journal is not None:
         cluster._journal.submitted([job], is_pinned=True)
-    cluster._engine.service.handle(core.SubmitJobs(cluster._number, [job], node))
+    cluster._engine.service.handle(core.SubmitJobs(core.EMBEDDED, cluster._number, [job], node))

@@ -262,13 +262,13 @@ def _watch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
     """
     if cluster._jobs.get(job._number) is job:
         cluster._watching.add(job._number, follower)
-        cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number]))
+        cluster._engine.service.handle(core.WatchJobs(core.EMBEDDED, cluster._number, [job._number]))
 
 
 def _unwatch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
     """Remove a follower of a job; after the last one have the node send the job's output no more. On the loop."""
     if cluster._watching.drop(job._number, follower):
-        cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number], False))
+        cluster._engine.service.handle(core.WatchJobs(core.EMBEDDED, cluster._number, [job._number], False))
 
 
 def _kept(job: DispyJob) -> Final:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dispy import payload
 from dispy.client.session.inbox import take_inbox
 from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import UsageError
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import PutObject
@@ -91,7 +92,7 @@ def _put(cluster: ClusterState, message: PutObject) -> None:
     """
     take_inbox(cluster)
     drop_refs(cluster)
-    known = cluster._engine.service.state.computations[cluster._number].objects
+    known = cluster._engine.service.state.computations[EMBEDDED, cluster._number].objects
     if len(known) >= OBJECTS_MAX:
         raise UsageError(
             f"{OBJECTS_MAX} objects are put into cluster {cluster.name}",
@@ -99,7 +100,7 @@ def _put(cluster: ClusterState, message: PutObject) -> None:
         )
     if cluster._journal is not None:
         cluster._journal.put_object(message.number, message.payload)
-    cluster._engine.service.handle(core.PutObject(message))
+    cluster._engine.service.handle(core.PutObject(core.EMBEDDED, message))
 
 
 def check_used(cluster: ClusterState) -> list[Ref]:
@@ -158,7 +159,7 @@ def drop_refs(cluster: ClusterState) -> None:
     if numbers and not cluster._is_closed:
         if cluster._journal is not None:
             cluster._journal.drop_objects(numbers)
-        cluster._engine.service.handle(core.DropObjects(cluster._number, numbers))
+        cluster._engine.service.handle(core.DropObjects(core.EMBEDDED, cluster._number, numbers))
         if cluster._engine.service.memory is not None:
             cluster._engine.service.memory.trim()
 

@@ -19,6 +19,7 @@ from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.files import Held
 from dispy.client.session.inbox import submit_filed, submit_pinned, take_inbox
 from dispy.client.session.objects import hold
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import UsageError
 from dispy.files.manifest import is_file_item
 from dispy.protocol.files import FileEntry
@@ -118,7 +119,7 @@ def submit_at_once(
         len(cluster._jobs) == 1
         and not cluster._is_posted
         and cluster._journal is None
-        and cluster._engine.service.try_submit(cluster._number, message)
+        and cluster._engine.service.try_submit(EMBEDDED, cluster._number, message)
     ):
         return job
     cluster._inbox.append(message)

@@ -46,7 +46,9 @@ from dispy.core.scheduling.events import (
     WatchJobs,
 )
 from dispy.core.scheduling.ids import (
+    EMBEDDED,
     ClientId,
+    Key,
     NodeId,
     Seconds,
 )
@@ -63,6 +65,7 @@ from dispy.core.scheduling.views import refresh
 from dispy.protocol.views import PlacementStatus as Status
 
 __all__ = [
+    "EMBEDDED",
     "Action",
     "AddComputation",
     "Allocate",
@@ -74,6 +77,7 @@ __all__ = [
     "DropObjects",
     "Event",
     "FromNodeEvent",
+    "Key",
     "LimitNode",
     "Machine",
     "Node",

@@ -1,8 +1,8 @@
 """Actions of the scheduling core, which its shell carries out: messages to nodes, news for clients.
 
 Where an action has these fields, ``client`` is the client that opened the computation, to which the action is
-addressed, ``computation`` the number of the computation, and ``node`` the node that the news is about. Lists of jobs
-are in the order in which the jobs were reported or queued.
+addressed, ``computation`` the number of the computation at that client, and ``node`` the node that the news is about.
+Lists of jobs are in the order in which the jobs were reported or queued.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ class TellFiles(Struct):
     With a ``reason`` (in words) they are not, and will not be: the client has to send them again if it wants to.
     """
 
+    client: ClientId
     computation: int
     node: NodeId
     request: int

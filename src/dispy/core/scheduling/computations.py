@@ -47,14 +47,14 @@ from dispy.protocol.views import PlacementStatus as Status
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
     """Note a computation that a client opens, without jobs. No node has it until ``Allocate`` gives it one."""
-    state.computations[event.compute.computation] = Computation(
-        event.client, event.compute, event.reentrant
+    state.computations[event.client, event.computation] = Computation(
+        event.client, event.computation, event.compute, event.reentrant
     )
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
     """Forget a computation and its jobs here and on its nodes. The client is told no end of its open jobs."""
-    computation = state.computations.pop(event.computation, None)
+    computation = state.computations.pop((event.client, event.computation), None)
     if computation is None:
         return
     for placement in list(computation.placements.values()):
@@ -69,7 +69,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
     (0 CPUs, ``is_draining``), running jobs go on, and those that wait there are asked back. In both cases unsent jobs
     that are pinned to the node end as ``CANCELLED``.
     """
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     known = state.nodes.get(event.node)
     if computation is None or known is None:
         return
@@ -102,7 +102,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
         cancel_pinned(out, placement)
     waiting = len(placement.assigned) - len(placement.started)
     if event.is_draining and known.is_connected and waiting:
-        out.append(Send(known.id, node.TakeBack(computation.number, waiting)))
+        out.append(Send(known.id, node.TakeBack(computation.wire, waiting)))
     place(out, computation, now)
 
 
@@ -113,7 +113,7 @@ def open_placement(computation: Computation, known: Node, cpus: int) -> Placemen
     """
     placement = Placement(computation, known, cpus)
     computation.placements[known.id] = placement
-    known.placements[computation.number] = placement
+    known.placements[computation.wire] = placement
     return placement
 
 

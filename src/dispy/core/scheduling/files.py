@@ -25,12 +25,13 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
     Refused with ``TellFiles`` if the placement is gone, has failed, is leaving or has left, or if the computation
     would have too many files. Otherwise ``TellFiles`` comes when the node has answered.
     """
-    computation = state.computations.get(event.message.computation)
+    number, request = event.message.computation, event.message.request
+    computation = state.computations.get((event.client, number))
     placement = computation.placements.get(event.node) if computation is not None else None
     if placement is None or placement.status not in (Status.LOADING, Status.READY):
         reason = placement.reason if placement is not None else ""
         reason = reason or "the node is not there any more"
-        out.append(TellFiles(event.message.computation, event.node, event.message.request, reason))
+        out.append(TellFiles(event.client, number, event.node, request, reason))
         return
     # If the node loses the computation, all of its files are listed in one message, which has a limit.
     files = placement.compute.files
@@ -40,11 +41,11 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
         check_number(files)
     except ValueError as error:
         reason = f"with these the computation would have {error}"
-        out.append(TellFiles(event.message.computation, event.node, event.message.request, reason))
+        out.append(TellFiles(event.client, number, event.node, request, reason))
         return
-    placement.placing[event.message.request] = event.message
+    message = placement.placing[request] = placement.computation.named_for_nodes(event.message)
     if placement.status is Status.READY and placement.node.is_connected and not placement.node.is_comparing:
-        out.append(Send(placement.node.id, event.message))
+        out.append(Send(placement.node.id, message))
 
 
 def send_files(out: Outbox, placement: Placement) -> None:
@@ -61,8 +62,9 @@ def give_up_files(out: Outbox, placement: Placement, reason: str) -> None:
 
     Call when the node cannot answer any more; otherwise clients would wait for ever.
     """
+    computation = placement.computation
     for request in placement.placing:
-        out.append(TellFiles(placement.computation.number, placement.node.id, request, reason))
+        out.append(TellFiles(computation.client, computation.number, placement.node.id, request, reason))
     placement.placing.clear()
 
 
@@ -80,7 +82,10 @@ def on_files_placed(
             # If the node loses the computation, it gets these files with it, before any job runs.
             files = replace_entries(placement.compute.files, placed.files)
             placement.compute = structs.replace(placement.compute, files=files)
-        out.append(TellFiles(message.computation, known.id, message.request, message.reason))
+        computation = placement.computation
+        out.append(
+            TellFiles(computation.client, computation.number, known.id, message.request, message.reason)
+        )
 
 
 def on_files_progress(

@@ -163,7 +163,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         if still:
             for start in range(0, len(still), BATCH_MAX):
                 attempts = [Attempt(job.number, job.attempt) for job in still[start : start + BATCH_MAX]]
-                out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
+                out.append(Send(known.id, node.CancelJobs(placement.computation.wire, attempts)))
         reconcile_objects(out, placement)
         send_files(out, placement)
         # Wishes for output that came meanwhile, or were lost with the connection.

@@ -39,7 +39,7 @@ def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
     Unanswered requests to place files end. Of several ``Vacate`` the last one says whether the computation comes
     back, and running jobs are cancelled if any of them says ``terminate``.
     """
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     placement = computation.placements.get(event.node) if computation is not None else None
     if computation is None or placement is None:
         return
@@ -66,7 +66,7 @@ def send_off(out: Outbox, placement: Placement) -> None:
     """
     if not placement.node.is_connected or placement.node.is_comparing:
         return
-    number = placement.computation.number
+    number = placement.computation.wire
     waiting = len(placement.assigned) - len(placement.started)
     if waiting:
         out.append(Send(placement.node.id, node.TakeBack(number, waiting)))
@@ -89,7 +89,7 @@ def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
         return
     computation = placement.computation
     if placement.status is Status.LEAVING and placement.node.is_connected:
-        out.append(Send(placement.node.id, node.CloseComputation(computation.number)))
+        out.append(Send(placement.node.id, node.CloseComputation(computation.wire)))
     if placement.returns:
         # If it has left already, the client has been asked.
         if placement.status is Status.LEAVING:
@@ -130,7 +130,7 @@ def drop_placement(out: Outbox, placement: Placement) -> None:
     is_there = placement.status is not Status.LEFT
     remove(placement)
     if placement.node.is_connected and is_there:
-        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.number)))
+        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.wire)))
 
 
 def remove(placement: Placement) -> None:
@@ -141,7 +141,7 @@ def remove(placement: Placement) -> None:
     computation, known = placement.computation, placement.node
     placement.status = Status.GONE
     placement.returns = False
-    known.placements.pop(computation.number, None)
+    known.placements.pop(computation.wire, None)
     computation.placements.pop(known.id, None)
     computation.free.pop(known.id, None)
     computation.backlogs.pop(known.id, None)
