@@ -15,7 +15,6 @@ from typing import Any
 
 from dispy import payload
 from dispy.client.backend.backend import Access, ClusterSpec, Wishes
-from dispy.client.backend.views import NodeId, NodeInfo, PlacementView, PlaceStatus
 from dispy.client.code.computation import Computation
 from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.callback_thread import Waited
@@ -24,7 +23,7 @@ from dispy.client.nodes import parse_nodes
 from dispy.client.session.startup import Callbacks, make_session, open_session
 from dispy.client.session.state import Options, Session
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Ended, Job
-from dispy.scheduler.link import Target
+from dispy.protocol.views import NodeId, NodeInfo, PlacementStatus, PlacementView
 from dispy.security import secrets
 from dispy.security.tls import Tls
 from dispy.system import process_identity
@@ -168,7 +167,7 @@ class PlayedBackend:
             self.used.pop((number, node), None)
             return
         self.used[number, node] = PlacementView(
-            PlaceStatus.READY, True, cpus, cpus, cpus, "", False, "its CPUs are in use", 0, 0
+            PlacementStatus.READY, cpus_max=cpus, slots=cpus, is_open=True
         )
         self.news.on_usable(number, self.known[node], True, "")
 
@@ -177,7 +176,7 @@ class PlayedBackend:
     def node_comes(self, name: str, cpus: int = 1) -> NodeInfo:
         """A node introduces itself."""
         node, ip_addr = NodeId(name.encode()), f"10.0.0.{len(self.known) + 1}"
-        info = NodeInfo(node, Target(ip_addr, 9701, SECRET.key), name, cpus, "Linux", ip_addr)
+        info = NodeInfo(node, name, ip_addr, 9701, cpus, "Linux")
         self.known[node] = info
         for number in list(self.waiting):
             self.news.on_offer(number, info)

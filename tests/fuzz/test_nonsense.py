@@ -166,12 +166,13 @@ def test_no_node_stops_a_client() -> None:
         for number in (1, 2):
             compute = node.Compute(number, "c", b"")
             machine.handle(
-                at_scheduler.AddComputation(at_scheduler.ClientId(0), compute, chance.random() < 0.5), now
+                at_scheduler.AddComputation(at_scheduler.EMBEDDED, number, compute, chance.random() < 0.5),
+                now,
             )
         for each in NODES:
             machine.handle(at_scheduler.NodeUp(each, "n", 2, False), now)
             for number in (1, 2):
-                machine.handle(at_scheduler.Allocate(number, each, 2), now)
+                machine.handle(at_scheduler.Allocate(at_scheduler.EMBEDDED, number, each, 2), now)
                 for message in (node.ComputationReady(number), node.Credit(number, 2, 10)):
                     machine.handle(at_scheduler.FromNodeEvent(each, message), now)
         for step in range(STEPS):
@@ -181,7 +182,7 @@ def test_no_node_stops_a_client() -> None:
                 machine,
                 speaker,
                 now,
-                at_scheduler.SubmitJobs(chance.choice([1, 2]), jobs),
+                at_scheduler.SubmitJobs(at_scheduler.EMBEDDED, chance.choice([1, 2]), jobs),
                 at_scheduler.FromNodeEvent(chance.choice(NODES), speaker.from_node()),
                 at_scheduler.Tick(),
             )

@@ -15,6 +15,7 @@ import pytest
 
 import dispy
 from dispy import config
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
@@ -282,7 +283,7 @@ def test_many_queued_jobs(make_cluster: MakeCluster, start_node: StartNode, is_l
         assert (job.status, job.exception, job.result) == (CANCELLED, "cancelled", None)
     cluster.status()  # the engine has done what it was about
     assert cluster.cancel(queued) == cluster.cancel(queued[0]) == -1
-    computation = cluster._session.backend.service.state.computations[cluster._session.number]
+    computation = cluster._session.backend.service.state.computations[EMBEDDED, cluster._session.number]
     assert (len(computation.queue), len(computation.cancelled), computation.open) == (1, 0, 2)
     assert set(cluster._session.jobs.values()) == {running, kept}
     assert not cluster._session.cancels
@@ -337,7 +338,7 @@ def test_job_that_has_ended_cannot_be_cancelled(
     gate.touch()
     assert job().path == str(gate)
     assert job.status == FINISHED
-    assert cluster._session.backend.service.state.computations[cluster._session.number].open == 0
+    assert cluster._session.backend.service.state.computations[EMBEDDED, cluster._session.number].open == 0
     assert cluster.submit(str(gate))().path == str(gate)
     assert "failed" not in caplog.text
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import JobError, PicklingError, RemoteTraceback, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -230,7 +231,9 @@ def test_constants_are_let_go(make_cluster: MakeCluster) -> None:
     assert not cluster._held
     cluster.submit(1, 2)()
     objects = cluster._session.engine.call(
-        lambda: len(cluster._session.backend.service.state.computations[cluster._session.number].objects)
+        lambda: len(
+            cluster._session.backend.service.state.computations[EMBEDDED, cluster._session.number].objects
+        )
     )
     assert objects == 0
 

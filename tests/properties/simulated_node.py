@@ -29,8 +29,8 @@ from dispy.protocol.worker import Record, claim
 
 SILENCE_S = 5.0
 
-RunKey = tuple[ClientId, int, int]
-"""One run of a job: client, number, attempt."""
+RunKey = tuple[ClientId, int, int, int]
+"""One run of a job: client, computation, number, attempt."""
 
 
 def output(size: int) -> bytes:
@@ -111,7 +111,7 @@ class SimulatedWorker:
                 self.start = self.node.now
                 self.phase = Phase.RUNNING
                 job = self.job()
-                self.node.on_start((self.key[0], job.number, job.attempt))
+                self.node.on_start((*self.key, job.number, job.attempt))
         elif self.phase is Phase.RUNNING:
             self._finish(FINISHED, seconds, "")
             self.is_retiring = leftovers
@@ -123,7 +123,7 @@ class SimulatedWorker:
         ended = Ended(
             job.number, job.attempt, status, self.start, self.start + seconds, b"r", reason=reason
         )
-        self.node.results[self.key[0], job.number, job.attempt] = ended
+        self.node.results[(*self.key, job.number, job.attempt)] = ended
         self.arena.append(ended)
         self.executed += 1
         self.is_blocked = False
@@ -235,7 +235,8 @@ class SimulatedNode:
         busy_before = {client.id: client.busy for client in state.clients.values()}
         event_before, self.event = self.event, event
         if type(event) is core.FromClient and type(event.message) is CancelJobs:
-            self.cancelled |= {(event.client, a.number, a.attempt) for a in event.message.attempts}
+            number = event.message.computation
+            self.cancelled |= {(event.client, number, a.number, a.attempt) for a in event.message.attempts}
         if type(event) is core.CpusChanged:
             self.cpus_most = max(self.cpus_most, event.cpus)
         self._note_claims(event)
@@ -355,7 +356,7 @@ class SimulatedNode:
             job = worker.job()
             current = computation.open.get(job.number)
             is_wanted = current is not None and current.attempt == job.attempt
-            is_cancelled = (worker.key[0], job.number, job.attempt) in self.cancelled
+            is_cancelled = (*worker.key, job.number, job.attempt) in self.cancelled
             assert is_cancelled or not is_wanted, f"job {job.number} dies for another"
         self.kill(worker)
 

@@ -37,7 +37,7 @@ class RealNode(SimulatedNode):
     def on_start(self, run: RunKey) -> None:
         super().on_start(run)
         if run[0] == SCHEDULER:
-            self._cluster.on_start(self._link, run[1], run[2])
+            self._cluster.on_start(run[1], run[2], run[3])
 
     def rival(self, kind: str) -> None:
         """A rival comes and brings jobs, perhaps exclusive ones; goes; is gone without a word."""
@@ -141,9 +141,9 @@ class Both(ClusterRules):
         self.start_all(is_blocked=True)
         for worker in self.running():
             worker.print(size)
-            model = self.cluster.models[worker.key[1]]
+            model = self.cluster.by_wire[worker.key[1]]
             if is_watched and worker.job().number in model.open:
-                self.cluster.watch(model.number, [worker.job().number], is_wanted=True)
+                self.cluster.watch(model.key, [worker.job().number], is_wanted=True)
         for link in self.links(is_up=True) if is_lost else ():
             assert isinstance(link.node, RealNode)
             link.node.now += LOOK_S
@@ -173,8 +173,8 @@ class Both(ClusterRules):
         for worker in node.workers.values():
             if worker.key[0] != SCHEDULER:
                 continue
-            model = self.cluster.models[worker.key[1]]
-            placement = self.cluster.machine.state.computations[worker.key[1]].placements.get(link.id)
+            model = self.cluster.by_wire[worker.key[1]]
+            placement = self.cluster.machine.state.computations[model.key].placements.get(link.id)
             if worker.phase is not Phase.RUNNING or placement is None:
                 continue
             job = worker.job()

@@ -61,12 +61,12 @@ class Execution(RuleBasedStateMachine):
         caller = self.by_id[client]
         if type(message) is protocol.JobsReturned:
             for attempt in message.attempts:
-                run = (client, attempt.number, attempt.attempt)
+                run = (client, message.computation, attempt.number, attempt.attempt)
                 assert run not in self.node.started, "a job is returned though it has started"
             self.note_returned(caller, message)
         elif type(message) is protocol.JobsEnded:
             for ended in message.ended:
-                run = (client, ended.number, ended.attempt)
+                run = (client, message.computation, ended.number, ended.attempt)
                 assert ended.ran or run not in self.node.started
                 assert self.node.results.get(run, ended) is ended, "a result is replaced by another"
                 if ended.status == TERMINATED and run not in self.node.results:

@@ -176,7 +176,7 @@ class PlainNode:
         while place.is_ready and place.waiting and len(place.running) < self.cpus:
             job = place.waiting.popleft()
             place.running.append(job)
-            self._cluster.on_start(self._link, job.number, job.attempt)
+            self._cluster.on_start(number, job.number, job.attempt)
             place.is_told = False
             moved = True
         return moved
@@ -309,8 +309,9 @@ class Scheduling(ClusterRules):
         for link in self.links(is_up=False):
             self.cluster.connect(link)
         self.cluster.quiesce()
-        for number, computation in self.cluster.machine.state.computations.items():
-            model = self.cluster.models[number]
+        for key, computation in self.cluster.machine.state.computations.items():
+            model = self.cluster.models[key]
+            number = model.wire
             waiting = [
                 job.number
                 for link in self.cluster.links

@@ -279,7 +279,7 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
         loaded = service.loaded.get(key)
         if loaded is not None:
             files = set(computer.files.directories.get(loaded.segments, ()))  # type: ignore[call-overload]
-            wanted = program.service.state.computations.get(key[1])
+            wanted = program.service.state.computations.get((scheduling.EMBEDDED, key[1]))
             files -= {object_name(number) for number in (wanted.objects if wanted is not None else ())}
             if files:
                 return f"the files {sorted(files)}"

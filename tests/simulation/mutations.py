@@ -73,15 +73,14 @@ def tell_again(machine: SchedulingMachine, decide: Decide, event: Any, now: floa
     """The end of a job that meets a cancel on its way is told for both."""
     again: list[node.Ended] = []
     if type(event) is scheduling.FromNodeEvent and type(event.message) is node.JobsEnded:
-        computation = machine.state.computations.get(event.message.computation)
+        computation = machine.state.computations.get((scheduling.EMBEDDED, event.message.computation))
         known = computation is not None and computation.placements.get(event.node)
         if known:
             again = [ended for ended in event.message.ended if ended.number in known.cancelling]
     actions = decide(event, now)
     if again:
         number = event.message.computation
-        client = machine.state.computations[number].client
-        actions.append(scheduling.TellEnded(client, number, event.node, again))
+        actions.append(scheduling.TellEnded(scheduling.EMBEDDED, number, event.node, again))
     return actions
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispy.core.scheduling.state import Status
+from dispy.protocol.views import PlacementStatus as Status
 
 from .jobs import Task
 from .program import Cluster
@@ -25,7 +25,7 @@ def test_a_node_on_which_setup_fails_is_not_used(tmp_path: Path, per_worker: boo
         place.call(place.program.submit, opened[0], [Task(1000) for _ in range(5)])
         place.wait(10.0)
         assert place.status(opened[0]) is Status.FAILED
-        reason = place.placement(opened[0]).reason
+        reason = place.view(opened[0]).reason
         assert ("longer than" if how == "hangs" else "no module named x") in reason
         assert not place.program.open_jobs()
 

@@ -17,7 +17,7 @@ from dispy.system import current_directory
 from dispy.system.addresses import LOOPBACK, is_loopback, resolve
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeInfo
+    from dispy.protocol.views import NodeInfo
 
 
 class DispyNodeAvailInfo(NamedTuple):

@@ -32,9 +32,6 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from msgspec import Struct
-
-from dispy.core.scheduling.ids import NodeId
 from dispy.errors import (
     AuthenticationError,
     DispyError,
@@ -48,8 +45,9 @@ from dispy.net.dialing import dial
 from dispy.net.heartbeat import TICKS
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
-from dispy.protocol.node import Available, from_node_decoder
+from dispy.protocol.node import from_node_decoder
 from dispy.protocol.streams import Group, MemorySource, Source
+from dispy.protocol.views import NodeId, NodeInfo
 from dispy.scheduler.arrived_batches import ArrivedBatches, take_parts
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES
@@ -94,43 +92,6 @@ class Target:
     name: str = field(default="", compare=False)
     tls: Callable[[], DialerTls] | None = field(default=None, compare=False, repr=False)
     socket: str = field(default="", compare=False)
-
-
-class NodeInfo(Struct):
-    """Description of one incarnation of a node, from its ``Welcome``.
-
-    ``node`` is the incarnation's id, ``target`` what the link dials, ``ip_addr`` the address at which it reached the
-    node. ``cpus`` is the number of CPUs that the node offers now (0: none). ``name`` and ``platform``: for the user.
-    """
-
-    node: NodeId
-    target: Target
-    name: str
-    cpus: int
-    platform: str
-    ip_addr: str
-    is_gone: bool = False
-    """True if the node is lost, or has left; it never becomes False again."""
-    bytes_sent: int = 0
-    """Bytes sent to the node over all connections; brought up to date by ``SchedulerService.nodes``."""
-    bytes_received: int = 0
-    """Bytes received from the node over all connections; brought up to date as ``bytes_sent``."""
-    shortage: str = ""
-    """Why the node offers no CPUs; empty if it offers some or has given no reason."""
-    available: Available | None = None
-    """Resources that are free on the node, as it said last; None if it has not said."""
-    aliases: list[str] = []
-    """Further addresses at which the node has answered. ``JobCluster(nodes=...)`` may name the node by any of
-    them."""
-
-    @property
-    def port(self) -> int:
-        """TCP port of the node."""
-        return self.target.port
-
-    def addresses(self) -> list[str]:
-        """Returns all IP addresses at which the node has answered, ``ip_addr`` first."""
-        return [self.ip_addr, *self.aliases]
 
 
 class Owner(Protocol):
@@ -356,11 +317,11 @@ class Link:
         self._broken_at = None
         self.info = NodeInfo(
             NodeId(message.node),
-            self.target,
             line(message.name),
+            connection.peer_address,
+            self.target.port,
             message.cpus,
             line(message.platform),
-            connection.peer_address,
             available=message.available,
             aliases=self.info.aliases if self.info is not None and self.info.node == message.node else [],
         )

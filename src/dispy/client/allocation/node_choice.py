@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 from dispy.client.allocation import node_use, node_views, placements
 from dispy.client.allocation.node_use import Choice
 from dispy.client.backend.open_clusters import reach_fault
-from dispy.client.backend.views import PlaceStatus
 from dispy.client.nodes import NodeAllocate, NodeNames, sort_nodes
+from dispy.protocol.views import PlacementStatus
 from dispy.security.tls import warn_if_open
 from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Access
-    from dispy.client.backend.views import NodeId, NodeInfo
     from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeId, NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -95,7 +95,7 @@ def _take_back(session: Session, info: NodeInfo, choice: Choice) -> None:
 def _use_again(session: Session, info: NodeInfo) -> None:
     """Decide anew about a node; one that the cluster is leaving is left first."""
     view = session.views.view(session.number).get(info.node)
-    if view is not None and view.status is PlaceStatus.LEAVING:
+    if view is not None and view.status is PlacementStatus.LEAVING:
         session.backend.vacate(session.number, info.node, returns=True)
     else:
         consider(session, info)
@@ -228,8 +228,8 @@ def set_cpus(session: Session, names: NodeNames, cpus: int) -> int:
     wanted = cpus if cpus >= 0 else info.cpus + cpus
     if wanted >= 0:
         session.backend.limit(found, min(wanted, CPUS_MAX))
-    limit = session.views.view(session.number)[found].limit
-    return min(info.cpus, limit)
+    limit = session.views.view(session.number)[found].node_cpus_max
+    return info.cpus if limit is None else min(info.cpus, limit)
 
 
 # Giving nodes up, and setting them up anew.

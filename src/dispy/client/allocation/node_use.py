@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy.client.allocation import node_views
-from dispy.client.backend.views import PlaceStatus
 from dispy.client.session import explain
 from dispy.errors import DispyError, UsageError
+from dispy.protocol.views import PlacementStatus
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeInfo
     from dispy.client.session.state import Session
     from dispy.protocol.files import FileEntry
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -51,7 +51,7 @@ def use(session: Session, info: NodeInfo, choice: Choice) -> None:
         choice: How many, from 1, and with what.
     """
     view = session.views.view(session.number).get(info.node)
-    if view is not None and view.status is not PlaceStatus.LEFT:
+    if view is not None and view.status is not PlacementStatus.LEFT:
         session.backend.allocate(session.number, info.node, choice.cpus)
         node_views.on_changed(session, info)
         return
@@ -128,5 +128,5 @@ def _give_up(session: Session, info: NodeInfo) -> None:
     that the cluster has not left in this way.
     """
     view = session.views.view(session.number).get(info.node)
-    if view is not None and view.status is PlaceStatus.LEFT:
+    if view is not None and view.status is PlacementStatus.LEFT:
         session.backend.allocate(session.number, info.node, 0)

@@ -15,8 +15,8 @@ from dispy.client.nodes import DispyNode, DispyNodeAvailInfo
 from dispy.client.session.missing_files import explain
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeInfo
     from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -120,7 +120,8 @@ def _show(session: Session, info: NodeInfo) -> DispyNode:
 def _show_cpus(session: Session, shown: DispyNode, info: NodeInfo) -> None:
     """Set what a ``DispyNode`` shows: CPUs used by the cluster, CPUs and spare resources of the node, ``reason``."""
     view = session.views.view(session.number)[info.node]
-    shown.cpus = min(view.cpus, info.cpus)
+    most = info.cpus if view.node_cpus_max is None else view.node_cpus_max
+    shown.cpus = min(view.cpus_max, info.cpus, most)
     shown.avail_cpus = info.cpus
     shown.avail_info = avail_info(info)
     shown.reason = view.shortage
@@ -164,12 +165,12 @@ def _receiving(session: Session) -> list[DispyNode]:
     views = session.views.view(session.number)
     for info in session.views.nodes(session.number):
         view = views.get(info.node)
-        if view is None or not view.is_receiving or info.node in session.dispy_nodes:
+        if view is None or not view.progress or info.node in session.dispy_nodes:
             continue
         shown = DispyNode(info.ip_addr, info.name, 0)
         shown.avail_cpus = info.cpus
         shown.tx, shown.rx = info.bytes_sent, info.bytes_received
-        shown.reason = view.why
+        shown.reason = view.progress
         found.append(shown)
     return found
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dispy import config
-from dispy.client.backend.views import NodeId, NodeInfo
 from dispy.client.job import DispyJob
 from dispy.client.map.chunk_job import Chunk
 from dispy.client.nodes import NodeNames
 from dispy.errors import SilenceError, UsageError
+from dispy.protocol.views import NodeId, NodeInfo
 
 if TYPE_CHECKING:
     from dispy.client.session.state import Session

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeId, NodeInfo, PlacementView
     from dispy.client.nodes import NodeAllocate
     from dispy.journal.writer import Journal
     from dispy.protocol.files import FileEntry
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         PutObject,
         Started,
     )
+    from dispy.protocol.views import NodeId, NodeInfo, PlacementView
     from dispy.security.secrets import Secret
     from dispy.security.tls import Tls
 

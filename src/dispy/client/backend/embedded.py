@@ -17,9 +17,10 @@ from dispy.client.backend.open_clusters import OpenCluster
 from dispy.client.backend.payload_memory import PayloadMemory
 from dispy.client.backend.program_journal import ProgramJournal
 from dispy.client.backend.scheduler_news import SchedulerNews
-from dispy.client.backend.views import NodeId, NodeInfo
 from dispy.client.logger import is_debugging
 from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import EMBEDDED
+from dispy.protocol.views import NodeId, NodeInfo, PlacementStatus
 from dispy.scheduler.service import SchedulerService
 from dispy.scheduler.tracing import set_tracing
 from dispy.system.addresses import is_loopback
@@ -97,7 +98,7 @@ class Embedded:
         self._opened[cluster.number] = cluster
         self._journal.begin(cluster)
         self._set_pulse()
-        self.service.handle(core.AddComputation(core.ClientId(0), spec.compute, spec.is_reentrant))
+        self.service.handle(core.AddComputation(EMBEDDED, cluster.number, spec.compute, spec.is_reentrant))
         for info in self.service.nodes():
             self._news.offer(cluster, info)
         self.discovery.begin(cluster)
@@ -105,7 +106,7 @@ class Embedded:
     def close(self, number: int) -> None:
         cluster = self._opened.pop(number, None)
         self._set_pulse()
-        self.service.handle(core.CloseComputation(number))
+        self.service.handle(core.CloseComputation(EMBEDDED, number))
         if cluster is not None:
             self._journal.forget(cluster)
         self._news.on_closed(number)
@@ -121,45 +122,45 @@ class Embedded:
         self, number: int, jobs: list[Job], node: NodeId | None = None, files: list[FileEntry] | None = None
     ) -> None:
         if node is None and files is None:
-            self.service.submit(core.SubmitJobs(number, jobs))
+            self.service.submit(core.SubmitJobs(EMBEDDED, number, jobs))
         else:
             by_number = {} if files is None else {jobs[0].number: files}
-            self.service.handle(core.SubmitJobs(number, jobs, node, by_number))
+            self.service.handle(core.SubmitJobs(EMBEDDED, number, jobs, node, by_number))
         self.service.schedule_tick()
 
     def try_submit(self, number: int, job: Job) -> bool:
-        return self.service.try_submit(number, job)
+        return self.service.try_submit(EMBEDDED, number, job)
 
     def cancel(self, number: int, jobs: list[int]) -> None:
-        self.service.handle(core.CancelJobs(number, jobs))
+        self.service.handle(core.CancelJobs(EMBEDDED, number, jobs))
 
     def watch(self, number: int, jobs: list[int], is_wanted: bool) -> None:
-        self.service.handle(core.WatchJobs(number, jobs, is_wanted))
+        self.service.handle(core.WatchJobs(EMBEDDED, number, jobs, is_wanted))
 
     def answer(self, node: NodeId, message: AcknowledgeProvisional) -> None:
-        self.service.handle(core.AnswerValue(node, message))
+        self.service.handle(core.AnswerValue(EMBEDDED, node, message))
 
     # Objects and files.
 
     def put(self, message: PutObject) -> None:
-        self.service.handle(core.PutObject(message))
+        self.service.handle(core.PutObject(EMBEDDED, message))
 
     def drop(self, number: int, objects: list[int]) -> None:
         """As ``Backend.drop``: unused files in shared memory are removed, too, as an object may have been large."""
-        self.service.handle(core.DropObjects(number, objects))
+        self.service.handle(core.DropObjects(EMBEDDED, number, objects))
         if self.service.memory is not None:
             self.service.memory.trim()
 
     def place_files(self, node: NodeId, message: PlaceFiles) -> None:
-        self.service.handle(core.SendFiles(node, message))
+        self.service.handle(core.SendFiles(EMBEDDED, node, message))
 
     def send_files(
         self, node: NodeId, number: int, pieces: list[FilePiece], unreadable: list[FileUnreadable]
     ) -> None:
         if pieces:
-            self.service.send_pieces(node, number, pieces)
+            self.service.send_pieces(node, EMBEDDED, number, pieces)
         for item in unreadable:
-            self.service.send_unreadable(node, item)
+            self.service.send_unreadable(node, EMBEDDED, item)
 
     # Nodes.
 
@@ -184,10 +185,10 @@ class Embedded:
         have one.
         """
         cluster, info = self._opened.get(number), self.views.find(node)
-        wanted = core.Allocate(number, node, cpus, is_draining, code, files)
+        wanted = core.Allocate(EMBEDDED, number, node, cpus, is_draining, code, files)
         self._waiting.pop((number, node), None)
         placement = self.views.placement(number, node)
-        is_there = placement is not None and placement.status is not core.Status.LEFT
+        is_there = placement is not None and placement.status is not PlacementStatus.LEFT
         if cluster is None or info is None or is_there or cpus <= 0:
             self.service.handle(wanted)
             return
@@ -211,7 +212,7 @@ class Embedded:
 
     def vacate(self, number: int, node: NodeId, *, terminate: bool = False, returns: bool = False) -> None:
         self._waiting.pop((number, node), None)
-        self.service.handle(core.Vacate(number, node, terminate, returns))
+        self.service.handle(core.Vacate(EMBEDDED, number, node, terminate, returns))
 
     def limit(self, node: NodeId, cpus: int) -> None:
         self.service.handle(core.LimitNode(node, cpus))

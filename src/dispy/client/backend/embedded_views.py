@@ -5,8 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from dispy.client.backend.views import NodeId, NodeInfo, PlacementView, PlaceStatus
-from dispy.core.scheduling.explain import find_stall, why_full, why_open
+from dispy.core.scheduling.explain import find_stall, why_open
+from dispy.core.scheduling.ids import EMBEDDED
+from dispy.protocol.views import NodeId, NodeInfo, PlacementView
 
 if TYPE_CHECKING:
     from dispy.client.backend.node_discovery import Discovery
@@ -41,10 +42,14 @@ class EmbeddedViews:
     def nodes(self, number: int) -> list[NodeInfo]:
         cluster = self._opened.get(number)
         linked = self._service.nodes()
-        return [info for info in linked if cluster is not None and info.target.key == cluster.key]
+        return [
+            info
+            for info in linked
+            if cluster is not None and self._service.target_of(info.node).key == cluster.key
+        ]
 
     def view(self, number: int) -> dict[NodeId, PlacementView]:
-        return {node: _view(placement) for node, placement in self._placements(number).items()}
+        return self._service.view(EMBEDDED, number)
 
     def running(self, number: int, node: NodeId) -> list[int]:
         placement = self._placements(number).get(node)
@@ -54,11 +59,11 @@ class EmbeddedViews:
 
     def ask_running(self, number: int, node: NodeId) -> Future[list[int]]:
         answer: Future[list[int]] = Future()
-        self._service.ask_jobs(node, number, self._news.expect(answer))
+        self._service.ask_jobs(node, EMBEDDED, number, self._news.expect(answer))
         return answer
 
     def why(self, number: int, job: int) -> tuple[str, list[str]]:
-        computation = self._service.state.computations[number]
+        computation = self._service.state.computations[EMBEDDED, number]
         silent = []
         for info in self._service.nodes():
             silent_s = self._service.silent_s(info.node)
@@ -71,7 +76,7 @@ class EmbeddedViews:
         computations = self._service.state.computations
         if any(self._service.is_sending(node) for node in self._opened[number].usable):
             return ""
-        return find_stall(computations[number], computations.values())
+        return find_stall(computations[EMBEDDED, number], computations.values())
 
     def count_listed(self, number: int) -> tuple[int, int]:
         fingerprint = self._opened[number].spec.access.secret.fingerprint()
@@ -89,23 +94,5 @@ class EmbeddedViews:
 
     def _placements(self, number: int) -> dict[NodeId, core.Placement]:
         """Returns the core's records of a cluster on nodes; empty if it is closed."""
-        computation = self._service.state.computations.get(number)
+        computation = self._service.state.computations.get((EMBEDDED, number))
         return computation.placements if computation is not None else {}
-
-
-def _view(placement: core.Placement) -> PlacementView:
-    """Returns a computation on a node as its cluster may see it."""
-    most = placement.node.cpus_max
-    limit = placement.node.cpus if most is None else min(placement.node.cpus, most)
-    return PlacementView(
-        PlaceStatus(placement.status.value),
-        placement.is_open(),
-        min(placement.cpus_max, limit),
-        limit,
-        placement.granted[0],
-        placement.shortage,
-        placement.progress is not None,
-        why_full(placement),
-        len(placement.assigned),
-        len(placement.started),
-    )

@@ -22,8 +22,10 @@ from dispy.client.backend.private_node import PrivateNode
 from dispy.client.logger import is_debugging
 from dispy.client.nodes import NodeAllocate, covers_loopback, say_blind
 from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import DispyError
-from dispy.scheduler.link import NodeInfo, Target
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import Target
 from dispy.scheduler.tracing import set_tracing
 from dispy.system.addresses import alike, is_loopback, own
 from dispy.system.escaping import line
@@ -258,8 +260,9 @@ class Discovery:
 
         As a side effect the node's identity is noted in ``PrivateNode.node``, by which ``drain`` finds the node.
         """
-        private = self._private.get(info.target.key)
-        if private is not None and private.address == (info.target.host, info.target.port):
+        target = self._service.target_of(info.node)
+        private = self._private.get(target.key)
+        if private is not None and private.address == (target.host, target.port):
             private.node = info.node
             return private
         return None
@@ -270,7 +273,7 @@ class Discovery:
         is_barred = private is not None and (
             not cluster.spec.wishes.wants_private or cluster.number in private.drained
         )
-        return info.target.key == cluster.key and not is_barred
+        return self._service.target_of(info.node).key == cluster.key and not is_barred
 
     def on_used(self, cluster: OpenCluster, info: NodeInfo) -> None:
         """Give the private node no new jobs of a cluster that begins to use it and has another node."""
@@ -292,7 +295,7 @@ class Discovery:
             return
         if is_draining:
             private.drained.add(cluster.number)
-            self._service.handle(core.Allocate(cluster.number, private.node, 0, is_draining=True))
+            self._service.handle(core.Allocate(EMBEDDED, cluster.number, private.node, 0, is_draining=True))
         else:
             private.drained.discard(cluster.number)
             for info in self._service.nodes():

@@ -12,8 +12,8 @@ from dispy.security.tls import DialerTls, Tls, dialer_tls
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Access, ClusterSpec
-    from dispy.client.backend.views import NodeId
     from dispy.net.discovery import Listing
+    from dispy.protocol.views import NodeId
 
 
 class OpenCluster:

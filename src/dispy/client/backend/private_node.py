@@ -20,7 +20,7 @@ from dispy.net.discovery import where_looked
 from dispy.system.processes import shortage
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeId
+    from dispy.protocol.views import NodeId
     from dispy.security.secrets import Secret
 
 logger = logging.getLogger("dispy.client")

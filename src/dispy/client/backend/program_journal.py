@@ -20,7 +20,8 @@ from dispy.security.secrets import Secret
 
 if TYPE_CHECKING:
     from dispy.client.backend.open_clusters import OpenCluster
-    from dispy.client.backend.views import NodeId, NodeInfo
+    from dispy.protocol.views import NodeId, NodeInfo
+    from dispy.scheduler.link import Target
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.client")
@@ -76,7 +77,7 @@ class ProgramJournal:
         """
         journal = cluster.spec.journal
         if journal is not None:
-            journal.add_node(_node_row(info, is_private))
+            journal.add_node(_node_row(info, self._service.target_of(info.node), is_private))
             return
         # A private node ends with the program: a recovery would find nothing there.
         if is_private or self._has_failed or not config.Journal:
@@ -89,7 +90,7 @@ class ProgramJournal:
         if cluster.number not in self.noted:
             self.noted.add(cluster.number)
             cluster.spec.note(self._journal)
-        self._journal.add_node(_node_row(info, is_private))
+        self._journal.add_node(_node_row(info, self._service.target_of(info.node), is_private))
 
     def drop_node(self, node: NodeId) -> None:
         """Note the loss of a node in all journals: a recovery ignores its late results."""
@@ -165,9 +166,8 @@ def _never(told: Callable[[], None]) -> None:
     """
 
 
-def _node_row(info: NodeInfo, is_private: bool) -> NodeRow:
+def _node_row(info: NodeInfo, target: Target, is_private: bool) -> NodeRow:
     """Return the row of a node for a journal: address, names, secret's fingerprint, and the state PRIVATE or USED."""
-    target = info.target
     return NodeRow(
         info.node,
         target.host,

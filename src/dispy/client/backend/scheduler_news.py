@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import DispyError
 from dispy.system.addresses import is_loopback
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from dispy.client.backend.payload_memory import PayloadMemory
     from dispy.client.backend.program_journal import ProgramJournal
     from dispy.protocol.node import JobsListed, NeedFiles
-    from dispy.scheduler.link import NodeInfo, Target
+    from dispy.protocol.views import NodeInfo
+    from dispy.scheduler.link import Target
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.client")
@@ -78,7 +80,7 @@ class SchedulerNews:
             self.offer(cluster, found)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
-        self._discovery.forget(found.target)
+        self._discovery.forget(self._service.target_of(found.node))
         self._journal.drop_node(found.node)
         self._listener.on_node_gone(found, reason)
         if self._memory.is_shared and is_loopback(found.ip_addr):
@@ -111,9 +113,9 @@ class SchedulerNews:
         if self._discovery.may_use(cluster, found):
             self._listener.on_offer(action.computation, found)
         else:  # it does not come back: jobs for this node alone must not wait for ever
-            self._service.handle(core.Allocate(action.computation, action.node, 0))
+            self._service.handle(core.Allocate(EMBEDDED, action.computation, action.node, 0))
 
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
+    def on_placement(self, action: core.TellPlacement, found: NodeInfo) -> None:
         self._listener.on_changed(action.computation, found)
 
     def on_cpus(self, found: NodeInfo) -> None:
@@ -155,7 +157,7 @@ class SchedulerNews:
 
     # Files and questions.
 
-    def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
+    def on_files_needed(self, client: core.ClientId, message: NeedFiles, found: NodeInfo) -> None:
         self._listener.on_files_needed(message.computation, message, found.node)
 
     def on_files(self, action: core.TellFiles) -> None:

@@ -12,10 +12,10 @@ from dispy.client.session.received_files import Arrivals
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend
-    from dispy.client.backend.views import NodeId, NodeInfo
     from dispy.client.engine.threads import Threads
     from dispy.client.session.state import Session
     from dispy.protocol.node import AcknowledgeProvisional, Ended, NeedFiles, Printed, Provisional, Started
+    from dispy.protocol.views import NodeId, NodeInfo
 
 logger = logging.getLogger("dispy.client")
 

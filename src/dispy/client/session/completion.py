@@ -41,9 +41,9 @@ from dispy.errors import NotPlainError
 from dispy.protocol.node import Ended, Provisional, Started
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeInfo
     from dispy.client.nodes import DispyNode
     from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 

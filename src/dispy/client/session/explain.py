@@ -7,19 +7,19 @@ import time
 from typing import TYPE_CHECKING
 
 from dispy.client.arguments import describe
-from dispy.client.backend.views import PlaceStatus
 from dispy.client.job import STATUS_NAMES, DispyJob
 from dispy.client.nodes import covers_loopback, say_blind
 from dispy.client.session.cancellation import JOBS_ARE
 from dispy.client.session.inbox import take_inbox
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
+from dispy.protocol.views import PlacementStatus
 from dispy.system.addresses import own
 from dispy.system.wording import counted
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeInfo
     from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -132,9 +132,9 @@ def _why_loading(session: Session) -> str:
     """
     views = session.views.view(session.number)
     return "; ".join(
-        f"node {info.name}: {views[info.node].why}"
+        f"node {info.name}: {views[info.node].progress or 'it is loading the computation, or runs its setup'}"
         for info in session.views.nodes(session.number)
-        if info.node in views and views[info.node].status is PlaceStatus.LOADING
+        if info.node in views and views[info.node].status is PlacementStatus.LOADING
     )
 
 

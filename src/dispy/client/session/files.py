@@ -15,8 +15,8 @@ from dispy.protocol.files import FileEntry
 from dispy.protocol.node import PlaceFiles
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeId
     from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeId
 
 logger = logging.getLogger("dispy.client")
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeId
     from dispy.client.session.state import Session
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import Job
+    from dispy.protocol.views import NodeId
 
 
 def take_inbox(session: Session) -> None:

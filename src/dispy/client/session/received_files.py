@@ -19,11 +19,11 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from dispy import config
-from dispy.client.backend.views import NodeId
 from dispy.client.engine.callback_thread import Caller
 from dispy.protocol import limits
 from dispy.protocol.files import RESERVED, check_path
 from dispy.protocol.node import AcknowledgeProvisional, FilePart, Provisional
+from dispy.protocol.views import NodeId
 from dispy.system import current_directory
 from dispy.system.escaping import line
 

@@ -35,7 +35,6 @@ from dispy.system.watchdog import STALL_S, Stall
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend, Views
-    from dispy.client.backend.views import NodeId, NodeInfo
     from dispy.client.code.computation import Computation
     from dispy.client.code.shipped_files import Held, Sending, Shipped
     from dispy.client.engine.threads import Threads
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import Job
+    from dispy.protocol.views import NodeId, NodeInfo
 
 
 class Options(Struct, frozen=True):

@@ -27,8 +27,8 @@ from dispy.protocol.node import Job
 from dispy.system import process_identity
 
 if TYPE_CHECKING:
-    from dispy.client.backend.views import NodeId
     from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeId
 
 _numbers = itertools.count(1)
 """Source of numbers of jobs, from 1: unique in the process, never reused, usually equal to the id of the job."""

@@ -48,11 +48,12 @@ from dispy.core.scheduling.placement import (
     send_watch,
 )
 from dispy.core.scheduling.retries import requeue, retry_after_deaths
-from dispy.core.scheduling.state import Node, Placement, State, Status
+from dispy.core.scheduling.state import Node, Placement, State
 from dispy.core.scheduling.withdrawal import CLOSED, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import ABANDONED, Attempt
+from dispy.protocol.views import PlacementStatus as Status
 
 Report = TypeVar("Report", node.Started, node.Printed)
 """Report of a node about one attempt of a job."""
@@ -64,7 +65,7 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
     Jobs pinned to a node that is not open end at once as ``ABANDONED``, other jobs as ``TERMINATED`` if every node
     has failed.
     """
-    computation = state.computations[event.computation]
+    computation = state.computations[event.client, event.computation]
     computation.open += len(event.jobs)
     if event.files:
         computation.files.update(event.files)
@@ -97,7 +98,7 @@ def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> 
 
     Jobs that wait here are noted in ``Computation.watched``: the node is asked when it gets them.
     """
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     if computation is None:
         return
     if event.is_wanted:
@@ -110,7 +111,7 @@ def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> 
 
 def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -> None:
     """Cancel jobs. Waiting ones end at once; assigned ones end when their node says so, and stay open until then."""
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     if computation is None:
         return
     left = dict.fromkeys(event.numbers)
@@ -125,7 +126,7 @@ def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -
         for start in range(0, len(there), BATCH_MAX):
             attempts = [Attempt(job.number, job.attempt) for job in there[start : start + BATCH_MAX]]
             if placement.node.is_connected:
-                out.append(Send(placement.node.id, node.CancelJobs(computation.number, attempts)))
+                out.append(Send(placement.node.id, node.CancelJobs(computation.wire, attempts)))
             placement.cancelling.update(attempt.number for attempt in attempts)
     numbers = [number for number in left if number not in computation.cancelled]
     if numbers:
@@ -290,7 +291,8 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
     computation = placement.computation
     job = placement.assigned.get(message.number)
     if job is not None and job.attempt == message.attempt:
-        out.append(TellValue(computation.client, computation.number, known.id, message))
+        value = computation.named_for_client(message)
+        out.append(TellValue(computation.client, computation.number, known.id, value))
         if message.file is not None:
             return
     told = node.AcknowledgeProvisional(message.computation, message.number, message.attempt, message.serial)
@@ -303,8 +305,9 @@ def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds)
     """Tell a node that the client has written, or refused, a part of a file. Dropped if the connection is broken: the
     node tells the job then that the part was not delivered, and the job sends the part again."""
     known = state.nodes.get(event.node)
-    if known is not None and known.is_connected:
-        out.append(Send(known.id, event.message))
+    computation = state.computations.get((event.client, event.message.computation))
+    if known is not None and known.is_connected and computation is not None:
+        out.append(Send(known.id, computation.named_for_nodes(event.message)))
 
 
 def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted, now: Seconds) -> None:

@@ -28,11 +28,13 @@ from dispy.core.scheduling.jobs import end_cancelled
 from dispy.core.scheduling.objects import reconcile_objects
 from dispy.core.scheduling.placement import note_room, place, send_runs, send_watch
 from dispy.core.scheduling.retries import requeue_assigned
-from dispy.core.scheduling.state import Node, State, Status
+from dispy.core.scheduling.state import Node, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.core.scheduling.withdrawal import give_up_placement, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import Attempt
+from dispy.protocol.views import PlacementStatus as Status
 
 
 def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
@@ -59,6 +61,8 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         return
     known.is_connected = known.is_comparing = True
     known.cpus = event.cpus
+    for placement in known.placements.values():
+        tell_placement(out, placement)
     if known.cpus_max is not None:
         # The node knows its limit, unless the message was lost with the connection.
         out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
@@ -86,6 +90,7 @@ def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -
     known.is_connected = known.is_comparing = False
     for placement in known.placements.values():
         note_room(placement)
+        tell_placement(out, placement)
 
 
 def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> None:
@@ -120,6 +125,8 @@ def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> 
     if known is None:
         return
     known.cpus_max = event.cpus
+    for placement in known.placements.values():
+        tell_placement(out, placement)
     if known.is_connected:
         out.append(Send(known.id, node.LimitCpus(event.cpus)))
 
@@ -156,7 +163,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         if still:
             for start in range(0, len(still), BATCH_MAX):
                 attempts = [Attempt(job.number, job.attempt) for job in still[start : start + BATCH_MAX]]
-                out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
+                out.append(Send(known.id, node.CancelJobs(placement.computation.wire, attempts)))
         reconcile_objects(out, placement)
         send_files(out, placement)
         # Wishes for output that came meanwhile, or were lost with the connection.

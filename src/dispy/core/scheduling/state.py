@@ -7,9 +7,11 @@ A job that has not ended is in exactly one place: in ``Computation.queue``, in `
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
+from typing import TypeVar
 
-from dispy.core.scheduling.ids import ClientId, NodeId, Seconds
+from msgspec import structs
+
+from dispy.core.scheduling.ids import ClientId, Key, NodeId, Seconds
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import JOB_FILES_MAX
@@ -19,22 +21,11 @@ from dispy.protocol.node import (
     Job,
     PlaceFiles,
 )
+from dispy.protocol.views import PlacementStatus as Status
+from dispy.protocol.views import PlacementView
 
-
-class Status(Enum):
-    """Status of a placement. The table of its changes is in ``computations``."""
-
-    LOADING = "loading"
-    """The node was sent the computation and has not said that it is loaded: no job is sent there."""
-    READY = "ready"
-    """The node has loaded the computation: jobs are sent there within its credit."""
-    FAILED = "failed"
-    """The node cannot run the computation: no job is sent there. Results of jobs sent before may still arrive."""
-    LEAVING = "leaving"
-    """The computation is to leave the node and gets no new jobs there. When the node has no job of it left, the
-    placement becomes LEFT, or is forgotten if the computation does not come back."""
-    LEFT = "left"
-    """The node has closed the computation, which comes back with the next ``Allocate``; pinned jobs wait for that."""
+Message = TypeVar("Message", node.AcknowledgeProvisional, node.PlaceFiles, node.Provisional, node.PutObject)
+"""Message that clients and nodes exchange through the scheduler: it names the computation by a number."""
 
 
 class Placement:
@@ -43,7 +34,7 @@ class Placement:
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cpus_max", "dropped", "granted",
         "last_sent", "node", "pinned", "placing", "progress", "reason", "returns", "shortage", "slots", "started",
-        "status", "stored", "storing", "terminates",
+        "status", "stored", "storing", "terminates", "view",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -103,6 +94,8 @@ class Placement:
         self.asked_back = False
         """True if the node was asked to give jobs back, and since then no job was given back, has ended or was sent
         there: ``steal`` asks the node again only after ``placement.ASK_AGAIN_S``."""
+        self.view = PlacementView(Status.GONE)
+        """View of the placement that its client was told last; GONE before the first. Its counts may be old."""
 
     def begin(self, compute: Compute) -> None:
         """Reset to LOADING for a new stay on the node, which ``compute`` opens: without credit and objects.
@@ -154,19 +147,21 @@ class Computation:
     """A computation of a client: its placements on nodes, and its jobs that have not been sent to a node.
 
     Attributes:
-        number: Number of the computation, unique at this scheduler.
         client: The client that opened it, to which its actions are addressed.
+        number: Number of the computation at that client.
+        wire: Number by which nodes know it, unique at this scheduler: messages to nodes and from them name it so.
         compute: Message that opens it on a node, unless ``Allocate`` gives a node other code or files.
     """
 
     __slots__ = (
         "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "number", "objects",
-        "open", "pinned", "placements", "queue", "reentrant", "stays", "watched",
+        "open", "pinned", "placements", "queue", "reentrant", "stays", "watched", "wire",
     )  # fmt: skip
 
-    def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
-        self.number = compute.computation
+    def __init__(self, client: ClientId, number: int, compute: Compute, reentrant: bool) -> None:
         self.client = client
+        self.number = number
+        self.wire = compute.computation
         self.compute = compute
         self.reentrant = reentrant
         """True if a job may run again after it was started: it is retried if its process dies or its node is lost
@@ -208,6 +203,14 @@ class Computation:
         self.watched: set[int] = set()
         """Numbers of open jobs whose output the client wants while they run: nodes are asked to send it."""
 
+    def named_for_nodes(self, message: Message) -> Message:
+        """Returns a message of the client, with the number by which nodes know the computation."""
+        return message if self.wire == self.number else structs.replace(message, computation=self.wire)
+
+    def named_for_client(self, message: Message) -> Message:
+        """Returns a message of a node, with the number of the computation at its client."""
+        return message if self.wire == self.number else structs.replace(message, computation=self.number)
+
 
 class Node:
     """A node to which a connection stands, or stood and may be made again.
@@ -232,7 +235,7 @@ class Node:
         self.is_comparing = False
         """True after a reconnect until the node has answered ``Reconcile``: no new jobs are sent before that."""
         self.placements: dict[int, Placement] = {}
-        """Placements on this node, by number of the computation."""
+        """Placements on this node, by the number by which it knows the computation (``Computation.wire``)."""
 
 
 class State:
@@ -241,8 +244,8 @@ class State:
     def __init__(self) -> None:
         self.nodes: dict[NodeId, Node] = {}
         """Nodes that are not lost, by incarnation; the connection to one may be broken."""
-        self.computations: dict[int, Computation] = {}
-        """Computations that were not closed, by number."""
+        self.computations: dict[Key, Computation] = {}
+        """Computations that were not closed, by client and number."""
         self.limits: dict[NodeId, int] = {}
         """Number of CPUs that all computations together may use of a node (``LimitNode``), by node. Kept when a node
         is lost, since it may come back."""
