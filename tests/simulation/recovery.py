@@ -131,7 +131,7 @@ class Resumed:
         else:
             job.exception = ended.reason
             job._error = b""
-        job._cluster = None
+        job._session = None
         job._is_final = True
 
     def has_ended(self) -> bool:
