@@ -21,7 +21,7 @@ PULSE_S = 1.0
 another one (``JobCluster(pulse_interval=...)``). Nodes also do their periodic work in this interval."""
 
 SILENT_PULSES = 5
-"""Number of heartbeat intervals without a byte from a peer after which the connection ends (``net.heartbeat``)."""
+"""Number of heartbeat intervals without a byte from a peer after which the connection ends."""
 
 PULSE_MIN_S = 0.1
 """Smallest heartbeat interval that a program may ask for (seconds); less raises ``UsageError``."""

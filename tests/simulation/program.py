@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
 from dispy.journal import rows
-from dispy.net.heartbeat import TICKS
 from dispy.protocol import node
+from dispy.protocol.connection.heartbeat import TICKS
 from dispy.protocol.files import replace_entries
 from dispy.protocol.node import Compute, Ended, Job, NeedFiles
 from dispy.protocol.views import NodeInfo

@@ -41,7 +41,7 @@ other streams and messages go on."""
 
 STREAMS_MAX = 4096
 """Streams that may be open (announced, not yet taken by a message) at once in one direction of a connection. The
-receiver ends the connection when one more is opened; a sender does not count or wait."""
+receiver ends the connection when one more is opened; a sender counts, and has the others wait."""
 
 PAYLOAD_MAX = 64 * 1024 * MIB
 """Bytes of the largest payload that a stream may announce, 64 GiB: more than the memory of most machines today. The

@@ -17,7 +17,7 @@ the node's process: ``Welcome`` tells whether the same one answers.
     any           a message of ours is too large         closed       ``link_failed``: a redial would send it again
     any           ``close``                              closed       Detach, if the node is to forget us
 
-"The time" is five heartbeat intervals after the connection broke. A peer that was silent (``net.heartbeat``) has used
+"The time" is five heartbeat intervals after the connection broke. A peer that was silent (``SilenceError``) has used
 up all but one look of it, half an interval. It is counted in our own timer ticks, not by the clock: time in which
 this process stood still does not count.
 
@@ -42,9 +42,9 @@ from dispy.errors import (
 )
 from dispy.net.connection import Connection
 from dispy.net.dialing import dial
-from dispy.net.heartbeat import TICKS
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
+from dispy.protocol.connection.heartbeat import TICKS
 from dispy.protocol.node import from_node_decoder
 from dispy.protocol.streams import Group, MemorySource, Source
 from dispy.protocol.views import NodeId, NodeInfo

@@ -63,7 +63,8 @@ class Detach(Struct, array_like=True, tag=10):
 
 
 class SetPulse(Struct, array_like=True, tag=17):
-    """Heartbeat interval of this connection from now on (seconds), for both directions (see ``net.heartbeat``).
+    """Heartbeat interval of this connection from now on (seconds), for both directions
+    (``protocol.connection.heartbeat``).
 
     Without this message it is ``settings.PULSE_S``. A side that hears nothing for five intervals ends the connection.
     """
