@@ -20,7 +20,7 @@ def join(state: State, stage: Stage, digest: bytes, size: int) -> None:
     fetch = state.fetches.get(key)
     if fetch is None:
         phase = Phase.RECEIVING if size <= state.bounds.small_max else Phase.CLOSED
-        fetch = Fetch(PartId(next(state.serials)), key, phase)
+        fetch = Fetch(PartId(next(state.part_numbers)), key, phase)
         state.fetches[key] = state.parts[fetch.part] = fetch
     fetch.stages[stage.id] = stage
     stage.size += fetch.written
@@ -99,7 +99,7 @@ def begin_anew(state: State, out: Outbox, fetch: Fetch, now: Seconds) -> None:
     close_part(state, out, fetch)
     credit(state, out, fetch, -fetch.written, now)
     del state.parts[fetch.part]
-    fetch.part = PartId(next(state.serials))
+    fetch.part = PartId(next(state.part_numbers))
     state.parts[fetch.part] = fetch
     if fetch.size > state.bounds.small_max:
         set_phase(state, fetch, Phase.CLOSED)

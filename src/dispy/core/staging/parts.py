@@ -186,7 +186,7 @@ def _write(state: State, supplier: SupplierId, writer: int, pieces: list[Piece])
     """Returns the action that has a thread write pieces, whose bytes count for their supplier until it is
     answered."""
     size = sum(piece.size for piece in pieces)
-    write = Write(next(state.serials), writer, pieces)
+    write = Write(next(state.write_numbers), writer, pieces)
     state.writes[write.write] = (supplier, size)
     _count_writing(state, supplier, size)
     return write

@@ -20,7 +20,7 @@ def credit(state: State, out: Outbox, fetch: Fetch, size: int, now: Seconds) -> 
     fetch.written += size
     for stage in fetch.stages.values():
         stage.size += size
-        if not stage.is_told:
+        if now >= stage.tell_at:
             tell_progress(state, out, stage, now)
 
 
@@ -28,16 +28,15 @@ def tell_progress(state: State, out: Outbox, stage: Stage, now: Seconds) -> None
     """Tell the supplier of a stage how much has come, if it is connected, and again ``PROGRESS_S`` later."""
     if stage.supplier not in state.suppliers:
         return
-    stage.is_told = True
-    add_timer(state, now + PROGRESS_S, Due.PROGRESS, stage.id)
+    stage.tell_at = now + PROGRESS_S
+    add_timer(state, stage.tell_at, Due.PROGRESS, stage.id)
     message = FilesProgress(stage.computation, stage.files, stage.files_max, stage.size, stage.size_max)
     out.append(Tell(stage.supplier, message))
 
 
 def tell_again(state: State, out: Outbox, stage: Stage, now: Seconds) -> None:
-    """Tell how much has come if files are still missing: ``PROGRESS_S`` have passed since it was told."""
-    stage.is_told = False
-    if stage.missing:
+    """Tell how much has come if files are still missing, and ``PROGRESS_S`` have passed since it was told last."""
+    if stage.missing and now >= stage.tell_at:
         tell_progress(state, out, stage, now)
 
 
@@ -50,5 +49,5 @@ def tell_end(state: State, out: Outbox, stage: Stage) -> None:
 def tell_all(state: State, out: Outbox, supplier: SupplierId, now: Seconds) -> None:
     """Tell a supplier that is back how much has come for each of its stages."""
     for stage in state.stages.values():
-        if stage.supplier == supplier and stage.missing and not stage.is_told:
+        if stage.supplier == supplier and stage.missing and now >= stage.tell_at:
             tell_progress(state, out, stage, now)

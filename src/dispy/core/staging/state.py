@@ -57,8 +57,8 @@ class Stage:
     """
 
     __slots__ = (
-        "computation", "directory", "entries", "files", "files_max", "id", "is_told", "missing", "rank", "size",
-        "size_max", "store", "supplier", "tries",
+        "computation", "directory", "entries", "files", "files_max", "id", "missing", "rank", "size",
+        "size_max", "store", "supplier", "tell_at", "tries",
     )  # fmt: skip
 
     def __init__(
@@ -86,8 +86,8 @@ class Stage:
         self.files = self.files_max = self.size = self.size_max = 0
         """Progress since files were last found missing: number of files and of bytes that have come (``files``,
         ``size``), and that were missing (``files_max``, ``size_max``). The supplier shows it to its user."""
-        self.is_told = False
-        """True for ``PROGRESS_S`` after the supplier was told how much has come: it is not told again meanwhile."""
+        self.tell_at: Seconds = 0.0
+        """Time (monotonic) from which the supplier may be told again how much has come."""
 
 
 FetchKey = tuple[StoreName, bytes, int]
@@ -256,15 +256,19 @@ class State:
     """
 
     __slots__ = (
-        "ask_later", "ask_now", "bounds", "faults", "fetches", "free", "has_grown", "held", "leaving", "part_work",
-        "parts", "queues", "serials", "stage_work", "stages", "suppliers", "timers", "trim_work", "wake_at", "writes",
-        "writing",
+        "ask_later", "ask_now", "bounds", "faults", "fetches", "free", "has_grown", "held", "leaving", "part_numbers",
+        "part_work", "parts", "queues", "serials", "stage_work", "stages", "suppliers", "timers", "trim_work",
+        "wake_at", "write_numbers", "writes", "writing",
     )  # fmt: skip
 
     def __init__(self, bounds: Limits, free: dict[Pool, int]) -> None:
         self.bounds = bounds
+        self.part_numbers = itertools.count(1)
+        """Numbers of attempts to receive files."""
+        self.write_numbers = itertools.count(1)
+        """Numbers of writes."""
         self.serials = itertools.count(1)
-        """Numbers of parts, tickets and timers, in the order in which they are made."""
+        """Numbers of tickets and timers, in the order in which they are made."""
         self.stages: dict[StageId, Stage] = {}
         """Stages that have neither ended nor been dropped, in the order in which they were wanted."""
         self.fetches: dict[FetchKey, Fetch] = {}
