@@ -2,7 +2,7 @@
 
 A file holds scenarios, each from a line ``== title`` to the next. A scenario is a comment, then steps:
 commands, a line ``----``, the expected trace, an empty line. ``pytest --record-scenarios`` writes the
-traces anew. The commands are those of ``scenario_language``.
+traces anew. The commands are those of ``scenario_language``, and of ``staging_language`` for staging.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 from scenario_language import Execution, Scheduling
+from staging_language import Staging
 
 FOLDER = Path(__file__).parent
 FILES = sorted(FOLDER.glob("*.txt"))
-MACHINES: dict[str, type[Execution] | type[Scheduling]] = {"execution": Execution, "scheduling": Scheduling}
+MACHINES: dict[str, type[Execution | Scheduling | Staging]] = {
+    "execution": Execution,
+    "scheduling": Scheduling,
+    "staging": Staging,
+}
 
 
 @dataclass

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dispy.core import execution as core
+from dispy.core import staging
 from dispy.core.execution.dispatch import workers_max
+from dispy.core.execution.ids import ClientId
 from dispy.errors import RemoteProtocolError
 from dispy.files.fetching import stager, wanted_files
 from dispy.net.connection import Connection
@@ -108,8 +110,8 @@ class Stager(stager.Stager):
             return pool
 
         self.pools: list[Pool] = []
-        self.writing: Counter[core.ClientId] = Counter()
-        """Bytes of each client that threads are to put away."""
+        self.unwritten: dict[int, tuple[bytes, int]] = {}
+        """Whose pieces threads are to put away, and how many bytes, by number of the write."""
         super().__init__(
             computer.kept,  # type: ignore[arg-type]
             wanted_files.Seams(
@@ -118,29 +120,29 @@ class Stager(stager.Stager):
                 service.loop.call_later,
                 service.workspace.tree,
                 threads,
-                PIECE_MAX,
-                PIECES_MAX,
+                piece_max=PIECE_MAX,
+                pieces_max=PIECES_MAX,
+                clock=computer.world.monotonic,
             ),
         )
-        run, on_written = self._threads.run, self._parts._on_written
 
-        def note_run(pool: Any, work: Any, arguments: Any, then: Any, known: Any, failed: Any) -> Any:
-            if work == self._parts._write:
-                client, arrived = known
-                self.writing[client] += sum(item.size for item in arrived)
-            return run(pool, work, arguments, then, known, failed)
-
-        def note_written(client: Any, arrived: Any, results: Any) -> None:
-            self.writing[client] -= sum(item.size for item in arrived)
-            on_written(client, arrived, results)
-
-        self._threads.run = note_run  # type: ignore[method-assign]
-        self._parts._on_written = note_written  # type: ignore[method-assign]
-
-    def _send(self, client: core.ClientId, message: node.FromNode) -> bool:
+    def _send(self, client: bytes, message: node.FromNode) -> bool:
         if type(message) is node.NeedFiles:
             self.check()
-        return delivery.send_to(self._service, client, message)
+        return delivery.send_to(self._service, ClientId(client), message)
+
+    def handle(self, event: staging.Event, at: float = 0.0) -> None:
+        """Count what is put away, without the help of the core."""
+        if type(event) is staging.Written:
+            self.unwritten.pop(event.write, None)
+        super().handle(event, at)
+
+    def _note_write(self, action: staging.Write) -> None:
+        size = sum(piece.size for piece in action.pieces)
+        self.unwritten[action.write] = (self.machine.state.writes[action.write][0], size)
+        self._write(action)
+
+    perform_by_type = {**stager.Stager.perform_by_type, staging.Write: _note_write}
 
     def stage(self, stage: wanted_files.Stage) -> wanted_files.Stage:
         """Note when files are said to be there that were sent."""
@@ -157,17 +159,22 @@ class Stager(stager.Stager):
             stage.done = note
         return super().stage(stage)
 
+    def writing(self) -> Counter[bytes]:
+        """Bytes of each client that threads are to put away."""
+        found: Counter[bytes] = Counter()
+        for client, size in self.unwritten.values():
+            found[client] += size
+        return found
+
     def check(self) -> None:
         """No more is asked for at once than may be."""
-        for client, known in self._parts.requests.suppliers.items():
-            asked = sum(item.size for item in known.asked.values())
-            early = sum(
-                item.size
-                for fetch in self._fetches.values()
-                if fetch.supplier == client
-                for item in fetch.early.values()
-            )
-            size = asked + early + self.writing[client]
+        state = self.machine.state
+        writing = self.writing()
+        for client in state.suppliers:
+            fetches = [fetch for fetch in state.fetches.values() if fetch.supplier == client]
+            asked = sum(sum(fetch.offsets.values()) for fetch in fetches)
+            early = sum(piece.size for fetch in fetches for piece in fetch.early.values())
+            size = asked + early + writing[client]
             if size >= PIECES_MAX + PIECE_MAX:
                 self._computer.world.fail(
                     f"{self._computer.name} has {size} bytes of pieces of a client asked for and not put away"
@@ -177,29 +184,31 @@ class Stager(stager.Stager):
         """Whether files of a computation, or of its jobs, are not here."""
         return any(
             stage.missing and stage.supplier == client and stage.computation == computation
-            for stage in self._stages
+            for stage in self.machine.state.stages.values()
         )
 
     def find_unwanted(self) -> str | None:
         """What a thread is to do though nobody wants it."""
-        for pool in self.pools:
-            for work, arguments in pool.waiting():
-                if work == self._put and arguments[0].is_dropped:
-                    return "a thread is to look for files that nobody wants"
-                if work == self._parts._begin and arguments[0].key not in self._fetches:
+        state = self.machine.state
+        for queues in state.queues.values():
+            for task in [work.task for queue in queues.values() for work in queue]:
+                if isinstance(task, (staging.Search, staging.Look, staging.Place)):
+                    if task.stage not in state.stages:
+                        return "a thread is to look for files that nobody wants"
+                elif isinstance(task, staging.Open) and task.part not in state.parts:
                     return "a thread is to open the part of a file that nobody wants"
         return None
 
     def held(self) -> list[tuple[str, int]]:
         """What it holds, counted."""
+        state = self.machine.state
         return [
-            ("stages", len(self._stages)),
-            ("files that are fetched", len(self._fetches)),
-            (
-                "pieces that were asked for",
-                sum(len(known.asked) for known in self._parts.requests.suppliers.values()),
-            ),
-            ("bytes of pieces", sum(known.size for known in self._parts.requests.suppliers.values())),
+            ("stages", len(state.stages) + len(self._stages)),
+            ("files that are fetched", len(state.fetches) + len(state.parts)),
+            ("pieces that were asked for", sum(len(fetch.offsets) for fetch in state.fetches.values())),
+            ("bytes of pieces", sum(known.size for known in state.suppliers.values())),
+            ("parts that are open", sum(known.parts for known in state.suppliers.values())),
+            ("work for threads", len(state.stage_work) + len(state.part_work) + len(state.writes)),
             ("threads at work", sum(not pool.is_idle() for pool in self.pools)),
         ]
 

@@ -8,8 +8,8 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
-from dispy.files.part import SMALL
 from dispy.protocol.files import FileEntry
+from dispy.protocol.limits import SMALL_FILE_MAX
 from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
 
 if TYPE_CHECKING:
@@ -21,7 +21,17 @@ PIECE_MAX = 80 * 1024
 PIECES_MAX = 2 * PIECE_MAX
 """Bytes that are asked for at once."""
 
-SIZES = [0, 10, 4000, SMALL, SMALL + 1, PIECE_MAX, PIECE_MAX + 1, 3 * PIECE_MAX - 1, 5 * PIECE_MAX]
+SIZES = [
+    0,
+    10,
+    4000,
+    SMALL_FILE_MAX,
+    SMALL_FILE_MAX + 1,
+    PIECE_MAX,
+    PIECE_MAX + 1,
+    3 * PIECE_MAX - 1,
+    5 * PIECE_MAX,
+]
 
 MTIME_NS = 10**18
 """Of all files: before worlds begin."""

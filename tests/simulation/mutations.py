@@ -8,7 +8,6 @@ worlds with each of them until one fails.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,16 @@ from typing import Any
 
 from dispy.core import execution as execution
 from dispy.core import scheduling as scheduling
+from dispy.core import staging as staging
 from dispy.core.execution import Machine as ExecutionMachine
 from dispy.core.execution.ids import ClientId
 from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling.placement import note_room
+from dispy.core.staging import Machine as StagingMachine
+from dispy.core.staging import SupplierId
+from dispy.core.staging.thread_turns import queue_work
 from dispy.files.fetching.stager import Stager
-from dispy.files.fetching.thread_pools import ThreadPools
 from dispy.files.fetching.wanted_files import Stage
 from dispy.node.staging.job_files import Brought
 from dispy.protocol import node
@@ -241,12 +243,16 @@ def keep_fetching(stager: Stager, real: Callable[..., None], stage: Stage, then:
         then()
 
 
-def leave_queued(threads: ThreadPools, real: Callable[..., Future[Any]], *arguments: Any) -> Future[Any]:
+def leave_queued(machine: StagingMachine, decide: Decide, event: Any, now: float) -> list[staging.Action]:
     """What a thread has not begun with is not taken back when nobody wants it any more."""
-    real(*arguments)
-    uncancelled: Future[Any] = Future()
-    uncancelled.set_running_or_notify_cancel()
-    return uncancelled
+    state = machine.state
+    work = state.stage_work.get(event.stage) if type(event) is staging.Drop else None
+    actions = decide(event, now)
+    if work is not None and not work.has_begun:
+        queue_work(state, work)
+        state.stage_work[event.stage] = work
+        actions.remove(staging.Dropped(event.stage))
+    return actions
 
 
 def stage_on(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[execution.Action]:
@@ -256,8 +262,12 @@ def stage_on(machine: ExecutionMachine, decide: Decide, event: Any, now: float) 
 
 def forget_writing(stager: Stager, real: Callable[[ClientId], None], client: ClientId) -> None:
     """What a thread has still to put away does not count any more when its connection is broken."""
+    state = stager.machine.state
+    state.writing.pop(SupplierId(client), None)
+    for write, (supplier, _) in list(state.writes.items()):
+        if supplier == client:
+            del state.writes[write]
     real(client)
-    stager._parts.requests.writing.pop(client, None)
 
 
 def put_at_once(
@@ -382,12 +392,11 @@ MUTATIONS = [
     ),
     Mutation(
         "threads look for files of what has left",
-        ThreadPools,
+        StagingMachine,
         leave_queued,
         ("that nobody wants",),
         first=9,
         climate="files",
-        method="run",
     ),
     Mutation(
         "files are fetched for jobs that have left",

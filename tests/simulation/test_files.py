@@ -9,6 +9,7 @@ import pytest
 from dispy.core.execution.events import FromClient
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.ids import EMBEDDED
+from dispy.core.staging import Phase
 from dispy.protocol.node import FINISHED, Reconcile
 from dispy.protocol.views import PlacementStatus as Status
 
@@ -28,7 +29,7 @@ def test_what_comes_back_does_not_lose_its_directory_to_the_stay_before(tmp_path
         cluster = opened[0]
         assert place.status(cluster) is Status.LOADING
         assert place.computer.service is not None
-        assert any(stage.is_placing for stage in place.computer.service.stager._stages)
+        assert place.computer.service.stager.machine.state.stage_work
         place.computer.put_s = 0.01
         place.call(place.program.vacate, cluster, place.computer, False, True)
         place.wait(200.0)
@@ -84,7 +85,8 @@ def test_pieces_that_are_not_put_away_count_after_a_reconnect(tmp_path: Path) ->
         place.call(place.open, files)
         assert place.computer.service is not None
         stager = place.computer.service.stager
-        while sum(fetch.part is not None for fetch in stager._fetches.values()) < len(files):
+        fetches = stager.machine.state.fetches
+        while sum(fetch.phase is Phase.RECEIVING for fetch in fetches.values()) < len(files):
             place.wait(0.002)
         place.computer.put_s = 100.0
         place.program.read_s = 0.0001
@@ -92,7 +94,7 @@ def test_pieces_that_are_not_put_away_count_after_a_reconnect(tmp_path: Path) ->
             place.wait(0.8)
             stager.check()
             place.reset()
-        assert PIECES_MAX <= sum(stager.writing.values()) < PIECES_MAX + PIECE_MAX
+        assert PIECES_MAX <= sum(stager.writing().values()) < PIECES_MAX + PIECE_MAX
         place.computer.put_s = 0.0001
         place.wait(300.0)
         place.call(place.program.submit, place.program.clusters[1], [Task(1000)])

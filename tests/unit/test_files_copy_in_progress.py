@@ -13,11 +13,11 @@ import pytest
 
 from dispy.files.checkout import put_files
 from dispy.files.copy_in_progress import Following
-from dispy.files.part import SMALL
 from dispy.files.store import FOLLOWED_MIN, Store, filesystem
 from dispy.files.stores import Stores
 from dispy.files.untrusted_directory import COPY_MAX
 from dispy.protocol.files import FileEntry
+from dispy.protocol.limits import SMALL_FILE_MAX
 from tests.trees import open_tree
 
 
@@ -254,7 +254,7 @@ def test_a_note_goes_with_its_file(pair: Pair) -> None:
 # Hashed beside.
 
 
-@pytest.mark.parametrize("size", [SMALL + 1, 3 << 20])
+@pytest.mark.parametrize("size", [SMALL_FILE_MAX + 1, 3 << 20])
 def test_what_is_hashed_beside_is_the_same(tmp_path: Path, size: int) -> None:
     """Every byte of it, in their order."""
     content = os.urandom(size)

@@ -14,19 +14,24 @@ import pytest
 from msgspec.structs import replace
 
 from dispy.core.execution.ids import ClientId, WorkerId
+from dispy.core.staging import PLACERS
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
-from dispy.files.part import SMALL, Part
+from dispy.files.part import Part
 from dispy.files.store import FOLLOWED_MIN, Store
 from dispy.files.stores import Stores
 from dispy.node.staging.job_files import Brought, Work
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
+from dispy.protocol.limits import SMALL_FILE_MAX
 from dispy.protocol.node import Job
 from dispy.protocol.worker import Record
 from tests.trees import open_tree
 
 CLIENT = ClientId(b"c" * 16)
+POOLS = ["dispy places", "dispy looks", "dispy writes", "dispy writes", "dispy hashes"]
+"""Threads of a stager, by the names of their pools."""
+
 EMPTY = FileEntry("empty", hashlib.sha256(b"").digest(), 0, 0o644, 10**18)
 
 
@@ -53,38 +58,6 @@ class Threads(Executor):
         """There are none."""
 
 
-def test_an_empty_file_is_asked_for_once(tmp_path: Path) -> None:
-    """Also when one of those who want it leaves while it is put away: the second answer might never come."""
-    left: list[Callable[[], None]] = []
-    sent: list[node.FromNode] = []
-
-    def send(client: ClientId, message: node.FromNode) -> bool:
-        sent.append(message)
-        return True
-
-    def run() -> None:
-        due = left[:]
-        left.clear()
-        for task in due:
-            task()
-
-    seams = Seams(
-        send, lambda call, *rest: call(*rest), lambda *_: None, open_tree, lambda *_: Threads(left)
-    )
-    stager = Stager(Stores(tmp_path / "store", 1 << 20, b"key"), seams)
-    store = Store(tmp_path / "store" / "owner")
-    ended: list[str] = []
-    stages = [stager.stage(Stage(store, CLIENT, number, [EMPTY], None, ended.append)) for number in (1, 2)]
-    run()
-    stager.on_data(CLIENT, 1, [(node.FilePiece(EMPTY.digest, 0, b""), None)])
-    stager.drop(stages[0])
-    run()
-    run()
-    assert ended == [""]
-    assert sum(type(message) is node.NeedFiles for message in sent) == 1
-    stager.close()
-
-
 def test_what_was_copied_early_is_let_go_when_nobody_wants_it(tmp_path: Path) -> None:
     """Another node receives the file meanwhile; it is put there by that copy, or the copy is gone."""
     size = FOLLOWED_MIN
@@ -107,6 +80,7 @@ def test_what_was_copied_early_is_let_go_when_nobody_wants_it(tmp_path: Path) ->
         lambda *_: True, lambda call, *rest: call(*rest), later, open_tree, lambda *_: Threads(left)
     )
     stager = Stager(Stores(tmp_path / "store", 1 << 30, b"key"), seams)
+    stager.on_connected(CLIENT)
     store = Store(tmp_path / "store" / "owner")
     other = Store(tmp_path / "store" / "owner")
     part = other.begin(entry.digest, size)
@@ -156,6 +130,7 @@ def test_a_node_that_ends_lets_go_of_what_it_copied(tmp_path: Path) -> None:
         lambda *_: Threads(left),
     )
     stager = Stager(Stores(tmp_path / "store", 1 << 30, b"key"), seams)
+    stager.on_connected(CLIENT)
     store = Store(tmp_path / "store" / "owner")
     part = Store(tmp_path / "store" / "owner").begin(entry.digest, size)
     before = len(os.listdir("/proc/self/fd"))
@@ -201,15 +176,23 @@ class Noted(Store):
 class Place:
     """A stager whose threads, loop and clock go on when they are told to."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kind: type[Threads] = Threads) -> None:
         self.store = Noted(root / "store")
         self.threads: list[Callable[[], object]] = []
         self.calls: list[Callable[[], object]] = []
         self.timers: list[Callable[[], object]] = []
         self.sent: list[node.FromNode] = []
         self.ended: list[str] = []
-        seams = Seams(self._send, self._post, self._later, open_tree, lambda *_: Threads(self.threads))
+        self.kind = kind
+        self.made: list[str] = []
+        """Names of the pools that were made."""
+        seams = Seams(self._send, self._post, self._later, open_tree, self._make)
         self.stager = Stager(self.store, seams)  # type: ignore[arg-type]  # it trims only
+        self.stager.on_connected(CLIENT)
+
+    def _make(self, _: int, name: str) -> Pool:
+        self.made.append(name)
+        return Pool(self)
 
     def _send(self, client: ClientId, message: node.FromNode) -> bool:
         self.sent.append(message)
@@ -232,9 +215,22 @@ class Place:
                     due.pop(0)()
 
 
+class Pool(Executor):
+    """Threads of the kind that a place has now."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        return self._place.kind(self._place.threads).submit(work, *arguments, **options)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """There are none."""
+
+
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    made = Place(tmp_path, getattr(request, "param", Threads))
     yield made
     made.stager.close()
 
@@ -246,7 +242,7 @@ def test_no_thread_looks_for_files_that_nobody_wants_any_more(place: Place) -> N
         place.stager.drop(stage)
     place.run(place.calls, place.threads)
     assert "has" not in place.store.asked
-    assert not any(stage.is_placing for stage in stages)
+    assert not place.stager.machine.state.stage_work
     place.stage([EMPTY])
     place.run(place.threads, place.calls)
     assert place.store.asked.count("has") == 1
@@ -256,8 +252,9 @@ def test_a_thread_that_looks_stops_after_the_file_that_it_is_at(place: Place) ->
     stage = place.stage([replace(EMPTY, path=f"{n}", digest=bytes([n] * 32), size=9) for n in range(50)])
     place.store.on_asked = lambda: place.stager.drop(stage)
     place.run(place.threads, place.calls)
-    assert place.store.asked == ["has"]
-    assert not stage.is_placing
+    assert place.store.asked[0] == "has"
+    assert "has" not in place.store.asked[1:]
+    assert not place.stager.machine.state.stage_work
     assert not place.ended
     assert not any(type(message) is node.NeedFiles for message in place.sent)
 
@@ -266,60 +263,42 @@ def test_a_thread_that_looks_stops_after_the_file_that_it_is_at(place: Place) ->
 def test_a_directory_is_left_when_what_was_to_be_put_there_is_dropped(
     place: Place, tmp_path: Path, has_begun: bool
 ) -> None:
-    """Without waiting until a thread would have come to it; never while one is at it, and never within a call."""
+    """Without waiting for a thread that others have; never while one is at it."""
     done: list[str] = []
+    for number in range(0 if has_begun else PLACERS):
+        place.stage([EMPTY], tmp_path / f"other{number}")
     stage = place.stage([EMPTY], tmp_path)
     place.stager.leave(tmp_path, lambda: done.append("left"))
-    if has_begun:
-        place.run(place.threads)
-    place.stager.drop(stage, lambda: done.append("dropped"))
     assert done == []
-    place.run(place.calls)
-    assert done == ["dropped", "left"]
+    place.stager.drop(stage, lambda: done.append("dropped"))
+    assert done == ([] if has_begun else ["dropped", "left"])
     place.run(place.threads, place.calls)
     assert done == ["dropped", "left"]
-    assert place.store.asked.count("find") == has_begun
+    assert not place.ended or not has_begun
 
 
-def test_no_thread_opens_the_part_of_a_file_that_nobody_wants_any_more(
-    place: Place, tmp_path: Path
-) -> None:
-    stage = place.stage([replace(EMPTY, digest=bytes(32), size=1 << 20)])
-    place.threads.pop(0)()
-    place.run(place.calls)
-    assert len(place.threads) == 1, "a thread is to open it"
-    place.stager.drop(stage)
-    place.run(place.threads, place.calls)
-    assert "begin" not in place.store.asked
-
-
-def test_nobody_looks_again_for_a_file_that_another_node_receives_and_nobody_wants(place: Place) -> None:
-    entry = replace(EMPTY, digest=bytes(32), size=1 << 20)
-    part = Store(place.store._root).begin(entry.digest, entry.size)
-    stage = place.stage([entry])
-    place.run(place.threads, place.calls)
-    assert place.store.asked.count("begin") == 1
-    place.stager.drop(stage)
-    place.run(place.calls, place.threads, place.timers)
-    assert place.store.asked.count("begin") == 1
-    part.close()
-
-
-def test_the_store_is_trimmed_once_for_all_that_has_ended(place: Place, tmp_path: Path) -> None:
+def test_the_store_is_trimmed_when_something_was_stored(place: Place, tmp_path: Path) -> None:
+    """Once for all that has ended; before the first time nobody knows what was stored."""
     for _ in range(10):
         place.stager.drop(place.stage([EMPTY], tmp_path))
     place.run(place.threads, place.calls)
     assert place.store.asked == ["trim"]
     place.stager.drop(place.stage([EMPTY], tmp_path))
     place.run(place.threads, place.calls)
-    assert place.store.asked == ["trim"] * 2
+    assert place.store.asked == ["trim"]
+    place.stage([EMPTY])
+    place.run(place.threads, place.calls)
+    place.stager.on_data(CLIENT, 1, [(node.FilePiece(EMPTY.digest, 0, b""), None)])
+    place.run(place.threads, place.calls)
+    assert place.ended == [""]
+    assert place.store.asked.count("trim") == 2
 
 
 def test_a_whole_part_that_cannot_get_its_name_fails_with_the_reason(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node was killed before it could rename the part; the disk is full when the next one does."""
-    content = os.urandom(SMALL + 1)
+    content = os.urandom(SMALL_FILE_MAX + 1)
     entry = FileEntry("a", hashlib.sha256(content).digest(), len(content), 0o600, 0)
     part = place.store.begin(entry.digest, entry.size)
     part.write(0, content)
@@ -370,11 +349,12 @@ def test_a_fault_on_a_thread_fails_what_waits_for_it(place: Place, tmp_path: Pat
     work = tmp_path / "work"
     work.mkdir()
     entry = replace(EMPTY, digest=b"d" * 32, size=1 << 20)
-    stage = place.stage([entry], work if what == "find" else None)
+    place.stage([entry], work if what == "find" else None)
     place.run(place.threads, place.calls)
     (reason,) = place.ended
     assert "this node has a fault: RuntimeError: a fault" in reason
-    assert not stage.is_placing
+    assert not place.stager.machine.state.stage_work
+    assert not place.stager.machine.state.part_work
     done: list[str] = []
     place.stager.leave(work, lambda: done.append("left"))
     assert done == ["left"]
@@ -387,52 +367,142 @@ def test_a_fault_on_a_thread_fails_what_waits_for_it(place: Place, tmp_path: Pat
     assert place.ended == [""]
 
 
-def test_where_no_thread_can_be_started_a_stage_fails(tmp_path: Path) -> None:
-    class None_(Executor):
-        def submit(self, *_: Any, **__: Any) -> Any:
-            raise RuntimeError("can't start new thread")
+class Exhausted(Threads):
+    """No thread can be started; what was to be done is kept, as by ``ThreadPoolExecutor``."""
 
-    calls: list[Callable[[], object]] = []
-    seams = Seams(
-        lambda *_: True, lambda call, *rest: calls.append(lambda: call(*rest)), lambda *_: None, open_tree,
-        lambda *_: None_(),
-    )  # fmt: skip
-    stager = Stager(Stores(tmp_path / "store", 1 << 20, b"key"), seams)
-    ended: list[str] = []
-    stager.stage(Stage(Store(tmp_path / "store" / "owner"), CLIENT, 1, [EMPTY], None, ended.append))
-    while calls:
-        calls.pop(0)()
-    assert len(ended) == 1
-    assert "can't start new thread" in ended[0]
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        super().submit(work, *arguments, **options)
+        raise RuntimeError("can't start new thread")
 
 
-@pytest.mark.parametrize("difference", ["owner", "size", "none"])
-def test_who_waits_for_the_same_file_waits_for_one_client_only_if_the_owner_is_one(
-    tmp_path: Path, difference: str
-) -> None:
-    """And if both say the same of it: else the answer of one would be the other's fault."""
-    threads: list[Callable[[], object]] = []
-    asked: list[ClientId] = []
+@pytest.mark.parametrize("place", [Exhausted], indirect=True)
+def test_where_no_thread_can_be_started_a_stage_fails(place: Place) -> None:
+    place.stage([EMPTY])
+    place.run(place.calls)
+    (reason,) = place.ended
+    assert "can't start new thread" in reason
+    assert not place.stager.machine.state.stage_work
+    place.run(place.threads, place.calls)
+    assert len(place.ended) == 1
 
-    def send(client: ClientId, message: node.FromNode) -> bool:
-        if isinstance(message, node.NeedFiles):
-            asked.append(client)
-        return True
 
-    seams = Seams(
-        send, lambda call, *rest: call(*rest), lambda *_: None, open_tree, lambda *_: Threads(threads)
-    )
-    stores = Stores(tmp_path / "store", 1 << 20, b"key")
-    stager = Stager(stores, seams)
-    clients = [ClientId(bytes([n]) * 16) for n in range(2)]
-    for n, client in enumerate(clients):
-        entry = FileEntry("a", bytes(32), 10 + n * (difference == "size"), 0o600, 0)
-        owner = bytes([n * (difference == "owner")]) + bytes(31)
-        stager.stage(Stage(stores.of(client, owner), client, 1, [entry], None, lambda _: None))
-    while threads:
-        threads.pop(0)()
-    assert asked == (clients[:1] if difference == "none" else clients)
-    stager.on_lost(clients[0])
-    assert asked[-1] == clients[1]
-    assert len(asked) == 2
-    stager.close()
+class Landed:
+    """A piece that has come as a stream."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+        self.is_let_go = False
+
+    def view(self) -> bytes:
+        return self.data
+
+    def let_go(self) -> None:
+        assert not self.is_let_go
+        self.is_let_go = True
+
+    discard = let_go
+
+
+LARGE = os.urandom(3 * SMALL_FILE_MAX)
+ENTRY = FileEntry("large", hashlib.sha256(LARGE).digest(), len(LARGE), 0o644, 10**18)
+
+
+def begin(place: Place) -> None:
+    """A large file is asked for."""
+    place.stage([ENTRY])
+    place.run(place.threads, place.calls)
+    assert [type(message) for message in place.sent] == [node.FilesProgress, node.NeedFiles]
+
+
+def test_what_no_thread_comes_to_write_is_let_go(place: Place) -> None:
+    """And a thread that is there later after all leaves it alone."""
+    begin(place)
+    landed = Landed(LARGE)
+    place.kind = Exhausted
+    place.stager.on_data(CLIENT, 1, [(node.FilePiece(ENTRY.digest, 0, b""), landed)])
+    place.kind = Threads
+    place.run(place.calls)
+    (reason,) = place.ended
+    assert "can't start new thread" in reason
+    assert landed.is_let_go
+    place.run(place.threads, place.calls)
+    assert not place.stager.machine.state.writing
+
+
+def test_a_part_that_no_thread_came_to_open_is_not_opened_later(place: Place) -> None:
+    """Nobody would close it, and other nodes would wait for it."""
+    place.stage([ENTRY])
+    place.threads.pop(0)()
+    place.kind = Exhausted
+    place.run(place.calls)
+    place.kind = Threads
+    place.run(place.threads, place.calls)
+    assert len(place.ended) == 1
+    assert "begin" not in place.store.asked
+
+
+def test_the_part_of_a_file_that_came_too_short_is_closed(place: Place) -> None:
+    """Else it would be locked for as long as this node is there, for itself, too."""
+    before = len(os.listdir("/proc/self/fd"))
+    begin(place)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    landed = Landed(LARGE[:-1])
+    place.stager.on_data(CLIENT, 1, [(node.FilePiece(ENTRY.digest, 0, b""), landed)])
+    place.run(place.threads, place.calls)
+    (reason,) = place.ended
+    assert "'large' cannot be had: its content is not what it was said to be" in reason
+    assert landed.is_let_go
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_part_that_was_opened_as_the_node_ended_is_closed(place: Place) -> None:
+    """The thread has opened it, and nobody has heard of that yet."""
+    place.stage([ENTRY])
+    place.threads.pop(0)()
+    place.run(place.calls)
+    before = len(os.listdir("/proc/self/fd"))
+    place.threads.pop(0)()
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    place.stager.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_error_of_one_who_waits_does_not_keep_the_others_waiting(place: Place) -> None:
+    """Nor does one who asks for more while he is told."""
+
+    def fail(_: str) -> None:
+        place.stage([EMPTY])
+        raise RuntimeError("a fault")
+
+    assert place.store.add(EMPTY.digest, b"")
+    done: list[str] = []
+    for each in (fail, done.append):
+        place.stager.stage(Stage(place.store, CLIENT, 1, [ENTRY], None, each))
+    place.run(place.threads, place.calls)
+    place.stager.on_data(CLIENT, 1, [(node.FilePiece(ENTRY.digest, 0, b""), Landed(LARGE))])
+    place.run(place.threads, place.calls)
+    assert done == [""]
+    assert place.ended == [""]
+
+
+def test_a_stage_that_is_dropped_while_its_end_is_told_to_another_is_told_nothing(place: Place) -> None:
+    done: list[str] = []
+    stages: list[Stage] = []
+
+    def drop(_: str) -> None:
+        place.stager.drop(stages[1], lambda: done.append("dropped"))
+
+    for each in (drop, done.append):
+        stages.append(place.stager.stage(Stage(place.store, CLIENT, 1, [ENTRY], None, each)))
+    place.run(place.threads, place.calls)
+    place.stager.on_unreadable(CLIENT, 1, ENTRY.digest, "it is gone")
+    assert done == ["dropped"]
+
+
+def test_pools_are_made_before_two_threads_can_make_one(place: Place) -> None:
+    """Writers hash large pieces on other threads, and come to the first of them at once."""
+    assert place.made == POOLS
+    begin(place)
+    place.stager.on_data(CLIENT, 1, [(node.FilePiece(ENTRY.digest, 0, b""), Landed(LARGE))])
+    place.run(place.threads, place.calls)
+    assert place.made == POOLS

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from dispy.files.checkout import put_files
-from dispy.files.part import SMALL
 from dispy.files.store import Store, filesystem
 from dispy.files.untrusted_directory import CHUNK
 from dispy.protocol.files import FileEntry
+from dispy.protocol.limits import SMALL_FILE_MAX
 from tests.trees import open_tree
 
 
@@ -27,7 +27,7 @@ def put_into(
         return put_files(store, entries, tree, *more, **named)
 
 
-SIZES = [100, SMALL + 1, 3 * CHUNK]
+SIZES = [100, SMALL_FILE_MAX + 1, 3 * CHUNK]
 
 AtSecondLook = Callable[[Callable[[], object]], Any]
 
@@ -44,7 +44,7 @@ class Place:
 
     def receive(self) -> None:
         """It comes from a client."""
-        if len(self.content) <= SMALL:
+        if len(self.content) <= SMALL_FILE_MAX:
             assert self.store.add(self.entry.digest, self.content)
             return
         part = self.store.begin(self.entry.digest, self.entry.size)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dispy.files.part import SMALL
 from dispy.files.store import Store
 from dispy.files.stores import YOUNG_S, Stores
+from dispy.protocol.limits import SMALL_FILE_MAX
 
 ME, YOU = b"m" * 32, b"y" * 32
 CLIENT = b"c" * 16
@@ -53,9 +53,9 @@ def used(root: Path) -> int:
 def test_a_digest_is_no_claim_to_a_content(root: Path) -> None:
     stores = open_stores(root)
     mine = stores.of(CLIENT, ME)
-    for content in (b"small", b"x" * (SMALL + 1)):
+    for content in (b"small", b"x" * (SMALL_FILE_MAX + 1)):
         digest = hashlib.sha256(content).digest()
-        if len(content) <= SMALL:
+        if len(content) <= SMALL_FILE_MAX:
             assert mine.add(digest, content)
         else:
             receive(mine, content)

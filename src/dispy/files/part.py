@@ -1,7 +1,7 @@
 """Parts: files on their way into the store, which receive the content of a file until it is whole.
 
 A part is locked (``flock``) by the node that receives the file. The lock ends with the node, so a part without a lock
-is where the next node goes on.
+is where the next node goes on. Files of up to ``limits.SMALL_FILE_MAX`` bytes come in one piece, and have no part.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from dispy.files.untrusted_directory import CHUNK
-
-SMALL = 48 * 1024
-"""Largest file (bytes) that is sent in one piece, several such files in one message. Larger files arrive piece by
-piece in a part; these have none."""
 
 WRITE_MAX = 256 << 10
 """Largest number of bytes written to a part by one system call. The kernel takes memory for all of them in one piece.

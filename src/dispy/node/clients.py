@@ -14,8 +14,8 @@ from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId
+from dispy.core.staging import SupplierId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
-from dispy.files.fetching.wanted_files import SupplierId
 from dispy.net.connection import Connection
 from dispy.node import guard, reporting
 from dispy.node.payloads.room_shortage import is_passing, wait_for_room
@@ -184,6 +184,9 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
     if not is_loopback(connection.peer_address):
         name = f"{name} at {connection.peer_address}"
     service.handle(core.ClientAttached(client, name, message.received))
+    if known is None:
+        # One that is known says first what it still wants (``Reconcile``), and is asked for files of that only.
+        service.stager.on_connected(SupplierId(client))
     reporting.on_attached(service, connection, message)
 
 

@@ -123,6 +123,7 @@ class NodeService(NodeState):
         seams = Seams(
             lambda supplier, message: delivery.send_to(self, ClientId(supplier), message),
             self._post, self._later, self.workspace.tree, search_path=self._find_modules,
+            clock=self.clock.monotonic,
         )  # fmt: skip
         self.stager = Stager(parts.stores, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=self.uses_tls, prepare=self._tls.prepare)

@@ -118,6 +118,10 @@ ENTRY_MAX = 4 * PATH_MAX + ENTRY_BARE_MAX
 """Most bytes that one file takes in an encoded list of files, with the longest path. ``files.check_number`` need not
 add up the paths of a list that is short enough at this size."""
 
+SMALL_FILE_MAX = 48 * KIB
+"""Bytes of the largest file that is asked for in one piece, several such files in one message. Larger files arrive
+piece by piece, and what has come of them outlasts a broken connection."""
+
 PIECES_MAX = 1024
 """Most pieces of files in one message (``NeedFiles``, ``FileData``); more need several messages."""
 

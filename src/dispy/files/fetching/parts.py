@@ -1,154 +1,119 @@
-"""Parts of files that arrive: opened before the first piece is asked for, written piece by piece, and checked.
+"""Parts of files that arrive, as threads open and write them; the core says which and when.
 
-A *part* is the file in a store that receives the content until it is whole. All nodes of a user share stores, so
-another node may hold the part; then this one waits as long as that node makes progress, and copies early what has
-come (``copy_in_progress``). Files of up to ``SMALL`` bytes have no part: their only piece is stored at once.
-
-The life of a ``Fetch``, by its fields (all changes are made on the event loop):
-
-===========================  ==========================  ===========================================================
-state                        event                       next
-===========================  ==========================  ===========================================================
-no part                      first request is due        opening: a placer's thread opens the part
-opening                      part is open                receiving, from where the part ends
-opening                      part is whole               checking: a placer's thread gives the part its name
-opening                      file is in the store        stored
-opening                      another node holds it       opening, after ``LOOK_AGAIN_S``; after ``STUCK_S`` without
-                                                         progress of that node in a part of our own
-opening, receiving           the disk fails              failed, for all stages
-receiving, or small          piece arrives               receiving; in order, pieces go to the file's writer
-receiving, or small          all is written and right    stored
-receiving, checking          content is wrong            pieces of several suppliers, or of an earlier time: no part,
-                                                         all is asked for again; otherwise failed for the stages of
-                                                         that supplier
-===========================  ==========================  ===========================================================
+A *part* is the file in a store that receives the content until it is whole. Another node that holds a part is
+followed: what it has received is copied early to where jobs of this node need it (``copy_in_progress``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from dispy.files.fetching.requests import Requests
-from dispy.files.fetching.thread_pools import WRITERS, ThreadPools
-from dispy.files.fetching.wanted_files import (
-    Arrived,
-    Fetch,
-    FetchKey,
-    Landed,
-    Seams,
-    Stage,
-    SupplierId,
-    close_begun,
+from dispy.core.staging import (
+    Event,
+    Open,
+    Outcome,
+    PartBusy,
+    PartFailed,
+    PartFinished,
+    PartId,
+    PartNeedless,
+    PartOpened,
+    Piece,
+    Write,
+    Written,
+    Wrote,
 )
+from dispy.files.fetching.thread_pools import Then, ThreadPools
+from dispy.files.fetching.wanted_files import Landed, Seams, Stage, close_begun
 from dispy.files.part import BusyError, Part
-from dispy.protocol import node
+from dispy.files.store import Store
 
-LOOK_AGAIN_S = 0.01
-"""Interval (seconds) at which the node looks whether another node has received a file, and copies bytes that have
-come."""
+logger = logging.getLogger("dispy.node")
 
-STUCK_S = 1.0
-"""Seconds without progress of another node that receives a file, after which this node waits no longer and receives
-the whole file in a part of its own."""
-
-MISSIZED = "the program gives it different sizes at once"
-"""Reason told to a client that lists a file twice in one computation, with one digest and two sizes."""
-
-CHANGED = "its content is not what it was said to be: it has changed meanwhile"
-"""Reason told to a client whose file does not have the content of its digest; the stages that need it fail."""
+NO_ROOM = "there is no room for it in the store: {}"
+"""Reason told to a client whose file cannot be written."""
 
 
-class Outcomes(NamedTuple):
-    """Functions of the stager that ``Parts`` calls on the event loop with what became of a file.
+class _Receipt:
+    """A large file that is received: where to, and its part once a thread has opened it."""
 
-    Attributes:
-        received: Called with a file and the number of its bytes that were written since the last call, or were found
-            in its part when that was opened.
-        stored: Called with a file that is in the store, after it was removed from the fetches.
-        failed: Called with a file, the stages that cannot have it, and the reason. It ends these stages.
-    """
+    __slots__ = ("digest", "part", "size", "store")
 
-    received: Callable[[Fetch, int], None]
-    stored: Callable[[Fetch], None]
-    failed: Callable[[Fetch, list[Stage], str], None]
+    def __init__(self, store: Store, digest: bytes, size: int) -> None:
+        self.store = store
+        self.digest = digest
+        self.size = size
+        self.part: Part | None = None
+        """The open part. Set by the thread that opens it, before the core hears of it."""
+
+    def close(self) -> None:
+        """Close the part, if it is open. Safe to repeat."""
+        if self.part is not None:
+            self.part.close()
 
 
 class Parts:
-    """Parts (incomplete files in the store) of all files that one node receives.
+    """Parts that one node has open, by the number that the core gives them.
 
     Methods are called on the event loop unless they say otherwise.
 
     Args:
-        seams: Functions of the node for messages and timers, and limits.
+        seams: Opens working directories.
         threads: Threads that open and write parts.
-        fetches: Files that are wanted and not stored. Shared with the stager: it adds files, and a file is
-            removed here once it is stored or no stage waits for it.
-        outcomes: Functions that are called with what became of a file.
-
-    Attributes:
-        requests: Requests to suppliers for pieces of these files.
+        then: Takes the events of threads, on the event loop.
     """
 
-    def __init__(
-        self,
-        seams: Seams,
-        threads: ThreadPools,
-        fetches: dict[FetchKey, Fetch],
-        outcomes: Outcomes,
-    ) -> None:
+    def __init__(self, seams: Seams, threads: ThreadPools, then: Then) -> None:
         self._seams = seams
         self._threads = threads
-        self._fetches = fetches
-        self._outcomes = outcomes
-        self.requests = Requests(seams, fetches, self._open, self._on_missized)
+        self._then = then
+        self._receipts: dict[PartId, _Receipt] = {}
+        """Files whose parts are open, or are being opened. Others are small, or have been closed."""
 
     # Opening.
 
-    def _open(self, fetch: Fetch) -> None:
-        """Have a placer's thread open the part of a file (``_begin``); the result goes to ``_on_open``.
-
-        Called before the first piece is asked for. Nothing is done if the part is being opened already, or no stage
-        waits for the file any more.
-        """
-        if fetch.opening is None and self._fetches.get(fetch.key) is fetch:
-            stage = next((stage for stage in fetch.stages if stage.work is not None), None)
-            fetch.opening = self._threads.run(
-                self._threads.placer(),
-                self._begin,
-                (fetch, fetch.is_apart, stage),
-                self._on_open,
-                (fetch,),
-                self._on_fault,
-            )
-
-    def _begin(self, fetch: Fetch, is_apart: bool, stage: Stage | None) -> Part | OSError | None:
-        """Open the part of a file, on a placer's thread.
+    def open(self, action: Open, store: Store, stage: Stage | None) -> None:
+        """Open a part on a placer's thread.
 
         Args:
-            fetch: The fetch of the file, of which only what never changes is read here.
-            is_apart: Open a part of this process alone (``Fetch.is_apart``).
+            action: Which part.
+            store: The store that the file is to be in.
             stage: A stage with a directory, which gets an early copy if another node holds the part; None: none.
-
-        Returns:
-            The part; None if the file is in the store by now; or the error, which is not raised. BusyError: another
-            node holds the part, and the bytes that it has received were copied for ``stage`` (``_follow``).
         """
+        receipt = self._receipts[action.part] = _Receipt(store, action.digest, action.size)
+        self._threads.run(
+            self._threads.placers,
+            partial(self._open, action, receipt, stage),
+            self._on_opened,
+            partial(PartFailed, action.part),
+        )
+
+    def _open(self, action: Open, receipt: _Receipt, stage: Stage | None) -> Event:
+        """Open a part, on a placer's thread. If another node holds it, bytes that have come there are copied."""
+        store = receipt.store
         try:
-            part = fetch.store.begin(fetch.digest, fetch.size, apart=is_apart)
-            if part.offset == 0 and fetch.store.has(fetch.digest, fetch.size):
+            part = store.begin(action.digest, action.size, apart=action.is_apart)
+            if part.offset == 0 and store.has(action.digest, action.size):
                 # Another node was faster.
                 part.abandon()
-                return None
+                return PartNeedless(action.part)
         except BusyError as error:
             if stage is not None and stage.work is not None:
-                self._follow(stage, stage.work, fetch.digest)
-            return error
+                self._follow(stage, stage.work, action.digest)
+            return PartBusy(action.part, error.size)
         except OSError as error:
-            return error
-        return part
+            return PartFailed(action.part, NO_ROOM.format(error))
+        receipt.part = part
+        return PartOpened(action.part, part.offset)
+
+    def _on_opened(self, event: Event) -> None:
+        """Forget a part that could not be opened, and tell the core what came of it."""
+        if isinstance(event, (PartBusy, PartNeedless, PartFailed)):
+            self._receipts.pop(event.part, None)
+        self._then(event)
 
     def _follow(self, stage: Stage, work: Path, digest: bytes) -> None:
         """Add bytes that another node has received of a file to a stage's early copy (``Stage.begun``), on a thread.
@@ -172,278 +137,126 @@ class Parts:
         if stage.is_dropped:
             close_begun(stage)
 
-    def _on_open(self, fetch: Fetch, result: Part | OSError | None) -> None:
-        """Take the result of ``_begin``: ask for pieces, or report the file stored or failed.
+    def finish(self, number: PartId) -> None:
+        """Check a part that was whole when opened, and give it its name in the store, on a placer's thread."""
+        receipt = self._receipts.pop(number)
+        self._threads.run(
+            self._threads.placers,
+            partial(_finish, number, receipt),
+            self._then,
+            partial(PartFailed, number),
+        )
 
-        After BusyError the part is opened again ``LOOK_AGAIN_S`` later. The result is dropped, and a part closed, if
-        no stage waits for the file any more.
-        """
-        fetch.opening = None
-        if self._fetches.get(fetch.key) is not fetch:
-            if isinstance(result, Part):
-                result.close()
-            return
-        if result is None:
-            self._on_stored(fetch)
-        elif isinstance(result, BusyError):
-            size, waited_s = fetch.seen
-            fetch.seen = (result.size, waited_s + LOOK_AGAIN_S if result.size == size else 0.0)
-            fetch.is_apart = fetch.seen[1] >= STUCK_S
-            self._seams.later(LOOK_AGAIN_S, self._open, fetch)
-        elif isinstance(result, OSError):
-            self._fail_all(fetch, f"there is no room for it in the store: {result}")
-        else:
-            fetch.part = result
-            self._outcomes.received(fetch, result.offset)
-            fetch.handed = result.offset
-            fetch.is_mixed = result.offset > 0
-            if fetch.handed >= fetch.size:
-                # The part was whole, and lacked only its name in the store.
-                self._threads.run(
-                    self._threads.placer(),
-                    self._finish,
-                    (result,),
-                    self._on_finished,
-                    (fetch,),
-                    self._on_fault,
-                )
-                return
-            self.requests.want_again(fetch)
+    # Pieces.
 
-    def _finish(self, part: Part) -> bool | OSError:
-        """Finish a part that was whole when opened, on a placer's thread.
-
-        Returns the result of ``Part.finish`` (True: the content is right), or the error, which is not raised.
-        """
-        try:
-            return part.finish()
-        except OSError as error:
-            return error
-
-    def _on_finished(self, fetch: Fetch, result: bool | OSError) -> None:
-        """Take the result of ``_finish`` for a part that was whole when it was opened.
-
-        With the right content the file is stored. With wrong content the part is gone, and the whole file is fetched.
-        If the part cannot get its name, all stages that wait for the file fail with the reason.
-        """
-        if self._fetches.get(fetch.key) is not fetch:
-            return
-        fetch.part = None
-        if isinstance(result, OSError):
-            self._fail_all(fetch, f"there is no room for it in the store: {result}")
-        elif result:
-            self._on_stored(fetch)
-        else:
-            self._begin_anew(fetch)
-
-    # Pieces that arrive.
-
-    def on_data(
-        self,
-        supplier: SupplierId,
-        computation: int,
-        pieces: Iterable[tuple[node.FilePiece, Landed | None]],
-    ) -> None:
-        """Give pieces to the writers' threads; those of one file in the order of their offsets.
-
-        A piece that was not asked for is dropped. A piece that has overtaken others waits for them in
-        ``Fetch.early``.
+    def write(self, action: Write, stores: list[Store]) -> None:
+        """Write pieces on their writer's thread.
 
         Args:
-            supplier: The client that has sent the pieces.
-            computation: Number of the computation in whose name it says that it was asked.
-            pieces: Each piece with the stream that holds its data; None if the data is in the piece itself.
+            action: The pieces.
+            stores: The store of each.
         """
-        known = self.requests.suppliers.get(supplier)
-        writing = self.requests.writing
-        arrived: list[Arrived] = []
-        for piece, landed in pieces:
-            asked = (
-                known.asked.pop((computation, piece.digest, piece.offset), None)
-                if known is not None
-                else None
-            )
-            if asked is None or known is None:
-                if landed is not None:
-                    landed.discard()
-                continue
-            fetch = asked.fetch
-            item = Arrived(fetch, fetch.part, piece.offset, landed or piece.data, asked.size)
-            fetch.early[piece.offset] = item
-            while fetch.handed in fetch.early:
-                item = fetch.early.pop(fetch.handed)
-                fetch.handed += item.size
-                known.size -= item.size
-                writing[supplier] = writing.get(supplier, 0) + item.size
-                fetch.is_mixed |= fetch.origin not in (None, supplier)
-                fetch.origin = supplier
-                arrived.append(item)
-                if fetch.handed >= fetch.size:
-                    break
-        threads = self._threads
-        for number in range(WRITERS):
-            mine = [item for item in arrived if item.fetch.digest[0] % WRITERS == number]
-            if mine:
-                threads.run(
-                    threads.writer(number),
-                    self._write,
-                    (mine,),
-                    self._on_written,
-                    (supplier, mine),
-                    self._on_write_fault,
-                )
+        left = deque(
+            (piece, self._receipts.get(piece.part), store)
+            for piece, store in zip(action.pieces, stores, strict=True)
+        )
+        self._threads.run(
+            self._threads.writers[action.writer],
+            partial(self._write, action, left),
+            self._on_written,
+            partial(_fail_write, action, left),
+        )
 
-    def _write(self, arrived: list[Arrived]) -> list[bool | str | None]:
-        """Write pieces, on a writer's thread.
+    def _write(self, action: Write, left: deque[tuple[Piece, _Receipt | None, Store]]) -> Event:
+        """Write pieces, on a writer's thread; takes each out of ``left`` with which it is done."""
+        results = []
+        while left:
+            piece, receipt, store = left[0]
+            results.append(self._write_piece(piece, receipt, store))
+            left.popleft()
+        return Written(action.write, results)
 
-        Returns:
-            For each piece: True if its file is whole now, False if more pieces are to come, None if the content is
-            not what the digest says, or the reason why the piece cannot be stored.
-        """
-        results: list[bool | str | None] = []
-        for fetch, part, offset, landed, size in arrived:
-            try:
-                data = landed if isinstance(landed, bytes) else landed.view()
-                results.append(self._put_away(fetch, part, offset, data, size))
-            except (OSError, ValueError) as error:
-                results.append(f"there is no room for it in the store: {error}")
-            data = b""
-            if not isinstance(landed, bytes):
-                landed.let_go()
-        return results
+    def _write_piece(self, piece: Piece, receipt: _Receipt | None, store: Store) -> Wrote:
+        """Write one piece, and let go of its data, on a writer's thread."""
+        try:
+            data = piece.data if isinstance(piece.data, bytes) else _landed(piece.data).view()
+            outcome = self._put_away(piece, receipt, store, data)
+            reason = ""
+        except (OSError, ValueError) as error:
+            outcome, reason = Outcome.FAILED, NO_ROOM.format(error)
+        data = b""  # before its memory goes
+        if not isinstance(piece.data, bytes):
+            _landed(piece.data).let_go()
+        return Wrote(piece.part, piece.size, outcome, reason)
 
     def _put_away(
-        self, fetch: Fetch, part: Part | None, offset: int, data: bytes | memoryview, size: int
-    ) -> bool | None:
+        self, piece: Piece, receipt: _Receipt | None, store: Store, data: bytes | memoryview
+    ) -> Outcome:
         """Write one piece into its part, or a small file into the store, on a writer's thread.
 
-        Returns True if its file is whole and right now, False if more pieces are to come, None if the content is
-        wrong. Raises OSError if there is no room.
+        Raises:
+            OSError: There is no room, or the part is closed.
         """
-        if len(data) != size:
-            return None
-        if part is None:
-            return True if fetch.store.add(fetch.digest, data) else None
-        part.write(offset, data, self._threads.hasher())
-        if part.offset < fetch.size:
-            return False
-        return True if part.finish() else None
+        if len(data) != piece.size:
+            return Outcome.WRONG
+        if piece.file_size <= self._seams.small_max:
+            return Outcome.WHOLE if store.add(piece.digest, data) else Outcome.WRONG
+        if receipt is None or receipt.part is None:
+            raise OSError("its part is closed")
+        part = receipt.part
+        part.write(piece.offset, data, self._threads.hashers)
+        if part.offset < piece.file_size:
+            return Outcome.MORE
+        return Outcome.WHOLE if part.finish() else Outcome.WRONG
 
-    def _on_written(
-        self, supplier: SupplierId, arrived: list[Arrived], results: list[bool | str | None]
-    ) -> None:
-        """Take the results of ``_write``, one for each piece, and ask the supplier for more: there is room again.
+    def _on_written(self, event: Event) -> None:
+        """Forget parts that have become files, and tell the core what came of the pieces."""
+        if isinstance(event, Written):
+            for done in event.results:
+                if done.outcome is Outcome.WHOLE:
+                    self._receipts.pop(done.part, None)
+        self._then(event)
 
-        Progress and stored files are reported to the stager. A file with wrong content is fetched again or failed
-        (``Fetch.is_mixed``), one without room failed. Pieces of files that were begun anew meanwhile do not count.
-        """
-        writing = self.requests.writing
-        left = writing.pop(supplier, 0) - sum(item.size for item in arrived)
-        if left:
-            writing[supplier] = left
-        for (fetch, part, _, _, size), result in zip(arrived, results, strict=True):
-            if self._fetches.get(fetch.key) is not fetch or fetch.part is not part:
-                continue
-            if result is True:
-                fetch.part = None
-                self._outcomes.received(fetch, size)
-                self._on_stored(fetch)
-            elif result is False:
-                self._outcomes.received(fetch, size)
-            elif result is None:
-                fetch.part = None
-                if fetch.is_mixed:
-                    self._begin_anew(fetch)
-                else:
-                    self._fail(fetch, supplier, CHANGED)
-            else:
-                self._fail_all(fetch, result)
-        self.requests.ask(supplier)
+    # The end.
 
-    def _on_stored(self, fetch: Fetch) -> None:
-        """Remove a file that is in the store from the fetches, and tell the stager."""
-        del self._fetches[fetch.key]
-        self._outcomes.stored(fetch)
-
-    # Failures, and files that are not wanted any more.
-
-    def on_unreadable(self, supplier: SupplierId, computation: int, digest: bytes, reason: str) -> None:
-        """Fail the stages of a supplier that need a file: the supplier says that it cannot send the file, and why.
-
-        If stages of other suppliers need the file, too, one of these is asked for it. Nothing is done if the supplier
-        is not asked for any piece of the file in the name of this computation.
-        """
-        known = self.requests.suppliers.get(supplier)
-        asked = known.asked if known is not None else {}
-        for (number, wanted, _), item in asked.items():
-            if number == computation and wanted == digest:
-                self._fail(item.fetch, supplier, reason)
-                return
-
-    def _on_missized(self, fetch: Fetch, supplier: SupplierId) -> None:
-        """Fail the stages of a supplier that need a file of which it says two sizes in one computation."""
-        if self._fetches.get(fetch.key) is fetch and fetch.supplier == supplier:
-            self._fail(fetch, supplier, MISSIZED)
-
-    def _fail(self, fetch: Fetch, supplier: SupplierId, reason: str) -> None:
-        """Fail the stages of one supplier that need a file: it cannot send the file, or has sent wrong content.
-
-        If stages of other suppliers need the file, too, one of these is asked for it (``_begin_anew``).
-        """
-        stages = [stage for stage in fetch.stages if stage.supplier == supplier]
-        self._outcomes.failed(fetch, stages, reason)
-        if self._fetches.get(fetch.key) is fetch:
-            self._begin_anew(fetch)
-
-    def _on_fault(self, fetch: Fetch, reason: str) -> None:
-        """Fail a file whose part cannot be opened or finished, by a fault of this program."""
-        if self._fetches.get(fetch.key) is fetch:
-            fetch.opening = None
-            self._fail_all(fetch, reason)
-
-    def _on_write_fault(self, supplier: SupplierId, arrived: list[Arrived], reason: str) -> None:
-        """Fail the files of pieces that could not be written, by a fault of this program."""
-        self._on_written(supplier, arrived, [reason] * len(arrived))
-
-    def _fail_all(self, fetch: Fetch, reason: str) -> None:
-        """Fail the stages of all suppliers that need a file: the node cannot write the file to the store."""
-        self._outcomes.failed(fetch, list(fetch.stages), reason)
-
-    def _begin_anew(self, fetch: Fetch) -> None:
-        """Fetch a file again: drop the requests for it, close its part, and ask the supplier of its first stage.
-
-        Called when its supplier has failed, or its content is wrong.
-
-        If the part is still on disk, it is opened again before anything is asked for, and the bytes in it count.
-        """
-        self.requests.unask(fetch)
-        if fetch.part is not None:
-            self._close_part(fetch)
-        fetch.handed = 0
-        fetch.origin = None
-        fetch.is_mixed = False
-        self.requests.want_again(fetch)
-
-    def forget(self, fetch: Fetch) -> None:
-        """Remove a file that no stage waits for from the fetches, and close its part.
-
-        Bytes that are in the part stay there for the next fetch of the file.
-        """
-        self._fetches.pop(fetch.key, None)
-        if fetch.opening is not None:
-            fetch.opening.cancel()
-        if fetch.part is not None:
-            self._close_part(fetch)
-
-    def _close_part(self, fetch: Fetch) -> None:
+    def close_part(self, number: PartId, writer: int) -> None:
         """Close a part on its writer's thread, after the pieces that were given to that thread."""
-        if fetch.part is not None and not self._threads.is_closed:
-            self._threads.do(self._threads.writer(fetch.digest[0] % WRITERS), fetch.part.close)
-        fetch.part = None
+        receipt = self._receipts.pop(number, None)
+        if receipt is not None:
+            self._threads.do(self._threads.writers[writer], receipt.close)
 
     def close(self) -> None:
-        """Close all parts, and forget all fetches. The threads must have ended."""
-        for fetch in self._fetches.values():
-            if fetch.part is not None:
-                fetch.part.close()
-        self._fetches.clear()
+        """Close all parts. The threads must have ended."""
+        for receipt in self._receipts.values():
+            receipt.close()
+        self._receipts.clear()
+
+
+def _finish(number: PartId, receipt: _Receipt) -> Event:
+    """Finish a part that was whole when opened, on a placer's thread."""
+    assert receipt.part is not None
+    try:
+        return PartFinished(number, receipt.part.finish())
+    except OSError as error:
+        return PartFailed(number, NO_ROOM.format(error))
+
+
+def _landed(data: object) -> Landed:
+    """Returns the data of a piece that came as a stream."""
+    return data  # type: ignore[return-value]  # ``Stager.on_data`` puts in nothing else
+
+
+def _fail_write(action: Write, left: deque[tuple[Piece, _Receipt | None, Store]], reason: str) -> Event:
+    """Returns the answer to a write that could not be done; data that is left is let go of."""
+    discard([piece.data for piece, _, _ in left])
+    left.clear()
+    return Written(
+        action.write, [Wrote(piece.part, piece.size, Outcome.FAILED, reason) for piece in action.pieces]
+    )
+
+
+def discard(data: list[object]) -> None:
+    """Let go of the data of pieces that nobody writes."""
+    for each in data:
+        if not isinstance(each, bytes):
+            _landed(each).discard()

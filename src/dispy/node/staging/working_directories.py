@@ -9,7 +9,8 @@ from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId, Key, WorkerId
-from dispy.files.fetching.wanted_files import Stage, SupplierId
+from dispy.core.staging import SupplierId
+from dispy.files.fetching.wanted_files import Stage
 from dispy.files.store import Store
 from dispy.net.connection import Connection
 from dispy.node.processes.workers import give
