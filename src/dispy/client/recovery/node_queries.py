@@ -15,7 +15,6 @@ the questions are asked anew. With each peer:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -51,10 +50,6 @@ its jobs stay there for a later recovery, and nothing is released. Also the limi
 REFUSED_S = 3.0
 """Seconds that replace ``SILENT_S`` for a node whose port refuses connections: nothing listens there. The time is
 enough for a node to be started anew."""
-
-CALL_S = 0.5
-"""Interval (seconds) in which a thread that waits for the loop (``Net.call``) looks whether the loop has ended by an
-error, and raises that: the answer would never come."""
 
 LOOK_S = 0.2
 """Interval (seconds) in which the loop looks for nodes, dials again those without a connection, and gives up nodes
@@ -442,8 +437,6 @@ class Net(LoopThread):
         self.asking = [Asking(group) for group in by_program(sessions)]
         self._started = time.monotonic()
         """When the recovery began (monotonic seconds); ``SILENT_S`` counts from here."""
-        self._error: Exception | None = None
-        """Error by which the loop has ended early, and which ``call`` raises; None while the loop goes on."""
         self.start()
 
     async def _main(self) -> None:
@@ -455,7 +448,7 @@ class Net(LoopThread):
                 for asking in self.asking:
                     asking.look(elapsed_s)
             except Exception as error:  # a certificate that cannot be read, say: the caller gets the error
-                self._error = error
+                self._failure = error
                 break
             try:
                 async with asyncio.timeout(LOOK_S):
@@ -473,11 +466,7 @@ class Net(LoopThread):
         Raises:
             Exception: The error of the function, or the one by which the loop has ended early.
         """
-        done = self.request(function)
-        while self._error is None:
-            with contextlib.suppress(TimeoutError):
-                return done.result(CALL_S)
-        raise self._error
+        return self.result(self.request(function))
 
     def wait(self, is_done: Callable[[], bool], until: float | None) -> bool:
         """Wait until a condition holds, which is checked on the loop every 5 ms. On any thread but the loop's.
