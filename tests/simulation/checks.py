@@ -245,7 +245,7 @@ def find_kept_by_program(program: Program) -> str | None:
         if cluster.sending:
             return f"{len(cluster.sending)} files that it has sent, of which nothing is told"
     for link in service._by_node.values():
-        under_way = [key for key, (_, group) in link._sending.items() if not group.is_over()]
+        under_way = link.large_arguments.under_way()
         if under_way:
             return f"arguments of {under_way} on their way"
         if link.batches.ahead:

@@ -49,8 +49,8 @@ from dispy.net.heartbeat import TICKS
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
 from dispy.protocol.node import Available, from_node_decoder
-from dispy.protocol.streams import Group, MemorySource, Source
 from dispy.scheduler.arrived_batches import ArrivedBatches, take_parts
+from dispy.scheduler.large_arguments import LargeArguments
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.addresses import is_loopback
@@ -188,9 +188,8 @@ class Link:
         self.connection: Connection | None = None
         """The connection that has proved itself; None while there is none: nothing can be sent."""
         self.batches = ArrivedBatches()
-        self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
-        """Number of the computation, and streams, of attempts whose large arguments may still be under way, by job
-        number and attempt: so that a cancel can stop them. At 64 entries, ended ones are removed."""
+        self.large_arguments = LargeArguments()
+        """Large arguments of jobs that may still be under way on the present connection."""
         self._broken_at: float | None = None
         """Time (monotonic seconds) at which the connection broke, until the node has proved itself again; else None.
         Tells timers of an earlier break from those of this one."""
@@ -371,7 +370,7 @@ class Link:
         if self.connection is connection:
             self._past = self.traffic()
             self.connection = None
-            self._sending.clear()
+            self.large_arguments.clear()
         target = self.target
         logger.debug("the connection to %s:%d is gone: %s", target.host, target.port, error or "closed")
         if self.is_closed:
@@ -415,42 +414,6 @@ class Link:
             if self.connection is not None:
                 self.connection.abort(SilenceError("given up"))
             self._fail(SilenceError("it does not answer any more"))
-
-    def send_job(
-        self,
-        connection: Connection,
-        computation: int,
-        job: node.Job,
-        watched: list[int],
-        files: list[node.JobFiles],
-    ) -> None:
-        """Send a job with its large arguments as a stream; messages that are sent meanwhile overtake it.
-
-        ``watched`` and ``files`` are the fields of its ``RunJobs``. The job can be stopped on its way (``give_up``).
-        """
-        bare = node.Job(job.number, job.attempt, b"")
-        parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
-        group = connection.send_streamed(parts, node.RunJobs(computation, [bare], watched, files))
-        if len(self._sending) >= 64:
-            self._sending = {key: entry for key, entry in self._sending.items() if not entry[1].is_over()}
-        self._sending[job.number, job.attempt] = computation, group
-
-    def give_up(self, connection: Connection, message: node.CancelJobs) -> list[node.Attempt]:
-        """Stop sending the large arguments of the jobs in a cancel; returns the attempts that the node will never
-        hear of: they need no cancel."""
-        given_up = []
-        for attempt in message.attempts if self._sending else ():
-            _, group = self._sending.pop((attempt.number, attempt.attempt), (0, None))
-            if group is not None and connection.give_up(group):
-                given_up.append(attempt)
-        return given_up
-
-    def give_up_all(self, connection: Connection, computation: int) -> None:
-        """Stop sending large arguments of all jobs of a computation, as it is being closed on the node."""
-        for key, (other, group) in list(self._sending.items()):
-            if other == computation:
-                connection.give_up(group)
-                del self._sending[key]
 
     def set_pulse(self) -> None:
         """Change the heartbeat interval on both sides: the owner's ``pulse_s`` has changed."""

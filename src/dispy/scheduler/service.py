@@ -387,7 +387,7 @@ class SchedulerService:
             connection.send_streamed([(large, "stream", MemorySource(message.code))], large)
         else:
             if type(message) is node.CloseComputation:
-                link.give_up_all(connection, message.computation)
+                link.large_arguments.give_up_all(connection, message.computation)
             connection.send(message)
 
     def _acknowledge_noted(self, link: Link, received: int) -> None:
@@ -418,7 +418,7 @@ class SchedulerService:
         for job in large:
             watched = [job.number] if job.number in message.watched else []
             files = [item for item in message.files if item.number == job.number]
-            link.send_job(connection, message.computation, job, watched, files)
+            link.large_arguments.send(connection, message.computation, job, watched, files)
 
     def send_pieces(self, node_id: NodeId, computation: int, pieces: list[node.FilePiece]) -> None:
         """Send pieces of files that a node has asked for: large ones as streams, small ones together in messages.
@@ -455,7 +455,7 @@ class SchedulerService:
     def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
         """Send a cancel. Large arguments of cancelled jobs that are still under way are stopped, and the core is told
         that the node has returned these jobs: it never had them."""
-        given_up = link.give_up(connection, message)
+        given_up = link.large_arguments.give_up(connection, message)
         if given_up:
             assert link.info is not None
             returned = node.JobsReturned(message.computation, given_up)
