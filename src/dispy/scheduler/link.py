@@ -30,6 +30,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -48,9 +49,10 @@ from dispy.net.dialing import dial
 from dispy.net.heartbeat import TICKS
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
+from dispy.protocol.batches import Arrived
 from dispy.protocol.node import Available, from_node_decoder
-from dispy.scheduler.arrived_batches import ArrivedBatches, take_parts
 from dispy.scheduler.large_arguments import LargeArguments
+from dispy.scheduler.result_payloads import drop_parts, take_parts
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.addresses import is_loopback
@@ -67,6 +69,10 @@ DIAL_S = 10.0
 SLOW_S = 1.5
 """Seconds without an introduction of the node, from the first dial, after which the owner is told that it is slow
 (``Owner.link_slow``). The link goes on trying."""
+
+ACKNOWLEDGE_S = 0.05
+"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
+the node keeps them."""
 
 REDIAL_S = 0.1
 """Pause (seconds) between two attempts to reach a node whose connection broke."""
@@ -187,7 +193,9 @@ class Link:
         this process does not see it: they go over the connection, as streams."""
         self.connection: Connection | None = None
         """The connection that has proved itself; None while there is none: nothing can be sent."""
-        self.batches = ArrivedBatches()
+        self.arrived = Arrived()
+        """Which batches of results have arrived, and what may be acknowledged: the numbers of the present incarnation
+        of the node."""
         self.large_arguments = LargeArguments()
         """Large arguments of jobs that may still be under way on the present connection."""
         self._broken_at: float | None = None
@@ -199,19 +207,14 @@ class Link:
         """Task that dials; None or done while no dial is under way."""
         self.is_closed = False
         """True once the link was closed or has failed: it does not dial again."""
-        self.acknowledge: node.Acknowledge | None = None
-        """Acknowledgement of results that leaves with the next message; None if there is nothing to acknowledge."""
-        self.is_acknowledging = False
-        """True while a timer runs that sends ``acknowledge`` by itself if no message has taken it along."""
+        self._is_acknowledging = False
+        """True while a timer runs that acknowledges results by itself if no message has taken that along."""
         self._past = (0, 0)
         """Bytes sent, and bytes received, over earlier connections that had proved themselves."""
         self._made: Connection | None = None
         """The last connection made, to be aborted by ``close``; it may not have proved itself yet."""
         self._heir: node.Welcome | None = None
         """``Welcome`` of the next incarnation while results that it has taken over are awaited, else None."""
-        self.noted = 0
-        """Number up to which all batches are also in the journal (``Owner.after_note``), and only these are
-        acknowledged; 0 without a journal."""
 
     def dial(self) -> None:
         """Begin to connect in background, unless that is under way: ``link_welcome`` or ``link_failed`` follows."""
@@ -282,7 +285,7 @@ class Link:
         self._refusals = 0
         # The node is back. From now on only the heartbeat counts: its Welcome may take its time.
         self._broken_at = None
-        received = self.batches.received if self._owner.after_note is None else self.noted
+        received = self.arrived.attach()
         connection.send(node.Attach(self._owner.identity, self._owner.name, received, self._owner.origin))
         connection.set_pulse(self._owner.pulse_s)
         if self._owner.pulse_s != PULSE_S:
@@ -302,8 +305,13 @@ class Link:
             raise RemoteProtocolError(f"{type(message).__name__} before Welcome")
         else:
             if type(message) is node.JobsEnded:
-                self.batches.note(message.batch)
+                if self.arrived.has(message.batch):
+                    # The node has sent it again, as the acknowledgement was lost or waits for the journal.
+                    drop_parts(connection, message)
+                    return
                 take_parts(connection, message, self._adopt)
+                self.arrived.arrive(message.batch)
+                self._release_arrived()
             elif type(message) is node.Provisional and message.stream:
                 message.payload = connection.take_stream(message.stream).data or b""
             elif type(message) is node.Provisional and message.segment:
@@ -324,20 +332,18 @@ class Link:
                 message.reason = line(message.reason)
             self._owner.link_message(self, message)
             heir = self._heir
-            if heir is not None and self.batches.received >= heir.last and not self.is_closed:
+            if heir is not None and self.arrived.received >= heir.last and not self.is_closed:
                 self._owner.link_replaced(self)
                 self._enter(connection, heir)
 
     def _welcome(self, connection: Connection, message: node.Welcome) -> None:
         is_other = self.info is not None and self.info.node != message.node
-        if not message.known:
-            self.batches.forget()
-            self.noted = 0
-        else:
-            self.batches.expect(message)
+        self.arrived = self.arrived.compare(
+            message.last, message.kept, is_known=message.known, is_same=not is_other
+        )
         if is_other:
             assert self.info is not None
-            if self.info.node in message.before and self.batches.received < message.last:
+            if self.info.node in message.before and self.arrived.received < message.last:
                 # Results of the old incarnation come first. Otherwise their jobs would be reported as lost.
                 self._broken_at = None
                 self._heir = message
@@ -421,16 +427,35 @@ class Link:
             self.connection.set_pulse(self._owner.pulse_s)
             self.connection.send(node.SetPulse(self._owner.pulse_s))
 
-    def send_acknowledge(self) -> None:
-        """Send the acknowledgement of results, if any. Without a connection drop it: ``Attach`` says it then."""
-        message, self.acknowledge = self.acknowledge, None
-        if message is not None and self.connection is not None:
-            self.connection.send(message)
+    def _release_arrived(self) -> None:
+        """Have the batches that have arrived acknowledged: soon, or, with a journal, once they are in it."""
+        arrived, loop = self.arrived, asyncio.get_running_loop()
+        if self._owner.after_note is None:
+            arrived.release(arrived.received)
+            # It waits for another message: a packet of its own would double those of a sequence of single jobs.
+            if not self._is_acknowledging:
+                self._is_acknowledging = True
+                loop.call_later(ACKNOWLEDGE_S, self._on_acknowledge_due)
+        else:
+            # In the loop's next turn: by then the notes of these results have been handed to the journal.
+            loop.call_soon(self._owner.after_note, partial(self._on_noted, arrived, arrived.received))
 
-    def on_acknowledge_due(self) -> None:
-        """Send the acknowledgement now, if no message has taken it along since the timer was started."""
-        self.is_acknowledging = False
-        self.send_acknowledge()
+    def _on_noted(self, arrived: Arrived, received: int) -> None:
+        """Acknowledge batches up to number ``received`` of ``arrived``: the journal has them."""
+        arrived.release(received)
+        self.acknowledge()
+
+    def _on_acknowledge_due(self) -> None:
+        """Acknowledge now, if no message has taken that along since the timer was started."""
+        self._is_acknowledging = False
+        self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Acknowledge what is due, if anything. Without a connection ``Attach`` will say it."""
+        number = self.arrived.due()
+        if number and self.connection is not None:
+            self.connection.send(node.Acknowledge(number))
+            self.arrived.tell(number)
 
     def traffic(self) -> tuple[int, int]:
         """Returns bytes sent, and bytes received, over all connections of this link that have proved themselves."""

@@ -14,7 +14,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -41,10 +40,6 @@ logger = logging.getLogger("dispy.scheduler")
 TICK_S = 0.02
 """Interval (seconds) in which the core looks for jobs that wait on one node while another is idle, and moves them
 (work stealing). Runs only while there are jobs and several nodes."""
-
-ACKNOWLEDGE_S = 0.05
-"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
-the node keeps them."""
 
 PIECES_BATCH = 256 * limits.KIB
 """Bytes of small pieces of files at which a message is full: it is sent, and more pieces go into another one. A
@@ -160,13 +155,13 @@ class SchedulerService:
 
     def _send_now(self, link: Link, connection: Connection, action: core.Action) -> bool:
         assert type(action) is core.Send
-        acknowledge = link.acknowledge
-        if not connection.try_send_now(
-            [acknowledge, action.message] if acknowledge is not None else [action.message]
-        ):
+        # The loop may begin anew with another ``Arrived`` meanwhile.
+        arrived = link.arrived
+        number = arrived.due()
+        messages = [node.Acknowledge(number), action.message] if number else [action.message]
+        if not connection.try_send_now(messages):
             return False
-        if link.acknowledge is acknowledge:
-            link.acknowledge = None
+        arrived.tell(number)
         return True
 
     def schedule_tick(self) -> None:
@@ -358,22 +353,7 @@ class SchedulerService:
             return
         connection = link.connection
         message = action.message
-        if type(message) is node.Acknowledge:
-            # It waits for another message: a packet of its own would double the packets in a sequence of single jobs.
-            if not link.is_acknowledging:
-                link.is_acknowledging = True
-                self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
-            # Not the number of the last batch that came: one with a large payload may still be on its way.
-            if self.after_note is None:
-                link.acknowledge = node.Acknowledge(link.batches.received)
-            else:
-                # In the loop's next turn: by then the notes of these results have been handed to the journal.
-                self._loop.call_soon(
-                    self.after_note, partial(self._acknowledge_noted, link, link.batches.received)
-                )
-            return
-        if link.acknowledge is not None:
-            link.send_acknowledge()
+        link.acknowledge()
         if type(message) is node.RunJobs:
             if message.computation in self.on_send:
                 self.on_send[message.computation](message)
@@ -389,13 +369,6 @@ class SchedulerService:
             if type(message) is node.CloseComputation:
                 link.large_arguments.give_up_all(connection, message.computation)
             connection.send(message)
-
-    def _acknowledge_noted(self, link: Link, received: int) -> None:
-        """Acknowledge the batches of results up to number ``received``. ``after_note`` calls this once they are in
-        the journal: the node may forget them."""
-        link.noted = max(link.noted, min(received, link.batches.received))
-        link.acknowledge = node.Acknowledge(link.noted)
-        link.send_acknowledge()
 
     def _send_jobs(self, link: Link, connection: Connection, message: node.RunJobs) -> None:
         jobs = message.jobs
