@@ -13,7 +13,9 @@ from typing import Protocol
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling.ids import NodeId
+from dispy.protocol.batches import Arrived
 from dispy.protocol.node import (
+    Acknowledge,
     Compute,
     FromNode,
     Job,
@@ -53,7 +55,7 @@ class Link:
         self.incarnation = 0
         self.node: Node | None = None
         self.is_up = False
-        self.received = 0
+        self.arrived = Arrived()
         self.to_node: deque[ToNode] = deque()
         self.to_scheduler: deque[FromNode] = deque()
         self.is_introduced = False
@@ -281,7 +283,7 @@ class Cluster:
             link.node = self._new_node(self, link, 2)
         link.is_up = True
         link.to_scheduler.append(Welcome(link.id, "node", link.node.cpus, "", False))
-        known = link.node.attach(link.received)
+        known = link.node.attach(link.arrived.attach())
         welcome = link.to_scheduler[0]
         assert type(welcome) is Welcome
         welcome.known = known
@@ -302,7 +304,7 @@ class Cluster:
         """The scheduler gives a silent node up; the node does not know, and may be reached later."""
         if link.is_known:
             link.is_known = False
-            link.received = 0
+            link.arrived = Arrived()
             self.handle(core.NodeLost(link.id, "silent for too long"))
 
     def restart(self, link: Link) -> None:
@@ -319,14 +321,18 @@ class Cluster:
             self._welcome(link, message)
             return
         if type(message) is JobsEnded:
-            link.received = message.batch
+            assert not link.arrived.has(message.batch), "a batch is told twice"
+            link.arrived.arrive(message.batch)
+            link.arrived.release(message.batch)
+            self._send(link.id, Acknowledge(link.arrived.due()))
+            link.arrived.tell(link.arrived.due())
         if type(message) is Reconciled:
             self.comparing.discard(link.id)
         self.handle(core.FromNodeEvent(link.id, message))
 
     def _welcome(self, link: Link, message: Welcome) -> None:
-        if not message.known:
-            link.received = 0
+        # This model of a node does not say which batches it keeps: all that are not here.
+        link.arrived = link.arrived.compare(0, [], is_known=message.known, is_same=True)
         link.is_introduced = True
         is_new = not link.is_known
         if message.known:

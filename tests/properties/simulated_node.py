@@ -412,7 +412,7 @@ class SimulatedNode:
         assert not any(worker.records for worker in state.workers.values())
         dead = self.dead()
         for client in state.clients.values():
-            assert client.id in dead or not client.batches, "a living client has not got all results"
+            assert client.id in dead or not client.sent.kept, "a living client has not got all results"
 
     def _perform(self, action: core.Action) -> None:
         match action:

@@ -519,7 +519,7 @@ class Execution(RuleBasedStateMachine):
                 break
         for caller in self.callers:
             assert not caller.open, f"{list(caller.open)} never end"
-            assert not state.clients[caller.id].batches
+            assert not state.clients[caller.id].sent.kept
         assert state.busy == 0
         for computation in state.computations.values():
             assert not computation.cancelling

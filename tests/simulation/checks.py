@@ -245,11 +245,11 @@ def find_kept_by_program(program: Program) -> str | None:
         if cluster.sending:
             return f"{len(cluster.sending)} files that it has sent, of which nothing is told"
     for link in service._by_node.values():
-        under_way = [key for key, (_, group) in link._sending.items() if not group.is_over()]
+        under_way = link.large_arguments.under_way()
         if under_way:
             return f"arguments of {under_way} on their way"
-        if link.batches.ahead:
-            return f"batches {sorted(link.batches.ahead)} as arrived before others"
+        if link.arrived.ahead:
+            return f"batches {sorted(link.arrived.ahead)} as arrived before others"
     return None
 
 
@@ -260,8 +260,8 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
     client = service.machine.state.clients.get(execution.ClientId(program.identity))
     if client is None:
         return None
-    if client.batches:
-        return f"{len(client.batches)} batches of results"
+    if client.sent.kept:
+        return f"{len(client.sent.kept)} batches of results"
     for key, computation in service.machine.state.computations.items():
         if computation.client is not client:
             continue

@@ -67,7 +67,7 @@ class Mutation:
 def forget_results(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
     """A node forgets results that were on their way when a connection broke: their jobs are sent to it again."""
     if type(event) is execution.ClientAttached and event.client in machine.state.clients:
-        machine.state.clients[event.client].batches.clear()
+        machine.state.clients[event.client].sent.kept.clear()
     return decide(event, now)
 
 

@@ -219,7 +219,7 @@ def find_kept(computer: Computer, session: PastSession, given_up: set[bytes]) ->
         for number in session.computations:
             if (client.id, number) in computer.service.machine.state.computations:
                 return f"computation {number}"
-            if any(batch.computation == number for batch in client.batches):
+            if any(batch.computation == number for batch in client.sent.kept):
                 return f"results of computation {number}"
             if any(jobs.computation == number for jobs in client.lost):
                 return f"a list of what was lost of computation {number}"

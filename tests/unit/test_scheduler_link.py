@@ -7,8 +7,8 @@ from typing import Any
 
 from dispy.errors import InternalError
 from dispy.protocol import node
-from dispy.scheduler.arrived_batches import take_shared
 from dispy.scheduler.link import Link, Target
+from dispy.scheduler.result_payloads import take_shared
 
 
 def test_a_result_that_is_gone_was_lost_and_its_job_may_run_again() -> None:

@@ -174,8 +174,8 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
         service.told_available[connection] = service.clock.monotonic()
     if known is not None:
         welcome.known = True
-        welcome.last = known.next_batch - 1
-        welcome.kept = [batch.batch for batch in known.batches if batch.batch > message.received]
+        welcome.last = known.sent.last
+        welcome.kept = known.sent.numbers_after(message.received)
         welcome.before = known.before
     connection.send(welcome)
     if client in service.given_up:

@@ -50,12 +50,12 @@ receiver ends the connection for a larger one. A job's file that is larger is re
 
 BATCH_MAX = 4096
 """Items (jobs, results, attempts, …) of the longest list in one message. Senders spread longer lists over several
-messages (``protocol.batches``)."""
+messages (``protocol.message_sizes``)."""
 
 BATCH_SIZE_MAX = 1 * MIB
 """Bytes of payloads, output and reasons in one message of jobs or results: a message behind it waits as long as
-behind a chunk. Senders make several messages of more (``protocol.batches``); receivers do not check this one. The
-other fields take at most 128 bytes per job, 0.5 MiB together."""
+behind a chunk. Senders make several messages of more (``protocol.message_sizes``); receivers do not check this one.
+The other fields take at most 128 bytes per job, 0.5 MiB together."""
 
 OBJECTS_MAX = 4096
 """Shared objects in one computation: each is a file on the computation's nodes. A program that puts one more gets

@@ -43,7 +43,7 @@ def send_jobs(link: Link, connection: Connection, message: node.RunJobs, give: G
     for job in large:
         watched = [job.number] if job.number in message.watched else []
         files = [item for item in message.files if item.number == job.number]
-        link.send_job(connection, message.computation, job, watched, files)
+        link.large_arguments.send(connection, message.computation, job, watched, files)
 
 
 def send_object(link: Link, connection: Connection, message: node.PutObject, give: Give) -> None:

@@ -14,7 +14,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from dispy.core import scheduling as core
@@ -40,10 +39,6 @@ logger = logging.getLogger("dispy.scheduler")
 TICK_S = 0.02
 """Interval (seconds) in which the core looks for jobs that wait on one node while another is idle, and moves them
 (work stealing). Runs only while there are jobs and several nodes."""
-
-ACKNOWLEDGE_S = 0.05
-"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
-the node keeps them."""
 
 
 class SchedulerService:
@@ -157,13 +152,13 @@ class SchedulerService:
 
     def _send_now(self, link: Link, connection: Connection, action: core.Action) -> bool:
         assert type(action) is core.Send
-        acknowledge = link.acknowledge
-        if not connection.try_send_now(
-            [acknowledge, action.message] if acknowledge is not None else [action.message]
-        ):
+        # The loop may begin anew with another ``Arrived`` meanwhile.
+        arrived = link.arrived
+        number = arrived.due()
+        messages = [node.Acknowledge(number), action.message] if number else [action.message]
+        if not connection.try_send_now(messages):
             return False
-        if link.acknowledge is acknowledge:
-            link.acknowledge = None
+        arrived.tell(number)
         return True
 
     def schedule_tick(self) -> None:
@@ -377,22 +372,7 @@ class SchedulerService:
             return
         connection = link.connection
         message = action.message
-        if type(message) is node.Acknowledge:
-            # It waits for another message: a packet of its own would double the packets in a sequence of single jobs.
-            if not link.is_acknowledging:
-                link.is_acknowledging = True
-                self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
-            # Not the number of the last batch that came: one with a large payload may still be on its way.
-            if self.after_note is None:
-                link.acknowledge = node.Acknowledge(link.batches.received)
-            else:
-                # In the loop's next turn: by then the notes of these results have been handed to the journal.
-                self._loop.call_soon(
-                    self.after_note, partial(self._acknowledge_noted, link, link.batches.received)
-                )
-            return
-        if link.acknowledge is not None:
-            link.send_acknowledge()
+        link.acknowledge()
         if type(message) is node.RunJobs:
             if message.computation in self.on_send:
                 self.on_send[message.computation](message)
@@ -405,15 +385,8 @@ class SchedulerService:
             send_code(connection, message)
         else:
             if type(message) is node.CloseComputation:
-                link.give_up_all(connection, message.computation)
+                link.large_arguments.give_up_all(connection, message.computation)
             connection.send(message)
-
-    def _acknowledge_noted(self, link: Link, received: int) -> None:
-        """Acknowledge the batches of results up to number ``received``. ``after_note`` calls this once they are in
-        the journal: the node may forget them."""
-        link.noted = max(link.noted, min(received, link.batches.received))
-        link.acknowledge = node.Acknowledge(link.noted)
-        link.send_acknowledge()
 
     def send_pieces(
         self, node_id: NodeId, client: ClientId, computation: int, pieces: list[node.FilePiece]
@@ -445,7 +418,7 @@ class SchedulerService:
     def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
         """Send a cancel. Large arguments of cancelled jobs that are still under way are stopped, and the core is told
         that the node has returned these jobs: it never had them."""
-        given_up = link.give_up(connection, message)
+        given_up = link.large_arguments.give_up(connection, message)
         if given_up:
             assert link.info is not None
             returned = node.JobsReturned(message.computation, given_up)

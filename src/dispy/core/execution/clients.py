@@ -141,7 +141,7 @@ def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> Non
     Called when the connection of a recovery ends: the client itself, a dead program, never comes back, and would
     otherwise be kept until its lease ends.
     """
-    if not client.batches and not any(key[0] == client.id for key in state.computations):
+    if not client.sent.kept and not any(key[0] == client.id for key in state.computations):
         forget_client(state, out, client, now)
 
 
@@ -177,7 +177,7 @@ def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> Non
         if client is not None:
             drop_client(state, out, client)
     for client in state.clients.values():
-        if client.batches or any(key[0] == client.id for key in state.computations):
+        if client.sent.kept or any(key[0] == client.id for key in state.computations):
             store_all(state, out, client)
 
 
@@ -191,7 +191,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
     forget_lost(out, client)
     wanted = {(a.number, a.attempt) for a in message.attempts}
     mine = {key[1]: c for key, c in state.computations.items() if key[0] == client.id}
-    held = {(e.number, e.attempt) for batch in client.batches for e in batch.ended}
+    held = {(e.number, e.attempt) for batch in client.sent.kept for e in batch.ended}
     for number, computation in mine.items():
         if message.computations.get(number) != computation.spec.life:
             forget_computation(state, out, computation, now)

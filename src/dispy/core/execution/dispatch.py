@@ -88,7 +88,7 @@ def _is_drained(state: State) -> bool:
     return (
         not state.busy
         and not any(computation.open or computation.untold for computation in state.computations.values())
-        and not any(client.batches and not client.is_dead for client in state.clients.values())
+        and not any(client.sent.kept and not client.is_dead for client in state.clients.values())
     )
 
 

@@ -52,8 +52,8 @@ from dispy.core.execution.fair_shares import join, share_out
 from dispy.core.execution.ids import Key, Seconds
 from dispy.core.execution.live_output import watch
 from dispy.core.execution.state import Client, Computation, State, Worker
-from dispy.protocol.batches import cut, sizes_of
 from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.message_sizes import cut, sizes_of
 from dispy.protocol.node import (
     CANCELLED,
     TERMINATED,
@@ -301,9 +301,8 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
         ended = [result for result in ended if not (result.stream or result.output_stream)]
     client = computation.client
     for results in cut(ended, sizes_of(ended)) + [[result] for result in large]:
-        batch = JobsEnded(client.next_batch, computation.key[1], results)
-        client.next_batch += 1
-        client.batches.append(batch)
+        batch = JobsEnded(0, computation.key[1], results)
+        client.sent.add(batch)
         out.append(Store(client.id, client.name, batch) if client.is_dead else Tell(client.id, batch))
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from dispy.core.execution.ids import ClientId, Key, Seconds, WorkerId
 from dispy.core.run_times import RunTimes
+from dispy.protocol.batches import Sent
 from dispy.protocol.node import (
     Compute,
     Ended,
@@ -54,8 +55,8 @@ class Client:
     """
 
     __slots__ = (
-        "active_at", "batches", "before", "busy", "cpus_max", "has_gaps", "id", "is_connected", "is_dead",
-        "is_recovering", "level", "lost", "name", "next_batch", "silent_since", "stored", "vtime", "was_away",
+        "active_at", "before", "busy", "cpus_max", "has_gaps", "id", "is_connected", "is_dead", "is_recovering",
+        "level", "lost", "name", "sent", "silent_since", "stored", "vtime", "was_away",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, name: str) -> None:
@@ -83,14 +84,11 @@ class Client:
         self.active_at: Seconds = -1e9
         """Time when the client was last seen with jobs here (seconds, monotonic). Until ``fair_shares.ACTIVE_S``
         after that the client counts when the CPUs are divided among clients."""
-        self.next_batch = 1
-        """Number of the next batch of results. One count for all computations of the client, as an acknowledgement of
-        a batch is valid for all batches up to its number."""
-        self.batches: deque[JobsEnded] = deque()
-        """Batches of results that are not acknowledged, oldest first. Those on disk have no values here, only the
-        names, status and times of their attempts."""
+        self.sent: Sent[JobsEnded] = Sent()
+        """Batches of results, kept until they are acknowledged; one count for all computations of the client. Those
+        on disk have no values here, only the names, status and times of their attempts."""
         self.stored: set[int] = set()
-        """Numbers of batches in ``batches`` that are on disk, from where they are sent and must be erased."""
+        """Numbers of batches kept in ``sent`` that are on disk, from where they are sent and must be erased."""
         self.was_away = False
         """True if the list of jobs that were open when the client went away may be on disk, to be deleted when the
         client is back or forgotten."""

@@ -12,8 +12,8 @@ a node. *Assigned*: sent to a node. *Ended*: told to the client, once, and forgo
 | queued   | every node has failed                      | ended    | TellEndedHere (TERMINATED)                      |
 | assigned | JobsStarted                                | assigned | TellStarted                                     |
 | assigned | CancelJobs                                 | assigned | CancelJobs; the node tells the end              |
-| assigned | JobsEnded                                  | ended    | Acknowledge, TellEnded                          |
-| assigned | JobsEnded, the process died, may run again | queued   | Acknowledge, TellRequeued                       |
+| assigned | JobsEnded                                  | ended    | TellEnded                                       |
+| assigned | JobsEnded, the process died, may run again | queued   | TellRequeued                                    |
 | assigned | JobsReturned: not started there            | queued   | TellRequeued; if cancelled: ended               |
 | assigned | Reconciled: it never arrived               | assigned | RunJobs, same attempt; if cancelled: ended; if  |
 |          |                                            |          | the computation is not loaded: queued           |
@@ -163,10 +163,9 @@ def on_jobs_started(
 def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnded, now: Seconds) -> None:
     """Jobs have ended on a node: tell the client, once, and send the node other jobs in their place.
 
-    The batch of results is acknowledged, so that the node forgets it, also if all results in it are late or doubled.
-    Every job passes here, so the bookkeeping is done a batch at a time.
+    The batch itself, its number and acknowledgement, is the link's affair (``protocol.batches``). Every job passes
+    here, so the bookkeeping is done a batch at a time.
     """
-    out.append(Send(known.id, node.Acknowledge(message.batch)))
     placement = known.placements.get(message.computation)
     if placement is None:
         return

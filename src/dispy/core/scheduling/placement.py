@@ -19,8 +19,8 @@ from itertools import groupby
 from dispy.core.scheduling.actions import Outbox, Send, TellEndedHere
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.state import Computation, Placement, State
-from dispy.protocol.batches import cut
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
+from dispy.protocol.message_sizes import cut
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
 from dispy.protocol.views import PlacementStatus as Status
 
