@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 logger = logging.getLogger("dispy.client")
-
 T = TypeVar("T")
 
 DISCOVER_S = 0.2
@@ -263,11 +262,11 @@ class Engine(LoopThread):
     def take_part(self, cluster: ClusterState, value: Provisional, node: core.NodeId) -> None:
         """Have a part of a file that a job sent written to disk, then acknowledged to the node. On the loop."""
         if self.arrivals is None:
-            self.arrivals = Arrivals(partial(self.post, self._answer_part), self._is_open)
+            self.arrivals = Arrivals(partial(self.post, self.answer_value), self._is_open)
         self.arrivals.take(cluster, value, node)
 
-    def _answer_part(self, node: core.NodeId, message: AcknowledgeProvisional) -> None:
-        """Send a node the acknowledgement or refusal of a part of a file, for which its job waits. On the loop."""
+    def answer_value(self, node: core.NodeId, message: AcknowledgeProvisional) -> None:
+        """Send a node the answer to a value or a part of a file, for which its job waits. On the loop."""
         self.service.handle(core.AnswerValue(core.EMBEDDED, node, message))
 
     def _is_open(self, computation: int, number: int) -> bool:
@@ -292,7 +291,6 @@ class Engine(LoopThread):
         for cluster in list(self.clusters.values()):
             node_discovery.look(self, cluster)
 
-    # What an ``Observer`` is told, on the loop.
     def on_node_known(self, found: NodeInfo) -> None:
         """Have each cluster decide whether it uses a node that has introduced itself, and how many of its CPUs."""
         for cluster in self.clusters.values():
@@ -365,10 +363,12 @@ class Engine(LoopThread):
             completion.on_value(cluster, action.value, found)
 
     def on_printed(self, action: core.TellPrinted) -> None:
-        """Pass output of running jobs on to ``job_output`` and to followers of the jobs."""
+        """Pass output of running jobs on to ``job_output`` and to followers of the jobs, and ask for more."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._watching.on_printed(cluster._jobs, action.printed)
+        answer = core.AnswerPrinted(core.EMBEDDED, action.computation, action.node, action.serial)
+        self.service.handle(answer)
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """Tell the cluster that it can use a node now, or not any more: ``cluster_status`` is called."""

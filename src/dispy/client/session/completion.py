@@ -40,7 +40,7 @@ from dispy.client.job import (
 )
 from dispy.client.map.chunk_job import Chunk
 from dispy.errors import NotPlainError
-from dispy.protocol.node import Ended, Provisional, Started
+from dispy.protocol.node import AcknowledgeProvisional, Ended, Provisional, Started
 
 if TYPE_CHECKING:
     from dispy.client.nodes import DispyNode
@@ -91,7 +91,7 @@ def on_requeued(cluster: ClusterState, numbers: list[int]) -> None:
 
 
 def on_value(cluster: ClusterState, value: Provisional, info: NodeInfo) -> None:
-    """Take a provisional result, and have the loader's thread unpickle it. On the loop.
+    """Take a provisional result, let its job go on, and have the loader's thread unpickle it. On the loop.
 
     A part of a file that a job sends comes this way, too, and goes to ``received_files``. Results of ended jobs are
     dropped.
@@ -100,6 +100,8 @@ def on_value(cluster: ClusterState, value: Provisional, info: NodeInfo) -> None:
     if value.file is not None:
         cluster._engine.take_part(cluster, value, info.node)
         return
+    told = AcknowledgeProvisional(value.computation, value.number, value.attempt, value.serial)
+    cluster._engine.answer_value(info.node, told)
     if job is None or type(job) is Chunk:
         return
     cluster._loading[value.number] = cluster._loading.get(value.number, 0) + 1
