@@ -103,6 +103,12 @@ class ClusterRules(RuleBasedStateMachine):
         self.cluster.returns_at_once = at_once
         self.cluster.vacate(computation, self.cluster.links[index % 3], terminate, returns)
 
+    @precondition(lambda self: self.cluster.unanswered)
+    @rule()
+    def answer(self) -> None:
+        """Clients say that they have what jobs have printed; some of it was told before a reconnect."""
+        self.cluster.answer()
+
     @precondition(lambda self: self.cluster.away)
     @rule()
     def come_back(self) -> None:

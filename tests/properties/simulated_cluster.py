@@ -120,6 +120,10 @@ class Cluster:
         """Those that have left, and are to come back."""
         self.views: dict[tuple[core.Key, NodeId], PlacementView] = {}
         """What the client was told last of each placement, without those that are gone."""
+        self.unanswered: deque[core.AnswerPrinted] = deque()
+        """What clients have not said yet about output that they were told."""
+        self.answers_at_once = True
+        """Whether they say it in the same turn."""
         self._new_node = new_node
 
     # The scheduler's service.
@@ -139,15 +143,23 @@ class Cluster:
                     assert all(s.number in self.models[client, number].open for s in action.started)
                 case core.TellRequeued(client, number):
                     assert set(action.numbers) <= set(self.models[client, number].open)
-                case core.TellPrinted(client, number):
-                    for printed in action.printed:
+                case core.TellPrinted(client, number, node, pieces, serial):
+                    for printed in pieces:
                         self._on_printed(self.models[client, number], printed)
+                    self.unanswered.append(core.AnswerPrinted(client, number, node, serial))
+                    if self.answers_at_once:
+                        self.answer()
                 case core.TellVacated(client, number, node):
                     self.on_vacated((client, number), node)
                 case core.TellPlacement(client, number, node, view):
                     self._on_view((client, number), node, view)
                 case core.TellNode() | core.TellValue():
                     pass
+
+    def answer(self) -> None:
+        """Clients have what they were told of output."""
+        while self.unanswered:
+            self.handle(self.unanswered.popleft())
 
     def _on_view(self, key: core.Key, node: NodeId, view: PlacementView) -> None:
         told = self.views.pop((key, node), None)

@@ -135,9 +135,18 @@ class Both(ClusterRules):
             steps -= 1
 
     @precondition(lambda self: self.steppable() or self.running())
-    @rule(index=INDEX, size=st.integers(1, 400), is_watched=st.booleans(), is_lost=st.booleans())
-    def print_something(self, index: int, size: int, is_watched: bool, is_lost: bool) -> None:
-        """Jobs print; somebody wants to see that; the connection may break when it was told."""
+    @rule(
+        index=INDEX,
+        size=st.integers(1, 400),
+        is_watched=st.booleans(),
+        is_lost=st.booleans(),
+        is_slow=st.booleans(),
+    )
+    def print_something(
+        self, index: int, size: int, is_watched: bool, is_lost: bool, is_slow: bool
+    ) -> None:
+        """Jobs print; somebody wants to see that, at once or late; the connection may break when it was told."""
+        self.cluster.answers_at_once = not is_slow
         self.start_all(is_blocked=True)
         for worker in self.running():
             worker.print(size)
@@ -153,6 +162,8 @@ class Both(ClusterRules):
     @rule()
     def see_everything(self) -> None:
         """After a few looks all is known that watched jobs have printed, on nodes that can be reached."""
+        self.cluster.answers_at_once = True
+        self.cluster.answer()
         for _ in range(4):
             for _ in range(3):
                 self.deliver_all()

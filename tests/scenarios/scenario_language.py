@@ -18,7 +18,8 @@ Scheduling::
     reconciled NODE [JOBS...] [missing=C]
     watch C JOBS...               unwatch C JOBS...           printed NODE C JOBS...
     files NODE C HERE/ALL         noroom NODE C OBJECT        put C OBJECT     limit NODE CPUS
-    shortage NODE C WORD          views: from here on the trace has what clients are told of placements, too
+    taken C NODE JOB              seen C NODE SERIAL          shortage NODE C REASON...
+    views: from here on the trace has what clients are told of placements, too
 
 Execution::
 
@@ -266,8 +267,9 @@ class Scheduling(Player):
                 return f"{show_client(client)}: requeued c{number}: {' '.join(map(str, numbers))}"
             case scheduling.TellValue(client, number, known, value):
                 return f"{show_client(client)}: value c{number} on {known.decode()}: {show([value])} #{value.serial}"
-            case scheduling.TellPrinted(client, number, printed):
-                return f"{show_client(client)}: printed c{number}: {', '.join(map(show_printed, printed))}"
+            case scheduling.TellPrinted(client, number, known, printed, serial):
+                what = ", ".join(map(show_printed, printed))
+                return f"{show_client(client)}: printed c{number} on {known.decode()}: {what} (#{serial})"
             case scheduling.TellNode(client, number, known, is_usable, reason):
                 state = "usable" if is_usable else f"not usable ({reason})" if reason else "closed"
                 return f"{show_client(client)}: {known.decode()} is {state} for c{number}"
@@ -396,6 +398,16 @@ class Scheduling(Player):
         name, number = words.take(), words.number()
         printed = [node.Printed(a.number, a.attempt, False, 0, b"text", 0, b"") for a in words.attempts()]
         return self.said(name, node.JobsPrinted(number, printed))
+
+    def do_taken(self, words: Words) -> scheduling.AnswerValue:
+        client, number = words.key()
+        name = NodeId(words.take().encode())
+        job = words.attempts()[0]
+        told = node.AcknowledgeProvisional(number, job.number, job.attempt, 1)
+        return scheduling.AnswerValue(client, name, told)
+
+    def do_seen(self, words: Words) -> scheduling.AnswerPrinted:
+        return scheduling.AnswerPrinted(*words.key(), NodeId(words.take().encode()), int(words.take()))
 
     def do_reconciled(self, words: Words) -> scheduling.FromNodeEvent:
         name = words.take()

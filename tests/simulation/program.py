@@ -160,6 +160,10 @@ class Program:
         self._next_computation = 1
         self._next_object = 1
         self._next_request = 1
+        self.printed: list[core.TellPrinted] = []
+        """Output that was told and has not been answered."""
+        self.answers_at_once = True
+        """Whether output is answered as soon as it is told."""
         self.shipped = self.account.shipped
         self.read_s = 0.0001
         """How long it takes at most to read what a node asks for (seconds)."""
@@ -370,12 +374,26 @@ class Program:
             if entry.status:
                 self.world.fail(f"{self.name}: job {number} waits again after its end")
 
+    def answer_printed(self) -> None:
+        """Say that all output that was told has arrived."""
+        while self.printed:
+            action = self.printed.pop(0)
+            self.service.handle(
+                core.AnswerPrinted(action.client, action.computation, action.node, action.serial)
+            )
+
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
         """A job sent a provisional result."""
         self.account.on_told_value(action.value)
+        value = action.value
+        told = node.AcknowledgeProvisional(value.computation, value.number, value.attempt, value.serial)
+        self.service.handle(core.AnswerValue(action.client, found.node, told))
 
     def on_printed(self, action: core.TellPrinted) -> None:
         """Running jobs have printed something."""
+        self.printed.append(action)
+        if self.answers_at_once:
+            self.answer_printed()
         for printed in action.printed:
             said = said_by(printed.number, printed.attempt)
             at = printed.stdout_at

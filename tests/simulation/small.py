@@ -42,10 +42,12 @@ class Place:
         self.computer.start()
         self.program = Program(world, network, ledger, 1, [self.computer])
 
-    def open(self, files: list[FileEntry] | None = None, **options: Any) -> Cluster:
+    def open(
+        self, files: list[FileEntry] | None = None, *, is_live: bool = False, **options: Any
+    ) -> Cluster:
         """A computation; the program finds the node within a moment."""
         return self.program.open_cluster(
-            False, [self.computer], 0.5, 100, is_live=False, files=files, **options
+            False, [self.computer], 0.5, 100, is_live=is_live, files=files, **options
         )
 
     def call(self, what: Any, *arguments: Any) -> None:

@@ -48,10 +48,12 @@ class Observer(Protocol):
         """Jobs wait in the queue again, for any node: their node was lost or gave them back."""
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """A job has sent a provisional result, or a part of a file, and waits for the observer's acknowledgement."""
+        """A job has sent a provisional result, or a part of a file, and waits until the observer gives the core
+        ``AnswerValue``."""
 
     def on_printed(self, action: core.TellPrinted) -> None:
-        """Running jobs that are watched have printed something. The node sends more when this is acknowledged."""
+        """Running jobs that are watched have printed something. The node sends more when the observer has given the
+        core ``AnswerPrinted``."""
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node has become usable for a computation, or is not usable any more (``action.is_usable``).

@@ -193,6 +193,10 @@ class Backend(Protocol):
         """Acknowledge or refuse a provisional result or a part of a file, for which its job waits."""
         ...
 
+    def answer_printed(self, number: int, node: NodeId, serial: int) -> None:
+        """Acknowledge what jobs on a node have printed: the node reads more then."""
+        ...
+
     # Objects and files.
 
     def put(self, message: PutObject) -> None:
@@ -310,10 +314,10 @@ class Listener(Protocol):
         """Jobs, by number, have ended without the word of a node. Once for each job."""
 
     def on_value(self, number: int, value: Provisional, found: NodeInfo) -> None:
-        """A job has sent a provisional result, or a part of a file that waits for ``Backend.answer``."""
+        """A job has sent a provisional result, or a part of a file; it waits for ``Backend.answer``."""
 
-    def on_printed(self, number: int, printed: list[Printed]) -> None:
-        """Running jobs that are watched have printed something."""
+    def on_printed(self, number: int, printed: list[Printed], node: NodeId, serial: int) -> None:
+        """Running jobs on a node that are watched have printed something; ``Backend.answer_printed`` takes it."""
 
     def on_files(self, number: int, node: NodeId, request: int, reason: str) -> None:
         """Files of ``Backend.place_files`` are there; or they are not, and ``reason`` says why."""

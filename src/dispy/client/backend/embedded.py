@@ -140,6 +140,9 @@ class Embedded:
     def answer(self, node: NodeId, message: AcknowledgeProvisional) -> None:
         self.service.handle(core.AnswerValue(EMBEDDED, node, message))
 
+    def answer_printed(self, number: int, node: NodeId, serial: int) -> None:
+        self.service.handle(core.AnswerPrinted(EMBEDDED, number, node, serial))
+
     # Objects and files.
 
     def put(self, message: PutObject) -> None:

@@ -153,7 +153,7 @@ class SchedulerNews:
         self._listener.on_value(action.computation, action.value, found)
 
     def on_printed(self, action: core.TellPrinted) -> None:
-        self._listener.on_printed(action.computation, action.printed)
+        self._listener.on_printed(action.computation, action.printed, action.node, action.serial)
 
     # Files and questions.
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from dispy.client.allocation import node_choice, node_views
 from dispy.client.session import completion, files
 from dispy.client.session.received_files import Arrivals
+from dispy.protocol.node import AcknowledgeProvisional
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend
     from dispy.client.engine.threads import Threads
     from dispy.client.session.state import Session
-    from dispy.protocol.node import AcknowledgeProvisional, Ended, NeedFiles, Printed, Provisional, Started
+    from dispy.protocol.node import Ended, NeedFiles, Printed, Provisional, Started
     from dispy.protocol.views import NodeId, NodeInfo
 
 logger = logging.getLogger("dispy.client")
@@ -109,11 +110,14 @@ class News:
             completion.on_ended_here(session, jobs, status, reason)
 
     def on_value(self, number: int, value: Provisional, found: NodeInfo) -> None:
-        """Have a provisional result loaded; or have a part of a file written, then acknowledged to the node."""
+        """Take a provisional result, which lets its job go on; or have a part of a file written, then answered."""
         session = self.sessions.get(number)
         if session is None:
             return
         if value.file is None:
+            self._answer(
+                found.node, AcknowledgeProvisional(number, value.number, value.attempt, value.serial)
+            )
             completion.on_value(session, value, found)
             return
         if self.arrivals is None:
@@ -121,7 +125,7 @@ class News:
         self.arrivals.take(session, value, found.node)
 
     def _answer(self, node: NodeId, message: AcknowledgeProvisional) -> None:
-        """Send a node the acknowledgement or refusal of a part of a file, for which its job waits."""
+        """Send a node the answer to a provisional result or a part of a file, for which its job waits."""
         self.backend.answer(node, message)
 
     def _is_open(self, computation: int, number: int) -> bool:
@@ -129,10 +133,11 @@ class News:
         session = self.sessions.get(computation)
         return session is not None and number in session.jobs
 
-    def on_printed(self, number: int, printed: list[Printed]) -> None:
+    def on_printed(self, number: int, printed: list[Printed], node: NodeId, serial: int) -> None:
         session = self.sessions.get(number)
         if session is not None:
             session.watching.on_printed(printed)
+            self.backend.answer_printed(number, node, serial)
 
     # Files.
 

@@ -28,6 +28,7 @@ from dispy.core.scheduling.actions import (
 from dispy.core.scheduling.events import (
     AddComputation,
     Allocate,
+    AnswerPrinted,
     AnswerValue,
     CancelJobs,
     CloseComputation,
@@ -69,6 +70,7 @@ __all__ = [
     "Action",
     "AddComputation",
     "Allocate",
+    "AnswerPrinted",
     "AnswerValue",
     "CancelJobs",
     "ClientId",

@@ -79,8 +79,8 @@ class TellRequeued(Struct):
 class TellValue(Struct):
     """Tell a client a provisional result of a running job, or a part of a file that the job sends (``value.file``).
 
-    A part of a file must be answered with ``AnswerValue`` once the client has written or refused it, since the job
-    waits for the answer. A provisional result needs none.
+    The client answers with ``AnswerValue`` once it has the value, or has written or refused the part: the job waits
+    for that.
     """
 
     client: ClientId
@@ -91,11 +91,18 @@ class TellValue(Struct):
 
 class TellPrinted(Struct):
     """Tell a client what running jobs have newly printed: jobs named by ``WatchJobs``, or any job of a computation
-    that was opened with ``Compute.live``."""
+    that was opened with ``Compute.live``.
+
+    The client answers with ``AnswerPrinted`` and the same ``serial`` (a number, unique for the computation) once it
+    has the output: until then the node reads no more of this computation. If the connection to the node breaks
+    before that, the same output is told again, with another ``serial``.
+    """
 
     client: ClientId
     computation: int
+    node: NodeId
     printed: list[Printed]
+    serial: int
 
 
 class TellNode(Struct):

@@ -179,6 +179,7 @@ def load_again(out: Outbox, placement: Placement) -> None:
     placement.granted = (0, 0)
     placement.apply_grant()
     placement.status = Status.LOADING
+    placement.printed.clear()
     placement.stored.clear()
     placement.storing.clear()
     placement.dropped.clear()

@@ -170,12 +170,24 @@ class WatchJobs(Struct):
 
 
 class AnswerValue(Struct):
-    """A client has written, or refused, a part of a file that a job on a node has sent (``TellValue``): the node is
-    told, so that the job goes on."""
+    """A client has a provisional result of a job on a node, or has written or refused a part of a file
+    (``TellValue``): the node is told, so that the job goes on."""
 
     client: ClientId
     node: NodeId
     message: AcknowledgeProvisional
+
+
+class AnswerPrinted(Struct):
+    """A client has what running jobs on a node have printed (``TellPrinted``): the node is told, and reads more.
+
+    ``serial`` is that of ``TellPrinted``. A late answer, of before a reconnect, is ignored.
+    """
+
+    client: ClientId
+    computation: int
+    node: NodeId
+    serial: int
 
 
 class NodeUp(Struct):
@@ -234,6 +246,7 @@ Event = (
     | SendFiles
     | WatchJobs
     | AnswerValue
+    | AnswerPrinted
     | NodeUp
     | NodeSilent
     | NodeLost

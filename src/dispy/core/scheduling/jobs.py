@@ -37,7 +37,7 @@ from dispy.core.scheduling.actions import (
     TellValue,
 )
 from dispy.core.scheduling.computations import load_again
-from dispy.core.scheduling.events import AnswerValue, CancelJobs, SubmitJobs, WatchJobs
+from dispy.core.scheduling.events import AnswerPrinted, AnswerValue, CancelJobs, SubmitJobs, WatchJobs
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import (
     cancel_queued,
@@ -279,10 +279,10 @@ def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None
 
 
 def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisional, now: Seconds) -> None:
-    """A running job sent a provisional result: pass it on to the client, and acknowledge it so that the job goes on.
+    """A running job sent a provisional result or a part of a file: pass it on to the client.
 
-    A part of a file is passed on, too, but acknowledged only when the client has written it (``on_answer_value``).
-    It is refused here if the attempt is not wanted any more.
+    The job goes on when the client has answered (``on_answer_value``). From an attempt that is not wanted any more a
+    result is acknowledged here, and a part refused.
     """
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -292,8 +292,7 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
     if job is not None and job.attempt == message.attempt:
         value = computation.named_for_client(message)
         out.append(TellValue(computation.client, computation.number, known.id, value))
-        if message.file is not None:
-            return
+        return
     told = node.AcknowledgeProvisional(message.computation, message.number, message.attempt, message.serial)
     if message.file is not None:
         told.delivered, told.reason = False, "its client waits for this run of the job no more"
@@ -301,8 +300,8 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
 
 
 def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds) -> None:
-    """Tell a node that the client has written, or refused, a part of a file. Dropped if the connection is broken: the
-    node tells the job then that the part was not delivered, and the job sends the part again."""
+    """Tell a node that the client has a value, or has written or refused a part of a file. Dropped if the connection
+    is broken: the node tells the job then that the value was not delivered, and the job may send it again."""
     known = state.nodes.get(event.node)
     computation = state.computations.get((event.client, event.message.computation))
     if known is not None and known.is_connected and computation is not None:
@@ -310,13 +309,36 @@ def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds)
 
 
 def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted, now: Seconds) -> None:
-    """Running jobs have printed something: pass it on to the client, except of attempts that are not assigned there,
-    and acknowledge the message so that the node sends more output."""
+    """Running jobs have printed something: pass it on to the client, except of attempts that are not assigned there.
+
+    The message is acknowledged when the client has answered, at once if it has nothing for the client.
+    """
     placement = known.placements.get(message.computation)
     if placement is None:
         return
+    computation = placement.computation
     printed = _of_assigned(placement, message.printed)
+    serial = computation.last_printed = computation.last_printed + 1
+    placement.printed[serial] = not printed
     if printed:
-        computation = placement.computation
-        out.append(TellPrinted(computation.client, computation.number, printed))
-    out.append(Send(known.id, node.AcknowledgePrinted(message.computation)))
+        out.append(TellPrinted(computation.client, computation.number, known.id, printed, serial))
+    _acknowledge_printed(out, placement)
+
+
+def on_answer_printed(state: State, out: Outbox, event: AnswerPrinted, now: Seconds) -> None:
+    """A client has what jobs on a node have printed: acknowledge it, so that the node sends more output."""
+    computation = state.computations.get((event.client, event.computation))
+    placement = computation.placements.get(event.node) if computation is not None else None
+    if placement is not None and event.serial in placement.printed:
+        placement.printed[event.serial] = True
+        _acknowledge_printed(out, placement)
+
+
+def _acknowledge_printed(out: Outbox, placement: Placement) -> None:
+    """Acknowledge messages with output in their order, up to the first that the client has not answered: a node takes
+    each acknowledgement for the oldest one."""
+    for serial in list(placement.printed):
+        if not placement.printed[serial]:
+            break
+        del placement.printed[serial]
+        out.append(Send(placement.node.id, node.AcknowledgePrinted(placement.computation.wire)))

@@ -89,6 +89,7 @@ def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -
         return
     known.is_connected = known.is_comparing = False
     for placement in known.placements.values():
+        placement.printed.clear()
         note_room(placement)
         tell_placement(out, placement)
 

@@ -33,8 +33,8 @@ class Placement:
 
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cpus_max", "dropped", "granted",
-        "last_sent", "node", "pinned", "placing", "progress", "reason", "returns", "shortage", "slots", "started",
-        "status", "stored", "storing", "terminates", "view",
+        "last_sent", "node", "pinned", "placing", "printed", "progress", "reason", "returns", "shortage", "slots",
+        "started", "status", "stored", "storing", "terminates", "view",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -59,8 +59,7 @@ class Placement:
         """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
         them). Both are 0 until the computation is loaded."""
         self.shortage = ""
-        """Reason, in words, that the node gave for granting fewer slots than it has CPUs; only shown to people. Empty
-        if the node gave none."""
+        """Reason, in words, that the node gave for granting fewer slots than it has CPUs; empty if it gave none."""
         self.slots = 0
         """Number of jobs that may run on the node at once: the granted slots, bounded by ``apply_grant``. Never
         negative. Jobs above ``slots`` and ``backlog`` together wait in the scheduler."""
@@ -82,12 +81,14 @@ class Placement:
         self.dropped: dict[int, int] = {}
         """By number of an object that the node was told to delete and may not have heard of: the highest number of an
         object sent before that. An entry is removed once the node acknowledges an object that was sent later."""
+        self.printed: dict[int, bool] = {}
+        """By serial number of each message with output that was not acknowledged to the node, oldest first: True if
+        the client has answered it. Emptied when the connection breaks: the node tells all of them again then."""
         self.placing: dict[int, PlaceFiles] = {}
         """Messages that ask the node to put files into the working directory and that it has not answered, by request
         number. Sent again after a reconnect."""
         self.progress: FilesProgress | None = None
-        """Message in which the node last said how many files, and bytes, of how many have arrived there; None if no
-        file is on its way. Only shown to people."""
+        """Message in which the node last said how many files have arrived there; None if none is on its way."""
         self.last_sent: Seconds = 0.0
         """Time when jobs were last sent to the node, given back or asked back (seconds, monotonic). No job is stolen
         from the node for ``placement.STEAL_AFTER_S`` after that."""
@@ -109,6 +110,7 @@ class Placement:
         self.granted = (0, 0)
         self.slots = self.backlog = 0
         self.progress = None
+        self.printed.clear()
         self.stored.clear()
         self.storing.clear()
         self.dropped.clear()
@@ -154,8 +156,8 @@ class Computation:
     """
 
     __slots__ = (
-        "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "number", "objects",
-        "open", "pinned", "placements", "queue", "reentrant", "stays", "watched", "wire",
+        "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "last_printed",
+        "number", "objects", "open", "pinned", "placements", "queue", "reentrant", "stays", "watched", "wire",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, number: int, compute: Compute, reentrant: bool) -> None:
@@ -200,6 +202,8 @@ class Computation:
         self.backlogs: dict[NodeId, Placement] = {}
         """Placements to which jobs are sent ahead of need, by node: those with room for more further jobs than an
         eighth of their ``slots`` and ``backlog`` together. ``note_room`` keeps this index true."""
+        self.last_printed = 0
+        """Serial number of the last message with output of its jobs; 0: none came."""
         self.watched: set[int] = set()
         """Numbers of open jobs whose output the client wants while they run: nodes are asked to send it."""
 
