@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from simulated_cluster import Cluster, Link, Node
 
 from dispy.core.scheduling.ids import ClientId, Key
+from tests.models.scheduler import Cluster, Link, Node
 
 INDEX = st.integers(0, 1 << 16)
 REENTRANT, ONCE = (ClientId(0), 1), (ClientId(7), 1)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 
+from checked_node import CheckedNode
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from simulated_node import Phase, SimulatedNode, SimulatedWorker
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId, Key
 from dispy.protocol import node as protocol
 from dispy.protocol.node import CANCELLED, TERMINATED, Attempt, FromNode, Job
+from tests.models.node import SimulatedWorker
+from tests.models.worker import Phase
 
 LEASE_S = 100.0
 SECONDS = st.sampled_from([2e-6, 2e-6, 2e-6, 1e-4, 0.005, 2.0])
@@ -51,7 +53,7 @@ class Execution(RuleBasedStateMachine):
         super().__init__()
         self.callers = [Caller(1), Caller(2)]
         self.by_id = {caller.id: caller for caller in self.callers}
-        self.node = SimulatedNode(2, LEASE_S, self.tell)
+        self.node = CheckedNode(2, LEASE_S, self.tell)
         self.next_computation = 1
 
     # What the node says.
@@ -68,7 +70,7 @@ class Execution(RuleBasedStateMachine):
             for ended in message.ended:
                 run = (client, message.computation, ended.number, ended.attempt)
                 assert ended.ran or run not in self.node.started
-                assert self.node.results.get(run, ended) is ended, "a result is replaced by another"
+                assert self.node.results.get(run, ended) == ended, "a result is replaced by another"
                 if ended.status == TERMINATED and run not in self.node.results:
                     assert ended.reason
                 if ended.status == CANCELLED:
@@ -151,7 +153,7 @@ class Execution(RuleBasedStateMachine):
         return connected[index % len(connected)] if connected else None
 
     def steppable(self) -> list[SimulatedWorker]:
-        return [worker for worker in self.node.workers.values() if worker.can_step()]
+        return [worker for worker in self.node.workers.values() if worker.can_work()]
 
     def running(self) -> list[SimulatedWorker]:
         return [worker for worker in self.node.workers.values() if worker.phase is Phase.RUNNING]
@@ -161,7 +163,7 @@ class Execution(RuleBasedStateMachine):
     @initialize(cpus=st.integers(1, 3), is_warm=st.sampled_from([True, True, False]))
     def begin(self, cpus: int, is_warm: bool) -> None:
         """One client with a computation; a warm one has run short jobs already."""
-        self.node = SimulatedNode(cpus, LEASE_S, self.tell)
+        self.node = CheckedNode(cpus, LEASE_S, self.tell)
         caller = self.callers[0]
         self.attach(caller)
         self.compute(0, False)
@@ -315,12 +317,12 @@ class Execution(RuleBasedStateMachine):
 
     # The node.
 
-    @precondition(lambda self: not all(self.node.hosts.values()))
+    @precondition(lambda self: not all(host.is_loaded for host in self.node.hosts.values()))
     @rule(is_good=st.sampled_from([True, True, False]))
     def load(self, is_good: bool) -> None:
         """A host answers."""
-        for key, is_ready in self.node.hosts.items():
-            if not is_ready:
+        for key, host in self.node.hosts.items():
+            if not host.is_loaded:
                 if is_good:
                     self.node.load(key)
                 else:
@@ -328,13 +330,13 @@ class Execution(RuleBasedStateMachine):
                 return
 
     @precondition(lambda self: self.steppable())
-    @rule(index=INDEX, steps=st.integers(1, 12), seconds=SECONDS, flush=st.booleans())
-    def work(self, index: int, steps: int, seconds: float, flush: bool) -> None:
+    @rule(index=INDEX, steps=st.integers(1, 20), seconds=SECONDS, is_late=st.booleans())
+    def work(self, index: int, steps: int, seconds: float, is_late: bool) -> None:
         """A worker goes on."""
         workers = self.steppable()
         worker = workers[index % len(workers)]
-        while steps and worker.can_step():
-            worker.step(seconds, flush)
+        while steps and worker.can_work():
+            worker.work(seconds, is_late)
             steps -= 1
 
     @precondition(lambda self: self.steppable())
@@ -342,8 +344,8 @@ class Execution(RuleBasedStateMachine):
     def start_all(self, is_blocked: bool) -> None:
         """Every worker goes on until it runs a job, which may turn out to be a long one."""
         for worker in self.steppable():
-            while worker.phase is not Phase.RUNNING and worker.can_step():
-                worker.step()
+            while worker.phase is not Phase.RUNNING and worker.can_work():
+                worker.work()
             worker.is_blocked = is_blocked and worker.phase is Phase.RUNNING
 
     @precondition(lambda self: self.running())
@@ -351,8 +353,8 @@ class Execution(RuleBasedStateMachine):
     def finish_one(self, index: int, seconds: float, leftovers: bool) -> None:
         """A job ends, and the daemon hears of it at once; the job may leave a process behind."""
         worker = self.running()[index % len(self.running())]
-        worker.is_blocked = False
-        worker.step(seconds, flush=True, leftovers=leftovers)
+        worker.work(seconds, is_late=True, leaves=leftovers)
+        worker.work()
         self.read_all(worker)
 
     @precondition(lambda self: self.steppable())
@@ -377,7 +379,7 @@ class Execution(RuleBasedStateMachine):
     def send_value(self, index: int, is_read: bool) -> None:
         """A job sends a provisional result, and goes on when it was acknowledged."""
         worker = self.running()[index % len(self.running())]
-        worker.send_value()
+        worker.send()
         if is_read:
             self.read_all(worker)
 
@@ -393,7 +395,7 @@ class Execution(RuleBasedStateMachine):
     def die(self, kind: str, index: int) -> None:
         """A worker dies, or a host; a silent client is forgotten."""
         workers = list(self.node.workers.values())
-        loaded = [key for key, is_ready in self.node.hosts.items() if is_ready]
+        loaded = [key for key, host in self.node.hosts.items() if host.is_loaded]
         if kind.startswith("worker") and workers:
             worker = workers[index % len(workers)]
             self.node.kill(worker)
@@ -433,8 +435,8 @@ class Execution(RuleBasedStateMachine):
         positions = self.node.positions()
         for worker in self.steppable():
             for _ in range(steps):
-                if worker.can_step():
-                    worker.step(seconds)
+                if worker.can_work():
+                    worker.work(seconds)
         self.node.tick(positions)
 
     @precondition(lambda self: self.node.is_flush_due)

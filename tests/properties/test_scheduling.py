@@ -7,10 +7,10 @@ from collections import deque
 from cluster_rules import INDEX, ClusterRules
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from simulated_cluster import Cluster, Link
 
 from dispy.protocol import node as protocol
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Attempt, Ended, Job, Started, ToNode
+from tests.models.scheduler import Cluster, Link
 
 
 def attempts_of(jobs: list[Job]) -> list[Attempt]:
