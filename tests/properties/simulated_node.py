@@ -14,6 +14,7 @@ from enum import Enum
 from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
+from dispy.core.execution.fair_shares import is_held_off
 from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.protocol.node import (
     FINISHED,
@@ -488,24 +489,46 @@ class SimulatedNode:
             self._check_jobs(computation)
             self._check_workers(computation)
             assert self.is_flush_due or not computation.untold, "results wait for nothing"
-            if computation.ready and self._has_room(computation) and not computation.is_held_off:
+            if computation.ready and self._has_room(computation) and not is_held_off(state, computation):
                 assert state.busy >= state.cpus, "a job waits while a CPU is idle"
             if computation.ready and computation.client.is_connected:
                 assert state.cpus > 0, "a job is kept where it cannot run"
                 assert self.limits.get(key[0], 1) > 0, "a job is kept where it cannot run"
-                assert not computation.is_held_off, "a job is kept where it cannot run"
+                assert not is_held_off(state, computation), "a job is kept where it cannot run"
                 assert not state.is_draining, "a node that is drained keeps a job of a living program"
             is_first = bool(self.exclusive) and key == self.exclusive[0]
             if state.is_draining:
-                assert computation.is_held_off == (not computation.client.is_dead)
+                assert is_held_off(state, computation) == (not computation.client.is_dead)
             elif self.exclusive and (not is_first or state.busy > computation.busy):
-                assert computation.is_held_off
+                assert is_held_off(state, computation)
             else:
-                assert not computation.is_held_off, "a computation is held off by nobody"
+                assert not is_held_off(state, computation), "a computation is held off by nobody"
         assert [computation.key for computation in state.exclusive] == self.exclusive
         for client in state.clients.values():
             its = [c for c in state.computations.values() if c.client is client]
             assert client.busy == sum(computation.busy for computation in its)
+            assert client.computations == {computation.key[1]: computation for computation in its}
+        self._check_indexes()
+
+    def _check_indexes(self) -> None:
+        """Whoever is to be found by an index is in it, and what is gone is in none."""
+        state = self.machine.state
+        assert state.running == {w.id: w for w in state.workers.values() if w.records}
+        assert set(state.silent.values()) == {c for c in state.clients.values() if not c.is_connected}
+        assert state.barred == {client.id for client in state.clients.values() if not client.cpus_max}
+        line_keys = {True: state.orphans.computations, False: state.living.computations}
+        for key, computation in state.computations.items():
+            is_dead = computation.client.is_dead
+            assert key not in line_keys[not is_dead], "a computation waits in the wrong line"
+            if computation.ready and computation.status is core.Status.READY:
+                assert key in line_keys[is_dead], "a computation with ready jobs is in no line"
+            assert key in state.active or not computation.open
+            assert key in state.ahead or not computation.double
+            assert key in state.unflushed or not computation.untold
+            assert computation.watched <= computation.open.keys()
+        indexes = (*line_keys.values(), state.active, state.ahead, state.unflushed, state.returning)
+        for index in indexes:
+            assert index.keys() <= state.computations.keys(), "what is gone is in an index"
 
     def _check_jobs(self, computation: core.Computation) -> None:
         """Every job that has not ended is ready or in a record, once."""
@@ -526,6 +549,8 @@ class SimulatedNode:
         for worker in computation.workers.values():
             assert len(worker.records) <= 2
             assert (worker.id in computation.single) == (len(worker.records) == 1)
+            is_open = len(worker.records) == 2 and worker.kept != worker.records[1].record
+            assert (worker.id in computation.double) == is_open
             assert worker.id not in computation.idle or not (worker.records or worker.is_killed)
             if not worker.records and not worker.is_killed:
                 assert worker.id in computation.idle, "a worker is forgotten"

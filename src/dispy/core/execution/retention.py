@@ -146,6 +146,7 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
     client.is_connected = False
     client.is_dead = client.was_away = True
     client.silent_since = now
+    state.silent[client.id] = client
     client.batches.extend(event.batches)
     client.stored.update(batch.batch for batch in event.batches)
     client.next_batch = event.next_batch
