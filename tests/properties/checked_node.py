@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dispy.core import execution as core
 from dispy.core.execution.dispatch import workers_max
+from dispy.core.execution.fair_shares import is_held_off
 from dispy.core.execution.ids import ClientId, Key
 from dispy.protocol.node import CancelJobs, Compute, FromNode, LimitCpus
 from tests.models import invariants
@@ -73,8 +74,8 @@ class CheckedNode(SimulatedNode):
         """Nothing that is wanted must die with a worker that the machine wants dead."""
         if worker.phase in (Phase.STARTED, Phase.RUNNING, Phase.SENDING):
             run = worker.run_key()
-            current = self.machine.state.workers[worker.id].computation.open.get(run[1])
-            is_wanted = current is not None and current.attempt == run[2]
+            current = self.machine.state.workers[worker.id].computation.open.get(run[2])
+            is_wanted = current is not None and current.attempt == run[3]
             assert run in self.cancelled or not is_wanted, f"job {run[2]} dies for another"
         super().execute(worker)
 
@@ -167,18 +168,47 @@ class CheckedNode(SimulatedNode):
         assert set(state.workers) == set(self.workers), "the machine knows other workers than there are"
         for key, computation in state.computations.items():
             assert self.is_flush_due or not computation.untold, "results wait for nothing"
-            if computation.ready and self._has_room(computation) and not computation.is_held_off:
+            if computation.ready and self._has_room(computation) and not is_held_off(state, computation):
                 assert state.busy >= state.cpus, "a job waits while a CPU is idle"
             if computation.ready and computation.client.is_connected:
                 assert state.cpus > 0, "a job is kept where it cannot run"
                 assert self.limits.get(key[0], 1) > 0, "a job is kept where it cannot run"
-                assert not computation.is_held_off, "a job is kept where it cannot run"
+                assert not is_held_off(state, computation), "a job is kept where it cannot run"
                 assert not state.is_draining, "a node that is drained keeps a job of a living program"
             is_first = bool(self.exclusive) and key == self.exclusive[0]
             if state.is_draining:
-                assert computation.is_held_off == (not computation.client.is_dead)
+                assert is_held_off(state, computation) == (not computation.client.is_dead)
             elif self.exclusive and (not is_first or state.busy > computation.busy):
-                assert computation.is_held_off
+                assert is_held_off(state, computation)
             else:
-                assert not computation.is_held_off, "a computation is held off by nobody"
+                assert not is_held_off(state, computation), "a computation is held off by nobody"
         assert [computation.key for computation in state.exclusive] == self.exclusive
+        self._check_indexes()
+
+    def _check_indexes(self) -> None:
+        """Whoever is to be found by an index is in it, and what is gone is in none."""
+        state = self.machine.state
+        assert state.running == {w.id: w for w in state.workers.values() if w.records}
+        assert set(state.silent.values()) == {c for c in state.clients.values() if not c.is_connected}
+        assert state.barred == {client.id for client in state.clients.values() if not client.cpus_max}
+        for client in state.clients.values():
+            its = [
+                computation for computation in state.computations.values() if computation.client is client
+            ]
+            assert client.computations == {computation.key[1]: computation for computation in its}
+        line_keys = {True: state.orphans.computations, False: state.living.computations}
+        for key, computation in state.computations.items():
+            is_dead = computation.client.is_dead
+            assert key not in line_keys[not is_dead], "a computation waits in the wrong line"
+            if computation.ready and computation.status is core.Status.READY:
+                assert key in line_keys[is_dead], "a computation with ready jobs is in no line"
+            assert key in state.active or not computation.open
+            assert key in state.ahead or not computation.double
+            assert key in state.unflushed or not computation.untold
+            assert computation.watched <= computation.open.keys()
+            for worker in computation.workers.values():
+                is_open = len(worker.records) == 2 and worker.kept != worker.records[1].record
+                assert (worker.id in computation.double) == is_open
+        indexes = (*line_keys.values(), state.active, state.ahead, state.unflushed, state.returning)
+        for index in indexes:
+            assert index.keys() <= state.computations.keys(), "what is gone is in an index"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dispy.core import execution as core
+from dispy.core.execution.fair_shares import is_held_off
 from dispy.core.execution.ids import ClientId, Key
 from dispy.protocol import node as protocol
 from dispy.protocol.node import CANCELLED, TERMINATED, Attempt, FromNode, Job
@@ -488,7 +489,7 @@ class Execution(RuleBasedStateMachine):
         assert slots <= most
         assert reason or slots == state.cpus, "a client has less than the node without a word"
         others = [c for c in state.computations.values() if c.client is not computation.client]
-        if computation.is_held_off or state.is_draining:
+        if is_held_off(state, computation) or state.is_draining:
             assert (slots, backlog) == (0, 0)
         elif not others:
             assert slots == most

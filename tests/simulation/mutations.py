@@ -93,7 +93,7 @@ def leak_slot(machine: ExecutionMachine, decide: Decide, event: Any, now: float)
     is_busy = worker is not None and bool(worker.records)
     actions = decide(event, now)
     if is_busy:
-        state.busy += 1
+        state.running[event.worker] = worker
     return actions
 
 

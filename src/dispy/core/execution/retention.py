@@ -150,6 +150,7 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
     client.is_dead = client.was_away = True
     client.silent_since = now
     client.sent = Sent(event.batches, event.next_batch - 1)
+    state.silent[client.id] = client
     client.stored.update(batch.batch for batch in event.batches)
     client.lost = event.lost
     client.has_gaps = event.has_gaps

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from dispy.core.execution.ids import ClientId, Key, Seconds, WorkerId
 from dispy.core.run_times import RunTimes
 from dispy.protocol.batches import Sent
+from dispy.core.turns import Turns
 from dispy.protocol.node import (
     Compute,
     Ended,
@@ -55,13 +56,16 @@ class Client:
     """
 
     __slots__ = (
-        "active_at", "before", "busy", "cpus_max", "has_gaps", "id", "is_connected", "is_dead", "is_recovering",
-        "level", "lost", "name", "sent", "silent_since", "stored", "vtime", "was_away",
+        "active_at", "before", "busy", "computations", "cpus_max", "grant", "has_gaps", "id",
+        "is_connected", "is_dead", "is_recovering", "level", "lost", "name", "sent", "silent_since", "stored",
+        "turns", "vtime", "was_away",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, name: str) -> None:
         self.id = client
         self.name = name
+        self.computations: dict[int, Computation] = {}
+        """Computations of the client that are in ``State.computations``, by the client's number for each."""
         self.is_connected = True
         """True while a connection to the client stands."""
         self.silent_since: Seconds = 0.0
@@ -78,6 +82,12 @@ class Client:
         self.vtime = 0.0
         """Virtual time of the client in the fair queue: CPU seconds of all its computations together. Of clients with
         equally many CPUs in use, the one with the smallest virtual time gets the next CPU."""
+        self.turns: Turns[Computation] = Turns(_computation_turn)
+        """Computations of the client that may have ready jobs, the one first whose turn it is next. Those without are
+        taken out when they come to the front."""
+        self.grant = Grant(0, 0, "")
+        """Fair share of each computation of the client as of the last ``share_out``, unless something keeps the
+        computation from starting jobs."""
         self.level = 0.0
         """Virtual time (CPU seconds) at which a computation of this client starts that had no jobs before: the
         highest of its computations that have used a CPU, so that idle time is no claim for CPUs."""
@@ -134,9 +144,9 @@ class Computation:
     """
 
     __slots__ = (
-        "busy", "cancelling", "client", "crashes", "credit", "filed", "finished", "grant", "idle", "is_held_off",
-        "key", "open", "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec",
-        "staging", "status", "stillborn", "unseen", "untold", "vtime", "watched", "workers",
+        "busy", "cancelling", "client", "crashes", "credit", "double", "filed", "finished", "grant", "idle", "key",
+        "open", "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec", "staging", "status",
+        "stillborn", "unseen", "untold", "vtime", "watched", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -154,6 +164,9 @@ class Computation:
         """Workers without a record that are not being killed, by number: the next jobs go to them."""
         self.single: dict[WorkerId, Worker] = {}
         """Workers with exactly one record, by number: they would be idle after it, and may get a second one."""
+        self.double: dict[WorkerId, Worker] = {}
+        """Workers whose second record may be recalled, by number. Missing are those that have taken theirs
+        (``Worker.kept``)."""
         self.cancelling: set[tuple[int, int]] = set()
         """Attempts (number, attempt) in records that are not wanted any more: cancelled by the client and still open,
         or obsolete and no longer open. A subset of the attempts in records."""
@@ -172,9 +185,6 @@ class Computation:
         """Number of jobs that returned a value, for reports to people; the others counted in ``sampled`` failed."""
         self.busy = 0
         """Number of CPUs in use for the computation: its workers with at least one record."""
-        self.is_held_off = False
-        """True if no job may start: another computation has the node exclusively or waits for that, this one waits
-        for it itself, or the node drains and its client is not dead. Its jobs go back, and its credit is 0."""
         self.shortage = ""
         """Reason why the large data of the computation (arguments, results) finds no room on this node, in words; its
         credit is 0 then. Empty if there is room."""
@@ -193,9 +203,9 @@ class Computation:
         self.staging: dict[int, Job] = {}
         """Jobs that wait for the files that they bring, by number; then they move to the end of ``ready``."""
         self.filed: set[int] = set()
-        """Numbers of jobs that bring files, some of which may have ended; each job is alone in its record."""
+        """Numbers of open jobs that bring files; each is alone in its record."""
         self.watched: set[int] = set()
-        """Numbers of jobs whose output the client wants while they run. Some may have ended."""
+        """Numbers of open jobs whose output the client wants while they run."""
         self.unseen: deque[JobsPrinted] = deque()
         """Messages with output of watched jobs that are not acknowledged, oldest first. While there is one, no
         further output is read; after a reconnect all are sent again."""
@@ -272,8 +282,59 @@ class Worker:
         0: none."""
 
 
+def _client_turn(client: Client) -> tuple[int, float]:
+    """Returns the key by which a free CPU goes to one of the waiting clients: CPUs that it uses, virtual time."""
+    return client.busy, client.vtime
+
+
+def _computation_turn(computation: Computation) -> tuple[int, float]:
+    """Returns the key by which a CPU of a client goes to one of its computations: CPUs that it uses, virtual time."""
+    return computation.busy, computation.vtime
+
+
+class Line:
+    """Computations that wait for CPUs, as they have ready jobs and are READY. ``fair_shares`` says whose turn it is.
+
+    Attributes:
+        computations: Computations that may wait, by client and number; all that do are among them.
+        clients: Clients of these, the one first whose turn it is next.
+    """
+
+    __slots__ = ("clients", "computations")
+
+    def __init__(self) -> None:
+        self.computations: dict[Key, Computation] = {}
+        self.clients: Turns[Client] = Turns(_client_turn)
+
+
 class State:
-    """Clients, computations and workers of a node; what ``Machine.handle`` reads and changes."""
+    """Clients, computations and workers of a node; what ``Machine.handle`` reads and changes.
+
+    *Indexes* spare an event the walk over all clients, computations or workers. ``running``, ``silent`` and
+    ``barred`` have those that they are for. ``living``, ``orphans``, ``active``, ``ahead``, ``unflushed`` and
+    ``returning`` may have some that they are for no longer: whoever meets these takes them out.
+    """
+
+    running: dict[WorkerId, Worker]
+    """Workers with at least one record, by number, in the order in which they got one: the CPUs in use. More than
+    ``cpus`` only after that was lowered."""
+    silent: dict[ClientId, Client]
+    """Clients that are not connected, by identity."""
+    barred: set[ClientId]
+    """Clients whose limit of CPUs is 0: none of their jobs may start."""
+    living: Line
+    """Index of computations that wait for CPUs, of clients that are not dead."""
+    orphans: Line
+    """Index of computations of dead clients that wait for CPUs: they get those that no living client wants."""
+    active: dict[Key, Computation]
+    """Index of computations with open jobs."""
+    ahead: dict[Key, Computation]
+    """Index of computations with second records that may be recalled (``Computation.double``)."""
+    unflushed: dict[Key, Computation]
+    """Index of computations with results that wait to share a message (``Computation.untold``)."""
+    returning: dict[Key, Computation]
+    """Index of computations that jobs came to since the last event, while ``is_restricted``: if they may not start
+    here they go back."""
 
     def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds) -> None:
         self.cpus = cpus
@@ -293,8 +354,14 @@ class State:
         ``clients``."""
         self.workers: dict[WorkerId, Worker] = {}
         """Workers of all computations, by number, also those that are being killed."""
-        self.busy = 0
-        """Number of workers with at least one record: of CPUs in use. Above ``cpus`` only after that was lowered."""
+        self.running = {}
+        self.silent = {}
+        self.barred = set()
+        self.living, self.orphans = Line(), Line()
+        self.active = {}
+        self.ahead = {}
+        self.unflushed = {}
+        self.returning = {}
         self.level = 0.0
         """Virtual time (CPU seconds) at which a client starts that had no jobs before: the highest of clients that
         have used a CPU, so that idle time is no claim for CPUs."""
@@ -304,14 +371,20 @@ class State:
         """True if the first of ``exclusive`` has the node: the jobs that others ran have ended. Then no other
         computation is busy."""
         self.is_restricted = False
-        """True if there may be a computation that may not start any job now, so that ``dispatch`` looks at each event
-        for jobs to give back. False: all may start jobs. Set by ``fair_shares.restrict``."""
+        """True if there may be a computation that may not start any job now, so that ``dispatch`` gives back what
+        comes for it. False: all may start jobs. Set by ``fair_shares.restrict``."""
+        self.restriction: tuple[Computation | None, bool, bool, bool, int] = (None, False, False, False, 0)
+        """Reasons for which computations may not start jobs, as of the last ``fair_shares.restrict``: the first of
+        ``exclusive``, ``has_node``, ``is_draining``, no CPUs, number of clients that are ``barred``."""
+        self.is_swept = True
+        """False if ``dispatch`` has to look at all computations for jobs to give back, as something that keeps jobs
+        from starting has changed, or a client has come back that can take its jobs."""
+        self.shares_differ = False
+        """True if computations of one client differed in their grants at the last ``share_out``: then the next one
+        looks at all computations, and not at those of clients whose shares have changed."""
         self.share_at: Seconds = -1e9
         """Time when ``share_out`` was last done (seconds, monotonic). With several clients ticks do it again after
         ``fair_shares.SHARE_S``."""
-        self.watched: dict[Key, Computation] = {}
-        """Computations with watched jobs, or whose jobs are all watched (``live``), by client and number:
-        ``live_output.look`` has the output of their running jobs read."""
         self.look_at: Seconds = 0.0
         """Time of the next look at the output of watched jobs (seconds, monotonic)."""
         self.is_flushing = False
@@ -321,3 +394,8 @@ class State:
         """Number that the next worker gets."""
         self.next_record = 1
         """Number that the next record gets; one count for all workers of the node."""
+
+    @property
+    def busy(self) -> int:
+        """Number of CPUs in use: of workers with at least one record."""
+        return len(self.running)

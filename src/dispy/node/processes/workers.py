@@ -311,22 +311,21 @@ def _schedule_tick(service: NodeState) -> None:
 
 
 def _on_tick(service: NodeState) -> None:
-    """Tell the core the positions of all workers, and take in results that wait in arenas behind long jobs.
+    """Tell the core the positions of workers with a record, and take in results that wait in arenas behind long jobs.
 
     The next tick follows after ``TICK_S`` if a worker still has a record.
     """
     service.tick = None
+    owners = [
+        service.owners[worker] for worker in service.machine.state.running if worker in service.owners
+    ]
     positions = {
-        worker: (handle.words[worker_protocol.SLOT_CLAIM], handle.started())
-        for worker, (_, handle) in service.owners.items()
+        handle.id: (handle.words[worker_protocol.SLOT_CLAIM], handle.started()) for _, handle in owners
     }
-    for worker, (position, _) in positions.items():
-        owner = service.owners.get(worker)
-        if owner is None:
-            continue
-        handle = owner[1]
+    for loaded, handle in owners:
+        position = positions[handle.id][0]
         if handle.last_position == position and handle.words[worker_protocol.SLOT_COUNT]:
-            guard.run(service, owner[0].key, _take_waiting, service, handle, position)
+            guard.run(service, loaded.key, _take_waiting, service, handle, position)
         handle.last_position = position
     service.handle_and_look(core.Tick(positions))
     if service.machine.state.busy:
