@@ -43,3 +43,17 @@ def test_what_was_set_up_in_some_workers_goes_on(tmp_path: Path) -> None:
         place.wait(5.0)
         assert place.status(opened[0]) is Status.READY
         place.check_all_finished()
+
+
+def test_a_program_with_one_cluster_has_one_host(tmp_path: Path) -> None:
+    """Its own node starts another one ahead when there was a second cluster."""
+    with small(tmp_path) as place:
+        service = place.computer.service
+        assert service is not None
+        place.call(place.open)
+        place.wait(5.0)
+        assert (service.hosts_started, service.spare) == (1, None)
+        place.call(place.open)
+        place.wait(5.0)
+        assert service.hosts_started == 3
+        assert service.spare is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingType
@@ -180,6 +179,8 @@ def _refuse_others(what: str, others: dict[str, Any]) -> None:
         UsageError: There is such an argument; says how to write it.
     """
     for name, value in others.items():
+        import difflib  # rare, and each program would load it
+
         meant = difflib.get_close_matches(name, [*OPTIONS, "chunk", "chunks"], 1, 0.75)
         if meant:
             name_meant = meant[0] if meant[0] in OPTIONS else "chunksize"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -119,6 +118,8 @@ def _unquoted(text: str) -> list[str]:
 
 def _words(command: str) -> list[str]:
     """Returns the words of a command, which was given as a list or as a text for the shell; at most ``NAMES_MAX``."""
+    import shlex  # rare, and each program would load it
+
     with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         words = ast.literal_eval(command) if command.startswith("[") else shlex.split(command)
         return [word for word in words[:NAMES_MAX] if isinstance(word, str)]
