@@ -55,6 +55,9 @@ class Speaker:
     def attempts(self) -> list[node.Attempt]:
         return [node.Attempt(*self.attempt()) for _ in self.few()]
 
+    def held(self) -> list[node.HeldJobs]:
+        return [node.HeldJobs(self.number(), self.attempts()) for _ in self.few()]
+
     def ended(self) -> node.Ended:
         status = self.chance.choice([node.CANCELLED, node.TERMINATED, node.ABANDONED, node.FINISHED])
         return node.Ended(
@@ -64,7 +67,7 @@ class Speaker:
     def to_node(self) -> node.ToNode:
         say: list[Callable[[], node.ToNode]] = [
             lambda: node.Attach(self.chance.choice(CLIENTS), "n", self.number()),
-            lambda: node.Reconcile(self.attempts(), {self.number(): self.number() for _ in self.few()}),
+            lambda: node.Reconcile(self.held(), {self.number(): self.number() for _ in self.few()}),
             lambda: node.Compute(
                 self.number(), "c", b"code", grace_s=self.chance.choice([0.0, 5.0, 86400.0])
             ),
@@ -107,7 +110,7 @@ class Speaker:
                 b"x",
                 file=node.FilePart(self.number(), "a", self.number(), 0o644, 1, 2, self.number()),
             ),
-            lambda: node.Reconciled(self.attempts(), {self.number(): self.number() for _ in self.few()}),
+            lambda: node.Reconciled(self.held(), {self.number(): self.number() for _ in self.few()}),
             lambda: node.NodeCpus(self.count()),
             lambda: node.ObjectStored(1, self.chance.randrange(5), self.chance.choice(["", "no room"])),
         ]

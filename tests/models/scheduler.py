@@ -81,6 +81,8 @@ class Model:
         self.is_live = not is_reentrant
         """Whether the output of all its jobs is wanted."""
         self.compute = Compute(wire, f"c{wire}", b"", live=self.is_live)
+        self.next_job = 1
+        """Each computation has jobs 1, 2, 3."""
         self.open: dict[int, NodeId | None] = {}
         """Jobs that have not ended, and where they are pinned to."""
         self.final: dict[int, int] = {}
@@ -111,7 +113,6 @@ class Cluster:
         """Computations by client and number."""
         self.by_wire: dict[int, Model] = {}
         """Computations by the number that nodes know."""
-        self.next_job = 1
         self.wishes: dict[tuple[core.Key, int], int] = {}
         """CPUs that a computation may have of a node (by link number); kept over its losses."""
         self.comparing: set[NodeId] = set()
@@ -232,8 +233,8 @@ class Cluster:
     def submit(self, key: core.Key, count: int, link: Link | None = None) -> None:
         """Jobs come, perhaps for one node only."""
         model = self.models[key]
-        jobs = [Job(self.next_job + i, 0, b"x") for i in range(count)]
-        self.next_job += count
+        jobs = [Job(model.next_job + i, 0, b"x") for i in range(count)]
+        model.next_job += count
         node = None if link is None else link.id
         model.open.update((job.number, node) for job in jobs)
         self.handle(core.SubmitJobs(*key, jobs, node))

@@ -50,6 +50,18 @@ class ClusterRules(RuleBasedStateMachine):
         if len(self.cluster.models[computation].open) < 60:
             self.cluster.submit(computation, count)
 
+    @rule(count=st.sampled_from([1, 2]))
+    def submit_and_lose(self, count: int) -> None:
+        """Jobs of two clients, with the same numbers as likely as not, are sent; those of one are lost on the way."""
+        for computation in (REENTRANT, ONCE):
+            if len(self.cluster.models[computation].open) < 60:
+                self.cluster.submit(computation, count)
+            if computation == REENTRANT:
+                self.deliver_all()
+        for link in self.cluster.links:
+            self.cluster.break_off(link)
+            self.cluster.connect(link)
+
     @rule(computation=st.sampled_from([REENTRANT, ONCE]), count=st.sampled_from([1, 3]), index=INDEX)
     def submit_pinned(self, computation: Key, count: int, index: int) -> None:
         """Jobs come for one node."""

@@ -32,10 +32,10 @@ class Caller:
         self.computations: dict[int, protocol.Compute] = {}
         self.ready: set[int] = set()
         self.credit: dict[int, tuple[int, int, str]] = {}
-        self.open: dict[int, tuple[int, Job]] = {}
-        """Computation and job, by number."""
-        self.outcomes: dict[tuple[int, int], str] = {}
-        self.next_number = 1
+        self.open: dict[tuple[int, int], Job] = {}
+        """Jobs by computation and number: each computation has jobs 1, 2, 3."""
+        self.outcomes: dict[tuple[int, int, int], str] = {}
+        self.next_numbers: dict[int, int] = {}
         self.limit = 1 << 31
         """CPUs that it wants to use."""
         self.is_asking = False
@@ -98,18 +98,17 @@ class Execution(RuleBasedStateMachine):
             assert message.batch == caller.received + 1, "a batch of results is missing, or told twice"
             caller.received = message.batch
             for ended in message.ended:
-                self.end(caller, ended.number, ended.attempt, "ended")
+                self.end(caller, (message.computation, ended.number), ended.attempt, "ended")
         elif type(message) is protocol.JobsReturned:
             for attempt in message.attempts:
-                self.end(caller, attempt.number, attempt.attempt, "returned")
+                self.end(caller, (message.computation, attempt.number), attempt.attempt, "returned")
         elif type(message) is protocol.ComputationReady:
             caller.ready.add(message.computation)
         elif type(message) is protocol.ComputationFailed:
             caller.ready.discard(message.computation)
             if message.computation in caller.computations:
-                left = [n for n, (number, _) in caller.open.items() if number == message.computation]
-                for number in left:
-                    self.end(caller, number, caller.open[number][1].attempt, "returned")
+                for name in [name for name in caller.open if name[0] == message.computation]:
+                    self.end(caller, name, caller.open[name].attempt, "returned")
                 self.send(caller, caller.computations[message.computation])
         elif type(message) is protocol.Provisional:
             answer = protocol.AcknowledgeProvisional(
@@ -121,24 +120,26 @@ class Execution(RuleBasedStateMachine):
         elif type(message) is protocol.Reconciled:
             self.on_reconciled(caller, message)
 
-    def end(self, caller: Caller, number: int, attempt: int, outcome: str) -> None:
-        entry = caller.open.get(number)
-        if entry is not None and entry[1].attempt == attempt:
-            del caller.open[number]
-            assert (number, attempt) not in caller.outcomes
-            caller.outcomes[number, attempt] = outcome
+    def end(self, caller: Caller, name: tuple[int, int], attempt: int, outcome: str) -> None:
+        job = caller.open.get(name)
+        if job is not None and job.attempt == attempt:
+            del caller.open[name]
+            assert (*name, attempt) not in caller.outcomes
+            caller.outcomes[(*name, attempt)] = outcome
 
     def on_reconciled(self, caller: Caller, message: protocol.Reconciled) -> None:
         for number in message.computations:
             caller.ready.discard(number)
             if number in caller.computations:
                 self.send(caller, caller.computations[number])
-        missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
+        missing = {
+            (jobs.computation, a.number, a.attempt) for jobs in message.attempts for a in jobs.attempts
+        }
         for number in caller.computations:
             jobs = [
                 job
-                for computation, job in caller.open.values()
-                if computation == number and (job.number, job.attempt) in missing
+                for (computation, _), job in caller.open.items()
+                if computation == number and (number, job.number, job.attempt) in missing
             ]
             if jobs:
                 self.send(caller, protocol.RunJobs(number, jobs))
@@ -187,8 +188,11 @@ class Execution(RuleBasedStateMachine):
         caller.is_connected = True
         self.node.handle(core.ClientAttached(caller.id, "client", caller.received))
         if known:
-            attempts = [Attempt(job.number, job.attempt) for _, job in caller.open.values()]
-            self.send(caller, protocol.Reconcile(attempts, dict.fromkeys(caller.computations, 0)))
+            held = [
+                protocol.HeldJobs(computation, [Attempt(job.number, job.attempt)])
+                for (computation, _), job in caller.open.items()
+            ]
+            self.send(caller, protocol.Reconcile(held, dict.fromkeys(caller.computations, 0)))
 
     @precondition(lambda self: not all(caller.is_connected for caller in self.callers))
     @rule(index=st.integers(0, 1))
@@ -218,9 +222,10 @@ class Execution(RuleBasedStateMachine):
         if caller is None or not caller.computations or len(caller.open) > 160:
             return
         computation = list(caller.computations)[which % len(caller.computations)]
-        jobs = [Job(caller.next_number + i, 0, b"x") for i in range(count)]
-        caller.next_number += count
-        caller.open.update((job.number, (computation, job)) for job in jobs)
+        first = caller.next_numbers.get(computation, 1)
+        caller.next_numbers[computation] = first + count
+        jobs = [Job(first + i, 0, b"x") for i in range(count)]
+        caller.open.update(((computation, job.number), job) for job in jobs)
         if is_lost:
             self.break_off(caller)
         else:
@@ -233,12 +238,12 @@ class Execution(RuleBasedStateMachine):
         caller = self.caller(index)
         if caller is None or not caller.open:
             return
-        entries = list(caller.open.values())
+        entries = list(caller.open.items())
         chosen = [entries[number % len(entries)] for number in numbers]
         for computation in caller.computations:
             attempts = [
                 Attempt(job.number, job.attempt + 7 * is_old)
-                for number, job in chosen
+                for (number, _), job in chosen
                 if number == computation
             ]
             self.send(caller, protocol.CancelJobs(computation, attempts))
@@ -283,7 +288,7 @@ class Execution(RuleBasedStateMachine):
         number = list(caller.computations)[which % len(caller.computations)]
         del caller.computations[number]
         caller.ready.discard(number)
-        caller.open = {n: entry for n, entry in caller.open.items() if entry[0] != number}
+        caller.open = {name: job for name, job in caller.open.items() if name[0] != number}
         if is_lost:
             self.break_off(caller)
         else:
@@ -467,12 +472,12 @@ class Execution(RuleBasedStateMachine):
             if not caller.is_connected or caller.inbox or caller.id not in state.clients:
                 continue
             here = {
-                (job.number, job.attempt)
+                (key[1], job.number, job.attempt)
                 for key, computation in state.computations.items()
                 if key[0] == caller.id
                 for job in [*computation.open.values(), *computation.untold]
             }
-            believed = {(job.number, job.attempt) for _, job in caller.open.values()}
+            believed = {(*name, job.attempt) for name, job in caller.open.items()}
             assert here == believed, "both sides agree once all is read"
             for number in caller.computations:
                 computation = state.computations.get(caller.key(number))
@@ -510,7 +515,7 @@ class Execution(RuleBasedStateMachine):
             number
             for key, computation in state.computations.items()
             for number, job in computation.open.items()
-            if (key[0], number, job.attempt) not in self.node.started
+            if (*key, number, job.attempt) not in self.node.started
         ]
         has_limits = any(caller.limit < state.cpus for caller in self.callers)
         assert state.busy >= state.cpus or not waiting or has_limits, f"{waiting} wait behind long jobs"

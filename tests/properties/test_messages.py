@@ -51,7 +51,9 @@ def test_a_scheduler_says_nothing_that_a_node_refuses(runs: Sizes, is_again: boo
         machine.handle(scheduling.NodeSilent(NODE), 0.0)
         machine.handle(scheduling.NodeUp(NODE, "n", room, True), 0.0)
         missing = [Attempt(job.number, 0) for job in jobs]
-        actions = machine.handle(scheduling.FromNodeEvent(NODE, node.Reconciled(missing, [])), 0.0)
+        actions = machine.handle(
+            scheduling.FromNodeEvent(NODE, node.Reconciled([node.HeldJobs(1, missing)], [])), 0.0
+        )
     sent = [action.message for action in actions if isinstance(action, scheduling.Send)]
     runs_said = [message for message in sent if isinstance(message, node.RunJobs)]
     assert [job for message in runs_said for job in message.jobs] == jobs

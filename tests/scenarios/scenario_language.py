@@ -15,7 +15,7 @@ Scheduling::
     ready NODE C [life=N]         failed NODE C [REASON...]   credit NODE C SLOTS+BACKLOG
     started NODE C JOBS...        ended NODE C JOBS... [status=WORD]           cpus NODE N
     returned NODE C [JOBS...] [because=WORD]                  value NODE C JOB
-    reconciled NODE [JOBS...] [missing=C]
+    reconciled NODE [C:JOBS...] [missing=C]
     watch C JOBS...               unwatch C JOBS...           printed NODE C JOBS...
     files NODE C HERE/ALL         noroom NODE C OBJECT        put C OBJECT     limit NODE CPUS
     taken C NODE JOB              seen C NODE SERIAL          shortage NODE C REASON...
@@ -28,7 +28,7 @@ Execution::
     loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
     run CLIENT C JOBS... [watched=JOBS]                       takeback CLIENT C COUNT
     cancel CLIENT C JOBS...
-    refused CLIENT C JOB REASON   reconcile CLIENT [JOBS...] [of=C,C]
+    refused CLIENT C JOB REASON   reconcile CLIENT [C:JOBS...] [of=C,C]
     ran WORKER RECORD JOBS... [took=SECONDS] [more] [retiring] [upto=N]
     recalled WORKER [RECORDS...]  exited WORKER POSITION      tick SECONDS [WORKER@POSITION...]
     value WORKER JOB              passed CLIENT C JOB         flush
@@ -90,6 +90,14 @@ class Words:
             found += [Attempt(n, int(attempt or 0)) for n in range(int(first), int(last or first) + 1)]
         return found
 
+    def held(self) -> list[node.HeldJobs]:
+        """``c2:3`` is job 3 of computation 2, ``3`` that of computation 1."""
+        found: dict[int, list[Attempt]] = {}
+        for word in self.plain:
+            name, _, job = word.rpartition(":")
+            found.setdefault(number_of(name or "c1"), []).extend(Words([job]).attempts())
+        return [node.HeldJobs(number, attempts) for number, attempts in found.items()]
+
     def jobs(self) -> list[Job]:
         return [Job(attempt.number, attempt.attempt, b"x") for attempt in self.attempts()]
 
@@ -145,7 +153,7 @@ def show_to_node(message: Any) -> str:
         case node.LimitCpus(cpus):
             return f"LimitCpus {cpus}"
         case node.Reconcile(attempts, computations):
-            return f"Reconcile {show(attempts) or '-'} of {show_computations(computations)}"
+            return f"Reconcile {show_held(attempts)} of {show_computations(computations)}"
         case _:
             return f"{type(message).__name__} c{message.computation}"
 
@@ -164,7 +172,7 @@ def show_from_node(message: Any) -> str:
         case node.Provisional(number, job, attempt, serial):
             return f"Provisional c{number}: {show([Attempt(job, attempt)])} #{serial}"
         case node.Reconciled(attempts, computations):
-            return f"Reconciled unknown {show(attempts) or '-'}, missing {show_computations(computations)}"
+            return f"Reconciled unknown {show_held(attempts)}, missing {show_computations(computations)}"
         case node.Held(held, batches, lost, has_gaps):
             more = ", perhaps more" if has_gaps else ""
             return f"Held open {show_held(held)}, batches {batches}, lost {show_held(lost)}{more}"
@@ -412,7 +420,7 @@ class Scheduling(Player):
     def do_reconciled(self, words: Words) -> scheduling.FromNodeEvent:
         name = words.take()
         missing = [number_of(c) for c in words.named.get("missing", "").split(",") if c]
-        return self.said(name, node.Reconciled(words.attempts(), missing))
+        return self.said(name, node.Reconciled(words.held(), missing))
 
     def do_cpus(self, words: Words) -> scheduling.FromNodeEvent:
         return self.said(words.take(), node.NodeCpus(int(words.take())))
@@ -552,7 +560,7 @@ class Execution(Player):
     def do_reconcile(self, words: Words) -> execution.FromClient:
         client = self.client(words)
         known = [number_of(c) for c in words.named.get("of", "").split(",") if c]
-        return execution.FromClient(client, node.Reconcile(words.attempts(), dict.fromkeys(known, 0)))
+        return execution.FromClient(client, node.Reconcile(words.held(), dict.fromkeys(known, 0)))
 
     def do_stored(self, words: Words) -> execution.Stored:
         client = self.client(words)

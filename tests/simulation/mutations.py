@@ -131,7 +131,7 @@ def send_once(machine: SchedulingMachine, decide: Decide, event: Any, now: float
     """Jobs that were on their way when a connection broke are not sent again."""
     actions = decide(event, now)
     if type(event) is scheduling.FromNodeEvent and type(event.message) is node.Reconciled:
-        missing = {(a.number, a.attempt) for a in event.message.attempts}
+        missing = {(a.number, a.attempt) for jobs in event.message.attempts for a in jobs.attempts}
         return [action for action in actions if not _sends(action, missing)]
     return actions
 

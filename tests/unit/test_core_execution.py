@@ -175,7 +175,7 @@ def test_unwanted_jobs_let_go_of_their_segments() -> None:
     """After a reconnect they are dropped where they wait."""
     machine = machine_with_computation(1)
     run(machine, range(1, 4), stream=1)
-    actions = say(machine, node.Reconcile([node.Attempt(1, 0)], {1: 0}))
+    actions = say(machine, node.Reconcile([node.HeldJobs(1, [node.Attempt(1, 0)])], {1: 0}))
     assert core.Release(KEY, [2, 3]) in actions
 
 

@@ -131,7 +131,7 @@ def test_after_a_reconnect_a_job_that_waits_is_known_or_dropped() -> None:
     machine = ready()
     files = [JobFiles(1, [ENTRY]), JobFiles(2, [ENTRY])]
     say(machine, node.RunJobs(1, [Job(1, 0, b""), Job(2, 0, b"")], [], files))
-    answer = told(say(machine, node.Reconcile([Attempt(2, 0)], {1: 0})))[-1]
+    answer = told(say(machine, node.Reconcile([node.HeldJobs(1, [Attempt(2, 0)])], {1: 0})))[-1]
     assert answer == node.Reconciled([], [])
     assert machine.handle(execution.JobFilesReady(KEY, 1, 0), 0.0) == []
     assert offered(machine.handle(execution.JobFilesReady(KEY, 2, 0), 0.0)) == [[2]]
@@ -151,7 +151,7 @@ def test_who_recovers_a_dead_program_does_not_wait_for_its_files() -> None:
     "event",
     [
         execution.FromClient(CLIENT, node.CancelJobs(1, [Attempt(n, 0) for n in (1, 2, 4)])),
-        execution.FromClient(CLIENT, node.Reconcile([Attempt(3, 0)], {1: 0})),
+        execution.FromClient(CLIENT, node.Reconcile([node.HeldJobs(1, [Attempt(3, 0)])], {1: 0})),
         execution.FromClient(CLIENT, node.Recover([1])),
     ],
     ids=["cancelled", "not known after a reconnect", "recovered"],

@@ -62,7 +62,10 @@ def test_a_reconnect_keeps_to_the_limit(kind: type[node.ToNode]) -> None:
         machine.handle(core.CancelJobs(core.EMBEDDED, 1, [a.number for a in missing]), 0.0)
         missing = []
     machine.handle(core.NodeUp(NODE, "n", count, True), 0.0)
-    messages = sent(machine.handle(core.FromNodeEvent(NODE, node.Reconciled(missing, [])), 0.0), kind)
+    messages = sent(
+        machine.handle(core.FromNodeEvent(NODE, node.Reconciled([node.HeldJobs(1, missing)], [])), 0.0),
+        kind,
+    )
     sizes = [len(m.jobs if isinstance(m, node.RunJobs) else m.attempts) for m in messages]  # type: ignore[union-attr]  # one of the two
     assert sizes == [BATCH_MAX, 5]
 

@@ -44,9 +44,9 @@ from dispy.core.execution.state import UNTOLD, Client, Computation, State, Statu
 from dispy.core.execution.workers import flush
 from dispy.protocol.node import (
     DRAINING,
-    Attempt,
     ComputationReady,
     Detach,
+    HeldJobs,
     LimitCpus,
     NodeCpus,
     Reconcile,
@@ -196,16 +196,19 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
     """
     flush(state, out)
     forget_lost(out, client)
-    wanted = {(a.number, a.attempt) for a in message.attempts}
-    held = {(e.number, e.attempt) for batch in client.sent.kept for e in batch.ended}
+    wanted: dict[int, set[tuple[int, int]]] = {}
+    for jobs in message.attempts:
+        wanted.setdefault(jobs.computation, set()).update([(a.number, a.attempt) for a in jobs.attempts])
+    held: dict[int, set[tuple[int, int]]] = {}
+    for batch in client.sent.kept:
+        held.setdefault(batch.computation, set()).update([(e.number, e.attempt) for e in batch.ended])
     for number, computation in list(client.computations.items()):
         if message.computations.get(number) != computation.spec.life:
             forget_computation(state, out, computation, now)
             continue
-        held.update((job.number, job.attempt) for job in computation.open.values())
-        obsolete = {
-            job.number for job in computation.open.values() if (job.number, job.attempt) not in wanted
-        }
+        attempts = {(job.number, job.attempt) for job in computation.open.values()}
+        held.setdefault(number, set()).update(attempts)
+        obsolete = {job for job, _ in attempts - wanted.get(number, set())}
         if obsolete:
             _end_obsolete(out, computation, obsolete, now)
         computation.credit = UNTOLD
@@ -213,7 +216,12 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
             # It may have been told to a connection that was gone already.
             out.append(Tell(client.id, ComputationReady(number, computation.spec.life)))
             tell_credit(state, out, computation)
-    unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
+    unknown = []
+    for jobs in message.attempts:
+        here = held.get(jobs.computation, ())
+        lost = [attempt for attempt in jobs.attempts if (attempt.number, attempt.attempt) not in here]
+        if lost:
+            unknown.append(HeldJobs(jobs.computation, lost))
     missing = [number for number in message.computations if (client.id, number) not in state.computations]
     out.append(Tell(client.id, Reconciled(unknown, missing)))
 

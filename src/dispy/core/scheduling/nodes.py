@@ -33,7 +33,7 @@ from dispy.core.scheduling.views import tell_placement
 from dispy.core.scheduling.withdrawal import give_up_placement, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import Attempt
+from dispy.protocol.node import Attempt, HeldJobs
 from dispy.protocol.views import PlacementStatus as Status
 
 
@@ -67,9 +67,9 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         # The node knows its limit, unless the message was lost with the connection.
         out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
     attempts = [
-        Attempt(job.number, job.attempt)
-        for placement in known.placements.values()
-        for job in placement.assigned.values()
+        HeldJobs(number, [Attempt(job.number, job.attempt) for job in placement.assigned.values()])
+        for number, placement in known.placements.items()
+        if placement.assigned
     ]
     lives = {
         number: placement.compute.life
@@ -143,11 +143,14 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         placement = known.placements.get(number)
         if placement is not None and placement.status not in (Status.LEAVING, Status.LEFT):
             load_again(out, placement)
-    missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
+    missing: dict[int, set[tuple[int, int]]] = {}
+    for jobs in message.attempts:
+        missing.setdefault(jobs.computation, set()).update([(a.number, a.attempt) for a in jobs.attempts])
     for placement in list(known.placements.values()):
         # Jobs that the node gave back may be lost with the connection, so that it is to be asked again.
         placement.asked_back = False
-        again = [job for job in placement.assigned.values() if (job.number, job.attempt) in missing]
+        lost = missing.get(placement.computation.wire, ())
+        again = [job for job in placement.assigned.values() if (job.number, job.attempt) in lost]
         cancelled = [job for job in again if job.number in placement.cancelling]
         for job in cancelled:
             del placement.assigned[job.number]
