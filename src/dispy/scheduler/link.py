@@ -293,7 +293,7 @@ class Link:
                 node.Leaving,
                 node.FilesPlaced,
             ):
-                message.reason = block(message.reason)
+                message.reason = block(message.reason)  # pyright: ignore[reportAttributeAccessIssue]  # they have one
             elif type(message) is node.Credit and message.reason:
                 message.reason = line(message.reason)
             self._owner.link_message(self, message)

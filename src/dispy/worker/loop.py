@@ -231,7 +231,7 @@ class Worker:
             job_id: Any = job.number
             if len(call) >= payload.CHUNK_PARTS - 1:
                 job_id, tag = ids_of(call, job.number)
-            self._namespace["dispy_job_id"] = self._builtins["dispy_job_id"] = job_id
+            self._namespace["dispy_job_id"] = self._builtins["dispy_job_id"] = job_id  # pyright: ignore[reportIndexIssue]
             step = ""
             self._running = job
             if self._words[protocol.SLOT_INTERRUPT] == self._words[protocol.SLOT_CLAIM]:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from dispy.core.execution.ids import ClientId, Key, Seconds, WorkerId
 from dispy.core.run_times import RunTimes
-from dispy.protocol.batches import Sent
 from dispy.core.turns import Turns
+from dispy.protocol.batches import Sent
 from dispy.protocol.node import (
     Compute,
     Ended,
@@ -190,7 +190,7 @@ class Computation:
         credit is 0 then. Empty if there is room."""
         self.grant = Grant(0, 0, "")
         """Fair share of the computation (numbers of jobs) as of the last ``share_out``; credit is made from it."""
-        self.credit = UNTOLD
+        self.credit: tuple[int, int, str] = UNTOLD
         """Slots, backlog (jobs) and reason as the client was last told, or ``UNTOLD``. Only changes are told."""
         self.crashes = 0
         """Number of deaths of the host in a row, reset when a job ends. At the 4th the computation is given up."""
@@ -274,7 +274,7 @@ class Worker:
         self.seen_at = 0
         """Position of the job whose output the client was told last; 0: none. ``seen`` is valid for this job only: of
         another one output is read from its first byte."""
-        self.seen = (0, 0)
+        self.seen: tuple[int, int] = (0, 0)
         """Bytes of stdout and of stderr, of the job at ``seen_at``, that the client was told: the next look goes on
         behind them."""
         self.unbuffered = 0

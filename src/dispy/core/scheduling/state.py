@@ -55,7 +55,7 @@ class Placement:
         self.reason = ""
         """Reason for the status FAILED, in words; told as the reason of jobs that end because of it. Empty if the
         placement has not failed since its stay began (``begin``); kept if the computation is loaded again."""
-        self.granted = (0, 0)
+        self.granted: tuple[int, int] = (0, 0)
         """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
         them). Both are 0 until the computation is loaded."""
         self.shortage = ""
