@@ -270,6 +270,8 @@ class SimulatedStaging:
         self.writers[action.writer].append(action)
 
     def do_close(self, action: core.Close) -> None:
+        for task in self.tasks:
+            assert getattr(task, "part", None) != action.part, "two threads are to close a part"
         self.writers[action.writer].append(action)
 
     def do_discard(self, action: core.Discard) -> None:

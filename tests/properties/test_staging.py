@@ -24,9 +24,16 @@ class Staging(RuleBasedStateMachine):
         super().__init__()
         self.world = SimulatedStaging()
 
-    @initialize(who=WHO, files=FILES)
-    def begin(self, who: SupplierId, files: list[int]) -> None:
-        self.world.want(who, files, directory="work")
+    @initialize(
+        wanted=st.lists(st.tuples(WHO, FILES, st.booleans()), min_size=1, max_size=5),
+        warmth=st.sampled_from([0, 8, 8, 20]),
+    )
+    def begin(self, wanted: list[tuple[SupplierId, list[int], bool]], warmth: int) -> None:
+        """Some files are wanted; in a warm world some parts are open, and pieces were asked for."""
+        for who, files, has_directory in wanted:
+            self.world.want(who, files, directory="work" if has_directory else "")
+        for _ in range(warmth):
+            self.world.run_task(0)
 
     @rule(
         who=WHO, files=FILES, directory=st.sampled_from(["", "work", "other"]), store=st.sampled_from("sst"),

@@ -88,7 +88,7 @@ class Parts:
             self._threads.placers,
             partial(self._open, action, receipt, stage),
             self._on_opened,
-            partial(PartFailed, action.part),
+            partial(self._fail, action.part, receipt),
         )
 
     def _open(self, action: Open, receipt: _Receipt, stage: Stage | None) -> Event:
@@ -114,6 +114,12 @@ class Parts:
         if isinstance(event, (PartBusy, PartNeedless, PartFailed)):
             self._receipts.pop(event.part, None)
         self._then(event)
+
+    def _fail(self, number: PartId, receipt: _Receipt, reason: str) -> Event:
+        """Returns the event for a part that could not be opened or finished by a fault; the part is closed."""
+        self._receipts.pop(number, None)
+        receipt.close()
+        return PartFailed(number, reason)
 
     def _follow(self, stage: Stage, work: Path, digest: bytes) -> None:
         """Add bytes that another node has received of a file to a stage's early copy (``Stage.begun``), on a thread.
@@ -144,7 +150,7 @@ class Parts:
             self._threads.placers,
             partial(_finish, number, receipt),
             self._then,
-            partial(PartFailed, number),
+            partial(self._fail, number, receipt),
         )
 
     # Pieces.

@@ -60,7 +60,7 @@ class Stager:
         """Stages that have gone while actions are carried out, of which some may still name their stores."""
         self._left: dict[DirectoryName, list[Callable[[], None]]] = {}
         """Functions given to ``leave``, to be called once no thread puts files into a directory any more."""
-        self._threads = ThreadPools(seams)
+        self._threads = ThreadPools(seams, self.handle)
         self._parts = Parts(seams, self._threads, self.handle)
         self._outbox: deque[core.Action] = deque()
         """Actions that are still to be carried out."""
@@ -74,12 +74,14 @@ class Stager:
 
         ``stage.done`` is called later, never at once, unless the stage is dropped before.
         """
-        stage.id = StageId(next(self._numbers))
+        stage.number = StageId(next(self._numbers))
         name = StoreName(stage.store.name)
-        self._stages[stage.id] = stage
+        self._stages[stage.number] = stage
         self._store_by_name[name] = stage.store
         directory = _name_of(stage.work) if stage.work is not None else None
-        self.handle(core.Want(stage.id, name, stage.supplier, stage.computation, stage.entries, directory))
+        self.handle(
+            core.Want(stage.number, name, stage.supplier, stage.computation, stage.entries, directory)
+        )
         return stage
 
     def drop(self, stage: Stage, then: Callable[[], None] | None = None) -> None:
@@ -89,7 +91,7 @@ class Stager:
             stage: The stage; one that has ended is fine.
             then: Called when no thread puts files into the stage's directory for it any more; perhaps at once.
         """
-        if self._stages.get(stage.id) is not stage:
+        if self._stages.get(stage.number) is not stage:
             if then is not None:
                 then()
             return
@@ -97,7 +99,7 @@ class Stager:
             stage.after.append(then)
         if not stage.is_dropped:
             self._forsake(stage)
-            self.handle(core.Drop(stage.id))
+            self.handle(core.Drop(stage.number))
 
     def leave(self, work: Path, then: Callable[[], None]) -> None:
         """Call ``then`` when no thread puts files into the directory ``work`` any more, so that it can be removed.
@@ -238,7 +240,7 @@ class Stager:
         """
         pool = self._threads.lookers if stage.work is None else self._threads.placers
         then = partial(self._on_answer, stage)
-        self._threads.run(pool, partial(work, stage), then, partial(core.StageFailed, stage.id))
+        self._threads.run(pool, partial(work, stage), then, partial(core.StageFailed, stage.number))
 
     def _on_answer(self, stage: Stage, event: Event) -> None:
         """Take the files of a stage that are to be fetched, if a thread has found which, and tell the core."""
@@ -267,7 +269,7 @@ class Stager:
         except OSError as error:
             # The computation leaves, or the directory cannot be looked at: then nothing counts as installed.
             logger.debug("installed packages were not looked for: %s", error)
-        return core.Searched(stage.id, missing)
+        return core.Searched(stage.number, missing)
 
     def _put(self, stage: Stage) -> Event:
         """Put files of a stage that are in the store into its directory, or look whether they are; on a thread."""
@@ -285,8 +287,8 @@ class Stager:
                         stage.store, stage.entries, directory, lambda: not stage.is_dropped, stage.begun
                     )
         except (OSError, ValueError) as error:
-            return core.Placed(stage.id, {}, f"files cannot be put into the working directory: {error}")
-        return core.Placed(stage.id, missing)
+            return core.Placed(stage.number, {}, f"files cannot be put into the working directory: {error}")
+        return core.Placed(stage.number, missing)
 
     def _open(self, action: core.Open) -> None:
         """Have a thread open a part."""

@@ -24,7 +24,8 @@ Then = Callable[[Event], None]
 """Takes the event that a thread has returned, on the event loop."""
 
 Fault = Callable[[str], Event]
-"""Makes the event for the core from the reason why a thread has none, on the event loop."""
+"""Makes the event for the core from the reason why a thread has none, or none that was dealt with, on the event
+loop."""
 
 
 class ThreadPools:
@@ -35,6 +36,7 @@ class ThreadPools:
 
     Args:
         seams: Makes the pools (``threads``) and brings events to the event loop (``post``).
+        handle: Tells the core an event that stands for a fault.
 
     Attributes:
         is_closed: True after ``close``: events of threads are ignored from then on.
@@ -44,8 +46,9 @@ class ThreadPools:
         hashers: Pool of the threads that hash large pieces while a writer writes them.
     """
 
-    def __init__(self, seams: Seams) -> None:
+    def __init__(self, seams: Seams, handle: Then) -> None:
         self._seams = seams
+        self._handle = handle
         self.is_closed = False
         self.placers: Executor = seams.threads(PLACERS, "dispy places")
         self.lookers: Executor = seams.threads(LOOKERS, "dispy looks")
@@ -55,9 +58,9 @@ class ThreadPools:
     def run(self, pool: Executor, work: Callable[[], Event], then: Then, fault: Fault) -> None:
         """Call ``work`` on a thread of the pool, and then ``then`` on the event loop with the event that it returns.
 
-        If ``work`` raises an exception, or no thread can be started, ``then`` gets the event that ``fault`` makes of
-        the reason. If ``then`` raises one, it is called again with such an event, so that whatever waits for the work
-        ends with the reason. Nothing is called any more after ``close``.
+        If ``work`` or ``then`` raises an exception, or no thread can be started, the core is told the event that
+        ``fault`` makes of the reason, so that whatever waits for the work ends with it. Nothing is called any more
+        after ``close``.
         """
         call = _Call(work, partial(self._seams.post, self._finish, then, fault))
         try:
@@ -89,7 +92,7 @@ class ThreadPools:
                 error = raised
         assert isinstance(error, Exception)
         logger.error("files are not there by a fault; please report this", exc_info=error)
-        then(fault(f"this node has a fault: {of_error(error)}"))
+        self._handle(fault(f"this node has a fault: {of_error(error)}"))
 
     def close(self) -> None:
         """End all pools: cancel queued work, and wait for work that runs. Its events are ignored."""

@@ -104,7 +104,8 @@ class Stage:
     """
 
     __slots__ = (
-        "after", "around", "begun", "computation", "done", "entries", "id", "is_dropped", "store", "supplier", "work",
+        "after", "around", "begun", "computation", "done", "entries", "is_dropped", "number", "store", "supplier",
+        "work",
     )  # fmt: skip
 
     def __init__(
@@ -124,7 +125,7 @@ class Stage:
         self.entries = entries
         self.work = work
         self.done = done
-        self.id = StageId(0)
+        self.number = StageId(0)
         """Number of the stage in the core; 0 until ``Stager.stage``."""
         self.begun: dict[bytes, Following | None] = {}
         """Early copies of files that another node receives, by digest. None as a value: no early copy can be made,
