@@ -16,8 +16,8 @@ class LargeArguments:
     """Large arguments that may still be under way on one connection to a node."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[int, int], tuple[int, Group]] = {}
-        """Number of the computation, and streams, by job number and attempt."""
+        self._groups: dict[tuple[int, int, int], Group] = {}
+        """Streams by computation, job number and attempt."""
 
     def send(
         self,
@@ -35,8 +35,8 @@ class LargeArguments:
         parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
         group = connection.send_streamed(parts, node.RunJobs(computation, [bare], watched, files))
         if len(self._groups) >= ENTRIES_MAX:
-            self._groups = {key: entry for key, entry in self._groups.items() if not entry[1].is_over()}
-        self._groups[job.number, job.attempt] = computation, group
+            self._groups = {key: other for key, other in self._groups.items() if not other.is_over()}
+        self._groups[computation, job.number, job.attempt] = group
 
     def give_up(self, connection: Connection, message: node.CancelJobs) -> list[node.Attempt]:
         """Stop sending the arguments of the jobs in a cancel.
@@ -46,15 +46,15 @@ class LargeArguments:
         """
         given_up = []
         for attempt in message.attempts if self._groups else ():
-            _, group = self._groups.pop((attempt.number, attempt.attempt), (0, None))
+            group = self._groups.pop((message.computation, attempt.number, attempt.attempt), None)
             if group is not None and connection.give_up(group):
                 given_up.append(attempt)
         return given_up
 
     def give_up_all(self, connection: Connection, computation: int) -> None:
         """Stop sending the arguments of all jobs of a computation, as it is being closed on the node."""
-        for key, (other, group) in list(self._groups.items()):
-            if other == computation:
+        for key, group in list(self._groups.items()):
+            if key[0] == computation:
                 connection.give_up(group)
                 del self._groups[key]
 
@@ -62,6 +62,6 @@ class LargeArguments:
         """Forget all: the connection is gone."""
         self._groups.clear()
 
-    def under_way(self) -> list[tuple[int, int]]:
-        """Returns the jobs (number, attempt) whose arguments have not left completely."""
-        return [key for key, (_, group) in self._groups.items() if not group.is_over()]
+    def under_way(self) -> list[tuple[int, int, int]]:
+        """Returns the jobs (computation, number, attempt) whose arguments have not left completely."""
+        return [key for key, group in self._groups.items() if not group.is_over()]
