@@ -13,7 +13,7 @@ from enum import Enum
 
 from dispy.core import execution as core
 from dispy.core.execution import Machine
-from dispy.core.execution.dispatch import workers_max
+from dispy.core.execution.dispatch import IDLE_LOOK_S, workers_max
 from dispy.core.execution.fair_shares import is_held_off
 from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.protocol.node import (
@@ -70,6 +70,10 @@ class SimulatedWorker:
         self.serial = 0
         self.is_retiring = False
         self.is_condemned = False
+        self.is_closed = False
+        """Whether it ends when its socket is empty."""
+        self.idle_since: float | None = None
+        """When it had no record any more, as the daemon knows; None while it has one."""
         self.is_blocked = False
         """Its job goes on until it is interrupted or killed."""
         self.printed = 0
@@ -83,7 +87,7 @@ class SimulatedWorker:
         """Whether the worker has something to do."""
         if self.phase is Phase.GONE or (self.phase is Phase.RUNNING and self.is_blocked):
             return False
-        return self.phase is not Phase.WAITING or bool(self.socket)
+        return self.phase is not Phase.WAITING or bool(self.socket) or self.is_closed
 
     def job(self) -> Job:
         """The job it is at."""
@@ -92,7 +96,9 @@ class SimulatedWorker:
 
     def step(self, seconds: float = 0.0, flush: bool = False, leftovers: bool = False) -> None:
         """Do the next thing: ``seconds`` is how long a job took, if one ends here."""
-        if self.phase is Phase.WAITING:
+        if self.phase is Phase.WAITING and not self.socket:
+            self.phase = Phase.GONE
+        elif self.phase is Phase.WAITING:
             self.record = self.socket.popleft()
             self.executed = 0
             self.is_live = self.record.live
@@ -245,6 +251,12 @@ class SimulatedNode:
         for action in actions:
             self._perform(action)
         self.event = event_before
+        for worker in self.workers.values():
+            known = state.workers.get(worker.id)
+            if known is not None and known.records:
+                worker.idle_since = None
+            elif worker.idle_since is None:
+                worker.idle_since = self.now
         assert state.busy <= max(state.cpus, before), "a worker was put to work though no CPU was free"
         for client in state.clients.values():
             most = max(self.limits.get(client.id, client.busy), busy_before.get(client.id, 0))
@@ -338,6 +350,9 @@ class SimulatedNode:
     def tick(self, positions: dict[WorkerId, tuple[int, float]] | None = None) -> None:
         """The daemon looks where its workers are; they may have gone on since."""
         self.handle(core.Tick(self.positions() if positions is None else positions))
+        state = self.machine.state
+        old = [w for w in self.idle() if self._idle_s(w) >= state.idle_s + IDLE_LOOK_S]
+        assert len(old) <= workers_max(state.cpus), "too many workers are idle for too long"
 
     def flush(self) -> None:
         """Results have waited for company long enough."""
@@ -442,6 +457,8 @@ class SimulatedNode:
             case core.KillWorker():
                 if action.worker in self.workers:
                     self.workers[action.worker].is_condemned = True
+            case core.EndWorker():
+                self._end_idle(self.workers[action.worker])
             case core.Look():
                 self._look(action)
             case core.Unbuffer():
@@ -468,8 +485,31 @@ class SimulatedNode:
         alive = sum(worker.key == action.key for worker in self.workers.values())
         assert alive <= workers_max(self.cpus_most), "more workers than a host has places for"
 
+    def _end_idle(self, worker: SimulatedWorker) -> None:
+        """A worker is told to end that has had no job for long, where many have none."""
+        state = self.machine.state
+        assert not state.workers[worker.id].records, "a worker ends that has a job"
+        assert self._idle_s(worker) >= state.idle_s, "a worker ends that was just at work"
+        assert len(self.idle()) >= workers_max(state.cpus), "more workers end than are too many"
+        if state.computations[worker.key].spec.setup_per_worker:
+            cheap = [w for w in self.idle() if not state.computations[w.key].spec.setup_per_worker]
+            assert not [w for w in cheap if self._idle_s(w) >= state.idle_s], (
+                "a worker that is expensive to start ends before one that is not"
+            )
+        worker.is_closed = True
+
+    def _idle_s(self, worker: SimulatedWorker) -> float:
+        """For how long a worker has had no record (seconds)."""
+        return 0.0 if worker.idle_since is None else self.now - worker.idle_since
+
+    def idle(self) -> list[SimulatedWorker]:
+        """Workers that have no record and may get one."""
+        known = self.machine.state.workers
+        return [w for w in self.workers.values() if not (known[w.id].records or known[w.id].is_killed)]
+
     def _offer(self, action: core.Offer) -> None:
         worker = self.workers[action.worker]
+        assert not worker.is_closed, "a worker that was told to end gets a job"
         # What is sent does not change any more when the machine cuts its own copy.
         worker.socket.append(Record(action.record.record, list(action.record.jobs), action.record.live))
         assert len(worker.socket) <= 2, "more records than a socket surely holds"

@@ -160,6 +160,12 @@ class WorkerHandle:
             return memoryview(b"")
         return memoryview(pack(self.arena, 0, 0, 0))
 
+    def end(self) -> None:
+        """The worker ends when it has run all that it was sent."""
+        worker = self.process
+        if worker is not None and not worker.party.is_dead:
+            worker.host.computer.reach(worker.party, worker.on_closed)
+
     def close(self) -> None:
         """Release the channels: a worker that waits for records ends."""
         self.replies.ignore()
