@@ -24,7 +24,8 @@ Scheduling::
 Execution::
 
     attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N    drain
-    compute CLIENT C [exclusive] [live]  close CLIENT C       ack CLIENT BATCH    limit CLIENT N
+    compute CLIENT C [exclusive] [live] [per_worker]          close CLIENT C      ack CLIENT BATCH
+    limit CLIENT N
     loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
     run CLIENT C JOBS... [watched=JOBS]                       takeback CLIENT C COUNT
     cancel CLIENT C JOBS...
@@ -457,6 +458,8 @@ class Execution(Player):
                 return f"w{worker}: interrupt {show_position(position)}"
             case execution.KillWorker(worker):
                 return f"w{worker}: kill"
+            case execution.EndWorker(worker):
+                return f"w{worker}: end"
             case execution.Look((client, number), places):
                 at = [f"w{p.worker}@{show_position(p.position)}:{p.stdout_at}" for p in places]
                 return f"{client.decode()}/c{number}: look at {' '.join(at)}"
@@ -507,8 +510,11 @@ class Execution(Player):
     def do_compute(self, words: Words) -> execution.FromClient:
         is_exclusive = words.flag("exclusive")
         is_live = words.flag("live")
+        per_worker = words.flag("per_worker")
         client, number = self.key(words)
-        message = Compute(number, "f", b"", grace_s=5.0, exclusive=is_exclusive, live=is_live)
+        message = Compute(
+            number, "f", b"", grace_s=5.0, exclusive=is_exclusive, live=is_live, setup_per_worker=per_worker
+        )
         return execution.FromClient(client, message)
 
     def do_limit(self, words: Words) -> execution.FromClient:

@@ -150,6 +150,12 @@ class WorkerHandle(Channels):
         ran = self.unsent()
         return memoryview(pack(ran) if ran is not None else b"")
 
+    def end(self) -> None:
+        """The worker ends when it has run all that it was sent."""
+        worker = self.process
+        if worker is not None and not worker.party.is_dead:
+            worker.host.computer.reach(worker.party, worker.on_closed)
+
     def close(self) -> None:
         """Release the channels: a worker that waits for records ends."""
         self.replies.ignore()

@@ -316,7 +316,7 @@ class NodeState:
         self.read_available = parts.read_available
         self.say = parts.say
 
-        self.machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
+        self.machine = Machine(parts.cpus, settings.lease_s, settings.silence_s, settings.idle_s)
         """The execution core: it gets events and returns actions, and does nothing by itself. Its ``state`` is only
         read here."""
         self._events = deque()

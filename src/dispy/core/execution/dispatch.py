@@ -4,13 +4,17 @@ A *record* is a batch of jobs for one worker; a CPU is busy while a worker has a
 computation a free CPU goes to. Only a computation that has the node to itself gets a second record for each busy
 worker, so that no worker is idle between two records. Second records are recalled as soon as a CPU is free for their
 jobs or another computation waits.
+
+A worker stays when it has no jobs, so that the next ones find it. Beyond a number for the whole node those end that
+have been idle for long: without that, a node with a hundred open clusters would have a hundred processes per CPU.
 """
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from itertools import islice
 
-from dispy.core.execution.actions import Drained, ForkWorker, Offer, Outbox, Recall
+from dispy.core.execution.actions import Drained, EndWorker, ForkWorker, Offer, Outbox, Recall
 from dispy.core.execution.fair_shares import (
     admit_exclusive,
     may_start,
@@ -28,6 +32,10 @@ from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, Record
 STILLBORN_MAX = 10
 """Number of workers in a row that may end before they begin a job, while none finishes one. After more, no worker is
 forked, and once none is busy the computation is given up: further ones would most likely end the same way."""
+
+IDLE_LOOK_S = 1.0
+"""Time from one look for workers that have been idle for too long to the next (seconds). A node without running jobs
+ticks once a second, too."""
 
 _JOB_OVERHEAD = 32
 """Bytes that a job takes in a record beside its payload (number, attempt, lengths), about. Counted towards
@@ -144,9 +152,35 @@ def recall_ahead(state: State, out: Outbox) -> None:
 def workers_max(cpus: int) -> int:
     """Returns how many workers of a computation may exist at once on a node of ``cpus`` CPUs.
 
-    More than CPUs, as some workers are about to end. With that many, no worker is forked until one has ended.
+    More than CPUs, as some workers are about to end. With that many, no worker is forked until one has ended. As many
+    workers of all computations together may be idle for longer than ``State.idle_s`` (``end_idle``).
     """
     return 2 * cpus + 8
+
+
+def end_idle(state: State, out: Outbox, now: Seconds) -> None:
+    """End workers that have been idle for ``State.idle_s``, as long as more than ``workers_max`` workers are idle on
+    the node. Call at the ticks from ``State.idle_at`` on.
+
+    Those end first that have been idle for longest. The workers of computations that call ``setup`` in each of them
+    are the last, since another one would have to call it again, which may take minutes; they end only where idle
+    workers of other computations are too few to make up for them, however short these have been idle.
+    """
+    state.idle_at = now + IDLE_LOOK_S
+    most = workers_max(state.cpus)
+    if len(state.workers) - len(state.running) <= most:
+        return
+    cheap: list[Worker] = []
+    costly: list[Worker] = []
+    for computation in state.computations.values():
+        (costly if computation.spec.setup_per_worker else cheap).extend(computation.idle.values())
+    excess = len(cheap) + len(costly) - most
+    for idle, count in ((cheap, excess), (costly, excess - len(cheap))):
+        old = [worker for worker in idle if now - worker.since >= state.idle_s]
+        for worker in nsmallest(count, old, key=lambda worker: worker.since):
+            del worker.computation.idle[worker.id]
+            worker.is_killed = True
+            out.append(EndWorker(worker.id))
 
 
 def _has_room(state: State, computation: Computation) -> bool:

@@ -251,7 +251,7 @@ class Worker:
         had none. After ``fair_shares.LONG_S`` its job counts as long."""
         self.since: Seconds = 0.0
         """Time (seconds, monotonic) up to which the CPU that the worker uses has been charged to the virtual times of
-        its computation and client."""
+        its computation and client. While the worker has no record: time since which it has none."""
         self.told = 0
         """Position of the last job that the client was told as started; 0: none, or tell the present one again."""
         self.cut = 0
@@ -269,8 +269,8 @@ class Worker:
         """Time (seconds, monotonic) from which on the worker is killed if it is still at the job ``interrupted``: its
         interrupt and the grace time. Valid only while ``interrupted`` is not 0."""
         self.is_killed = False
-        """True if the worker is being killed (its cancelled job ignored the interrupt) or retires by itself: it gets
-        no further record, and is not stillborn."""
+        """True if the worker is being killed (its cancelled job ignored the interrupt), retires by itself or is told
+        to end, as it was idle: it gets no further record, and is not stillborn."""
         self.seen_at = 0
         """Position of the job whose output the client was told last; 0: none. ``seen`` is valid for this job only: of
         another one output is read from its first byte."""
@@ -336,17 +336,23 @@ class State:
     """Index of computations that jobs came to since the last event, while ``is_restricted``: if they may not start
     here they go back."""
 
-    def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds) -> None:
+    lease_s: Seconds
+    """Lease: time (seconds since a silent client was last heard) after which its jobs are ended and its results
+    deleted."""
+    silence_s: Seconds
+    """Time (seconds since a silent client was last heard) after which the client counts as dead: it has no share of
+    the CPUs any more, and its results go to disk."""
+    idle_s: Seconds
+    """Time (seconds) for which a worker may be idle, if more than ``dispatch.workers_max`` are, before it ends."""
+
+    def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds, idle_s: Seconds) -> None:
         self.cpus = cpus
         """Number of CPUs that the node offers now: of jobs that may run at once. 0: no job may start."""
         self.is_draining = False
         """True if the node takes no new jobs, gives back those that have not started, and ends when it has none."""
         self.lease_s = lease_s
-        """Lease: time (seconds since a silent client was last heard) after which its jobs are ended and its results
-        deleted."""
         self.silence_s = silence_s
-        """Time (seconds since a silent client was last heard) after which the client counts as dead: it has no share
-        of the CPUs any more, and its results go to disk."""
+        self.idle_s = idle_s
         self.clients: dict[ClientId, Client] = {}
         """Clients that have not left and whose lease has not ended, by identity, connected or not."""
         self.computations: dict[Key, Computation] = {}
@@ -387,6 +393,8 @@ class State:
         ``fair_shares.SHARE_S``."""
         self.look_at: Seconds = 0.0
         """Time of the next look at the output of watched jobs (seconds, monotonic)."""
+        self.idle_at: Seconds = 0.0
+        """Time of the next look for workers that have been idle for too long (seconds, monotonic)."""
         self.is_flushing = False
         """True from ``FlushSoon`` until its answer ``Flush``: no other ``FlushSoon`` is issued, as all results that
         wait are sent then."""

@@ -22,7 +22,8 @@ names it, and jobs behind a cut only one tick later, when it is sure that the wo
 | any               | WorkerExited                             | none    | the job at its position and those before  |
 |                   |                                          |         | end, the others are queued again          |
 
-A worker without a record is idle; one that retires (``Ran.is_retiring``) or is killed gets no record any more.
+A worker without a record is idle. One that retires (``Ran.is_retiring``), is killed, or is told to end, as it has
+been idle for long (``dispatch.end_idle``), gets no record any more.
 
 Results wait a moment for others, while many more are to come: a message costs its sender and its receiver some 100 us
 together, whatever it holds.

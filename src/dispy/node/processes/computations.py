@@ -38,6 +38,7 @@ from dispy.node import guard, reporting, tracing
 from dispy.node.machine.accounts import Account
 from dispy.node.processes.hosts import HostProcess
 from dispy.node.processes.workers import (
+    CLEANUP_S,
     SETUP_GRACE_S,
     bury,
     collect,
@@ -62,9 +63,6 @@ from dispy.system.escaping import block, line, lines
 from dispy.system.processes import describe_exit
 
 logger = logging.getLogger("dispy.node")
-
-CLEANUP_S = 5.0
-"""Seconds after which a host that was told to end is killed: ``cleanup`` that still runs then is cut off."""
 
 REAP_S = 0.05
 """Seconds between two checks whether a host that was told to end has ended."""
