@@ -99,6 +99,7 @@ def test_job_without_any_node_can_be_cancelled(
     assert job.status == CANCELLED
 
 
+@pytest.mark.usefixtures("a_node")
 def test_running_job_is_interrupted(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -118,6 +119,7 @@ def test_running_job_is_interrupted(make_cluster: MakeCluster) -> None:
     assert os.path.exists(f"/proc/{pid}"), "a worker was lost though the job ended in order"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_status_is_cancelled_until_the_end_is_known(make_cluster: MakeCluster) -> None:
     config.CancelGrace = 1.0
     cluster = make_cluster(long)
@@ -130,6 +132,7 @@ def test_status_is_cancelled_until_the_end_is_known(make_cluster: MakeCluster) -
     assert job.status == TERMINATED
 
 
+@pytest.mark.usefixtures("a_node")
 def test_caught_interrupt_gives_the_best_value(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -142,6 +145,7 @@ def test_caught_interrupt_gives_the_best_value(make_cluster: MakeCluster) -> Non
     assert job.exception is None
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exception_while_ending(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -153,6 +157,7 @@ def test_exception_while_ending(make_cluster: MakeCluster) -> None:
     assert "ValueError: while ending" in job.exception
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("how", ["ignores", "goes on"])
 @pytest.mark.parametrize("grace", [0.3, 1.0])
 def test_job_that_goes_on_is_killed_after_the_grace_period(
@@ -173,6 +178,7 @@ def test_job_that_goes_on_is_killed_after_the_grace_period(
     assert make_cluster(abs).submit(-1)() == 1
 
 
+@pytest.mark.usefixtures("a_node")
 def test_cancel_twice(make_cluster: MakeCluster) -> None:
     config.CancelGrace = 0.5
     cluster = make_cluster(long)
@@ -187,6 +193,7 @@ def test_cancel_twice(make_cluster: MakeCluster) -> None:
     assert cluster.cancel(job) == -1
 
 
+@pytest.mark.usefixtures("a_node")
 def test_cancel_of_a_foreign_job(make_cluster: MakeCluster) -> None:
     first, second = make_cluster(abs), make_cluster(long)
     job = second.submit()
@@ -195,6 +202,7 @@ def test_cancel_of_a_foreign_job(make_cluster: MakeCluster) -> None:
     assert not job.wait(0.05)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_waiting_on_a_cancelled_job_ends(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(long)
     job = cluster.submit()
@@ -209,6 +217,7 @@ def test_waiting_on_a_cancelled_job_ends(make_cluster: MakeCluster) -> None:
     assert results == [None] * 3
 
 
+@pytest.mark.usefixtures("a_node")
 def test_interrupt_that_the_job_sends_itself_is_an_exception(make_cluster: MakeCluster) -> None:
     """Only the interrupt of a cancel is shown as such."""
     cluster = make_cluster(raise_interrupt)
@@ -326,6 +335,7 @@ def _rebuild(path: str) -> Slow:
     return Slow(path)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_job_that_has_ended_cannot_be_cancelled(
     make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, gate: Path
 ) -> None:
@@ -343,6 +353,7 @@ def test_job_that_has_ended_cannot_be_cancelled(
     assert "failed" not in caplog.text
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_does_not_wait_for_results_that_are_never_rebuilt(
     make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, gate: Path
 ) -> None:
@@ -387,6 +398,7 @@ def test_close_of_many_with_a_node_that_stands_still(
     assert all(job.finish.is_set() for job in running + queued)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_waits(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(short)
     jobs = [cluster.submit(0.01, n) for n in range(20)]
@@ -395,6 +407,7 @@ def test_close_waits(make_cluster: MakeCluster) -> None:
     assert cluster.close() is None
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_with_a_timeout_changes_nothing_if_jobs_are_left(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -437,6 +450,7 @@ def test_close_terminating(
     wait_gone(pids, what="what ran for the cluster is gone", deadline_s=3)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_from_another_thread_ends_waits(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(long)
     job = cluster.submit()

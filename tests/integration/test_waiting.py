@@ -78,6 +78,7 @@ def test_wait(make_cluster: MakeCluster, start_node: StartNode, gate: Path) -> N
     assert dispy.wait([], 0, dispy.ALL_COMPLETED) == (set(), set())
 
 
+@pytest.mark.usefixtures("a_node")
 def test_await(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(when)
 
@@ -96,6 +97,7 @@ def test_await(make_cluster: MakeCluster) -> None:
     assert threading.active_count() <= threads + 2  # the callbacks of the engine, none per wait
 
 
+@pytest.mark.usefixtures("a_node")
 def test_many_tasks_threads_and_loops_wait_for_one_job(make_cluster: MakeCluster, gate: Path) -> None:
     job = make_cluster(when).submit(str(gate), 5)
     seen: list[Any] = []
@@ -131,6 +133,7 @@ def test_many_tasks_threads_and_loops_wait_for_one_job(make_cluster: MakeCluster
     assert seen == [5] * 35
 
 
+@pytest.mark.usefixtures("a_node")
 def test_await_can_be_given_up(make_cluster: MakeCluster, gate: Path) -> None:
     job = make_cluster(when).submit(str(gate), 1)
 
@@ -197,6 +200,7 @@ def test_submit_waits_for_room(make_cluster: MakeCluster, start_node: StartNode,
         dispy.JobCluster(when, max_queued=0)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_an_argument_that_cannot_be_sent_takes_no_room(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(when, max_queued=1)
     for _ in range(3):
@@ -205,6 +209,7 @@ def test_an_argument_that_cannot_be_sent_takes_no_room(make_cluster: MakeCluster
     assert [cluster.submit("/", n)() for n in range(3)] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_callbacks_submit_without_waiting(make_cluster: MakeCluster) -> None:
     more: list[DispyJob] = []
     enough = threading.Event()
@@ -221,6 +226,7 @@ def test_callbacks_submit_without_waiting(make_cluster: MakeCluster) -> None:
     assert [job() for job in more] == [0, 1, 2] * 2
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("terminate", [False, True])
 def test_close_ends_the_wait_for_room(make_cluster: MakeCluster, gate: Path, terminate: bool) -> None:
     cluster = make_cluster(when, max_queued=1)
