@@ -299,6 +299,8 @@ class SimulatedNode:
                 worker.has_signal = True
             case core.KillWorker():
                 worker.is_condemned = True
+            case core.EndWorker():
+                worker.is_closed = True
             case core.Unbuffer():
                 words[SLOT_UNBUFFER] = action.position
                 worker.unbuffer()

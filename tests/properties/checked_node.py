@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dispy.core import execution as core
-from dispy.core.execution.dispatch import workers_max
+from dispy.core.execution.dispatch import IDLE_LOOK_S, workers_max
 from dispy.core.execution.fair_shares import is_held_off
-from dispy.core.execution.ids import ClientId, Key
+from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.protocol.node import CancelJobs, Compute, FromNode, LimitCpus
 from tests.models import invariants
 from tests.models.node import SILENCE_S, RunKey, SimulatedNode, SimulatedWorker
@@ -37,6 +37,8 @@ class CheckedNode(SimulatedNode):
         self.limits: dict[ClientId, int] = {}
         self.event: core.Event = core.Flush()
         self._offers: list[core.Offer] = []
+        self._idle_since: dict[WorkerId, float] = {}
+        """When workers had no record any more, as the daemon knows; those that have one are missing."""
 
     # What is told, decided and done.
 
@@ -62,6 +64,9 @@ class CheckedNode(SimulatedNode):
         self._check_offers([action for action in actions if type(action) is core.Offer])
         if any(type(action) is core.Drained for action in actions):
             self._check_drained()
+        for action in actions:
+            if type(action) is core.EndWorker:
+                self._check_end(action)
         super().act(actions)
 
     def on_start(self, run: RunKey) -> None:
@@ -184,6 +189,34 @@ class CheckedNode(SimulatedNode):
                 assert not is_held_off(state, computation), "a computation is held off by nobody"
         assert [computation.key for computation in state.exclusive] == self.exclusive
         self._check_indexes()
+        for worker in self.workers:
+            if worker in state.workers and state.workers[worker].records:
+                self._idle_since.pop(worker, None)
+            else:
+                self._idle_since.setdefault(worker, self.now)
+        old = [w for w in self.idle() if self._idle_s(w) >= state.idle_s + IDLE_LOOK_S]
+        assert len(old) <= workers_max(state.cpus), "too many workers are idle for too long"
+
+    def idle(self) -> list[WorkerId]:
+        """Workers that have no record and may get one."""
+        known = self.machine.state.workers
+        return [w for w in self.workers if w in known and not (known[w].records or known[w].is_killed)]
+
+    def _idle_s(self, worker: WorkerId) -> float:
+        """For how long a worker has had no record (seconds)."""
+        return self.now - self._idle_since.get(worker, self.now)
+
+    def _check_end(self, action: core.EndWorker) -> None:
+        """A worker is told to end that has had no job for long, where many have none."""
+        state = self.machine.state
+        ending = state.workers[action.worker]
+        assert not ending.records, "a worker ends that has a job"
+        assert self._idle_s(action.worker) >= state.idle_s, "a worker ends that was just at work"
+        if ending.computation.spec.setup_per_worker:
+            cheap = [w for w in self.idle() if not state.workers[w].computation.spec.setup_per_worker]
+            assert not [w for w in cheap if self._idle_s(w) >= state.idle_s], (
+                "a worker that is expensive to start ends before one that is not"
+            )
 
     def _check_indexes(self) -> None:
         """Whoever is to be found by an index is in it, and what is gone is in none."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from checked_node import CheckedNode
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from simulated_node import Phase, SimulatedNode
 
 from dispy.core import execution as core
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId
 from dispy.protocol import node as protocol
 from dispy.protocol.node import FromNode, Job
+from tests.models.worker import Phase
 
 CLIENT = ClientId(b"c" * 16)
 COMPUTATIONS = 16
@@ -22,7 +23,7 @@ class IdleWorkers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.node = SimulatedNode(1, 100.0, self.tell)
+        self.node = CheckedNode(1, 100.0, self.tell)
         self.open: set[int] = set()
         self.next_number = 1
         self.next_batch = 1
@@ -38,7 +39,7 @@ class IdleWorkers(RuleBasedStateMachine):
     @initialize(cpus=st.integers(1, 3), costly=st.sets(st.integers(1, COMPUTATIONS)))
     def begin(self, cpus: int, costly: set[int]) -> None:
         """All computations are loaded, and have had jobs."""
-        self.node = SimulatedNode(cpus, 100.0, self.tell)
+        self.node = CheckedNode(cpus, 100.0, self.tell)
         self.node.handle(core.ClientAttached(CLIENT, "client", 0))
         for number in range(1, COMPUTATIONS + 1):
             compute = protocol.Compute(number, "f", b"", setup_per_worker=number in costly)
@@ -69,9 +70,9 @@ class IdleWorkers(RuleBasedStateMachine):
     def step(self, index: int, steps: int) -> None:
         """A worker does something, which may be to end."""
         for _ in range(steps):
-            able = [worker for worker in self.node.workers.values() if worker.can_step()]
+            able = [worker for worker in self.node.workers.values() if worker.can_work()]
             if able:
-                able[index % len(able)].step(0.5)
+                able[index % len(able)].work(0.5)
 
     @rule(index=INDEX)
     def read(self, index: int) -> None:
