@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,45 @@ import pytest
 from dispy import payload
 
 CHILD = """
-import importlib, marshal, sys
+import importlib, marshal, os, sys, traceback
 from dispy import payload
 
-code, calls = marshal.load(sys.stdin.buffer)
-payload.begin_worker("modules", ".")
-loaded = payload.load_code(code)
-for name in loaded.modules:
-    loaded.namespace.setdefault(name, importlib.import_module(name))
-replies = []
-for call in calls:
-    args, kwargs = (*payload.load_call(call), {})[:2]
+def answer(code, calls):
+    payload.begin_worker("modules", ".")
+    loaded = payload.load_code(code)
+    for name in loaded.modules:
+        loaded.namespace.setdefault(name, importlib.import_module(name))
+    replies = []
+    for call in calls:
+        args, kwargs = (*payload.load_call(call), {})[:2]
+        try:
+            replies.append((True, payload.dump(loaded.function(*args, **kwargs))))
+        except Exception as error:
+            replies.append((False, payload.dump_exception(error) or repr(error).encode()))
+    return replies
+
+def say(what):
+    sys.stdout.buffer.write(marshal.dumps(what))
+    sys.stdout.buffer.flush()
+
+while True:
     try:
-        replies.append((True, payload.dump(loaded.function(*args, **kwargs))))
-    except Exception as error:
-        replies.append((False, payload.dump_exception(error) or repr(error).encode()))
-marshal.dump(replies, sys.stdout.buffer)
+        directory, code, calls = marshal.load(sys.stdin.buffer)
+    except EOFError:
+        break
+    if not os.fork():
+        os.chdir(directory)
+        try:
+            say(answer(code, calls))
+        except BaseException:
+            say(traceback.format_exc())
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.wait()[1])
+    if ended:
+        say(f"it ended with {ended}")
 """
-"""Stands for a worker: loads a computation and its calls, sends the results back. It can import
-dispy and what is installed, nothing of the tests."""
+"""Stands for workers: forks one for each task, which loads a computation and its calls, and sends the results back.
+It can import dispy and what is installed, nothing of the tests."""
 
 
 class Raised:
@@ -44,27 +64,30 @@ class Raised:
 
 
 class Elsewhere:
-    """Another process, as a worker would be."""
+    """Another process, as a worker would be.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: Its current directory.
+        host: Process that runs ``CHILD``, which forks it.
+    """
+
+    def __init__(self, directory: Path, host: subprocess.Popen[bytes]) -> None:
         self._directory = directory
+        self._host = host
 
     def run(
         self, function: Callable[..., Any], *calls: tuple[Any, ...], depends: Iterable[Any] = ()
     ) -> list[Any]:
         """Results of calls that one and the same process runs, one after another."""
         sent = payload.dump_code(function, list(depends))
-        task = (sent.data, [payload.dump_call(args, {}, None, sent.known) for args in calls])
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD],
-            input=marshal.dumps(task),
-            capture_output=True,
-            cwd=self._directory,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return [payload.load(data) if ok else Raised(data) for ok, data in marshal.loads(done.stdout)]
+        calls_sent = [payload.dump_call(args, {}, None, sent.known) for args in calls]
+        assert self._host.stdin is not None
+        assert self._host.stdout is not None
+        self._host.stdin.write(marshal.dumps((str(self._directory), sent.data, calls_sent)))
+        self._host.stdin.flush()
+        replies = marshal.load(self._host.stdout)
+        assert isinstance(replies, list), replies
+        return [payload.load(data) if ok else Raised(data) for ok, data in replies]
 
     def call(self, function: Callable[..., Any], *args: Any, depends: Iterable[Any] = ()) -> Any:
         """The result of one call; fails if the call raised something."""
@@ -87,10 +110,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 registered: set[str] = set()
 
 
+@pytest.fixture(scope="session")
+def elsewhere_host() -> Iterator[subprocess.Popen[bytes]]:
+    """Process that has the imports of a worker; started once, since they take 0.2 s."""
+    command = [sys.executable, "-c", CHILD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as host:
+        yield host
+        assert host.stdin is not None
+        host.stdin.close()
+
+
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Elsewhere:
+def elsewhere(tmp_path: Path, elsewhere_host: subprocess.Popen[bytes]) -> Elsewhere:
     """Another process to send functions and values to."""
-    return Elsewhere(tmp_path)
+    return Elsewhere(tmp_path, elsewhere_host)
 
 
 @pytest.fixture

@@ -58,7 +58,8 @@ ALLOWED: dict[str, str] = {
     "The kernel's own files (/proc, /sys, /dev), and files of the system that only root changes.": """
         files/store.py filesystem: open
         net/port_holders.py _users: open
-        system/control_groups.py _read: .read_text
+        node/machine/availability.py Gauge._file: open
+        system/control_groups.py _read: open
         system/liveness.py _namespace: os.readlink os.path.lexists
         system/liveness.py _started: open
         system/processes.py fill_standard_descriptors: os.open
@@ -150,6 +151,7 @@ ALLOWED: dict[str, str] = {
         node/results/spool_rooms.py read_names: .read_bytes
     """,
     "In the node's own directories for large data and work, in which only the node makes entries.": """
+        node/machine/availability.py Gauge._read: os.statvfs
         node/payloads/payload_files.py Incoming.__init__: os.open
         node/payloads/payload_files.py Incoming._open: os.open
         node/payloads/payload_files.py Incoming._move: os.unlink
