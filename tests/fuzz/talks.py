@@ -15,7 +15,7 @@ from msgspec.msgpack import Decoder
 
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import frames, limits, node
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, PROVEN, ConnectionMachine
+from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine
 from dispy.protocol.handshake import MAGIC, Challenge, Hello, Proof
 from dispy.protocol.streams import MemorySink, MemorySource
 from dispy.security.tls import Cipher, DialerTls, ListenerTls, Tls, TlsError, dialer_tls, listener_tls
@@ -185,8 +185,10 @@ class Talk:
         machine = self.machine
         self._now += 0.001
         try:
-            machine.received(count, self._now)
-            while (event := machine.next_event()) is not None:
+            machine.received(count)
+            while (event := machine.next_event(self._now)) is not None:
+                if event is HANDLED:
+                    continue
                 if event is PROVEN:
                     if self.is_proven:
                         raise Fault("proved twice")
@@ -248,7 +250,7 @@ class Talk:
         machine = self.machine
         machine.closed()
         self.send_all()
-        if machine.is_ready or not machine.is_over or machine.next_event() is not None:
+        if machine.is_ready or not machine.is_over or machine.next_event(self._now) is not None:
             raise Fault("a lost connection goes on")
         if any(payload.closed != 1 for payload in self.payloads):
             raise Fault(f"payloads were let go {[payload.closed for payload in self.payloads]} times")

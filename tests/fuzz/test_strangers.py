@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import limits
-from dispy.protocol.connection.machine import PROVEN, ConnectionMachine, Proven, State
+from dispy.protocol.connection.machine import PROVEN, ConnectionMachine, Signal, State
 from dispy.protocol.connection.outgoing_streams import OutgoingStreams
 from dispy.protocol.frames import Frame, FrameReader
 from dispy.protocol.handshake import Challenge, Handshake, Proof
@@ -100,9 +100,9 @@ def with_handshake(broken: type[Handshake]) -> type[ConnectionMachine]:
 
 
 class ReadyAtOnce(ConnectionMachine):
-    def _on_handshake(self, *arguments: Any) -> Proven | None:
+    def _on_handshake(self, *arguments: Any) -> Signal:
         event = super()._on_handshake(*arguments)
-        if event is None:
+        if event is not PROVEN:
             self._enter(State.READY)
         return PROVEN
 
@@ -132,10 +132,10 @@ class GoesOn(ConnectionMachine):
 
 
 class GoesOnLate(ConnectionMachine):
-    def received(self, count: int, now: float) -> None:
+    def received(self, count: int) -> None:
         if self.is_over and self._stranger is not None:
             self._enter(State.PROOF)
-        super().received(count, now)
+        super().received(count)
 
 
 class KeepsPayloads(ConnectionMachine):

@@ -15,9 +15,11 @@ import uvloop
 
 from dispy.errors import AuthenticationError, DispyError, InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
+from dispy.net.connection_timer import ConnectionTimer
 from dispy.net.listener import Listener
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import limits, node
+from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.streams import MemorySource
 from dispy.security.certificates import new_ca, new_leaf
@@ -210,102 +212,92 @@ def test_a_connection_that_is_refused_before_it_is_made_ends_at_once() -> None:
 # Timers.
 
 
-class Loop:
-    """As much of a loop as timers need."""
+class Timers:
+    """Timers that run when they are told."""
 
     def __init__(self) -> None:
-        self.timers: list[tuple[float, Callable[[], None], asyncio.Event]] = []
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        """Delays and callbacks of those that run."""
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
-        cancelled = asyncio.Event()
-        self.timers.append((delay_s, callback, cancelled))
+        entry = (delay_s, callback)
+        self.due.append(entry)
 
         class Handle:
             @staticmethod
             def cancel() -> None:
-                cancelled.set()
+                timers.due.remove(entry)
 
+        timers = self
         return Handle
 
-    def due(self) -> list[tuple[float, Callable[[], None]]]:
-        """Delays and callbacks of the timers that run."""
-        return [
-            (delay_s, callback) for delay_s, callback, cancelled in self.timers if not cancelled.is_set()
-        ]
+    def fire(self) -> float:
+        """Run the only one; returns its delay."""
+        ((delay_s, callback),) = self.due
+        self.due.clear()
+        callback()
+        return delay_s
 
 
-class Transport:
-    """A transport that takes all, and tells nothing."""
+class Written:
+    """A sender that notes what it is asked to do."""
 
     def __init__(self) -> None:
-        self.written = b""
-        self.ended = ""
-
-    def get_extra_info(self, name: str) -> object:
-        return ("192.0.2.1", 4711) if name == "peername" else None
-
-    def set_write_buffer_limits(self, high: int) -> None: ...
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def is_closing(self) -> bool:
-        return bool(self.ended)
-
-    def close(self) -> None:
-        self.ended = "closed"
+        self.asked: list[str] = []
 
     def abort(self) -> None:
-        self.ended = "aborted"
+        self.asked.append("abort")
+
+    def flush_soon(self) -> None:
+        self.asked.append("flush")
+
+    flush_guarded = flush_soon
 
 
-def timed(story: Callable[[Side, Loop, Transport], None], *, is_dialer: bool = True) -> None:
-    """Run a test with a connection whose timers do not run by themselves."""
-
-    async def run() -> None:
-        side, loop, transport = Side(), Loop(), Transport()
-        connection: Any = side.make("client", "node", is_dialer=is_dialer)
-        connection._loop = loop
-        connection.connection_made(transport)
-        story(side, loop, transport)
-        connection.connection_lost(None)
-        assert loop.due() == [], "a timer of a lost connection runs on"
-        connection.set_pulse(1.0)
-        assert loop.due() == []
-
-    asyncio.run(run())
+@pytest.fixture
+def timed() -> tuple[ConnectionTimer, ConnectionMachine, Timers, Written]:
+    """The timer of a dialer's connection, and what it works on."""
+    machine = ConnectionMachine(node.from_node_decoder, KEY, "client", "node", is_dialer=True)
+    timers, sender = Timers(), Written()
+    machine.start(bytes(32))
+    machine.data_to_send()
+    written: Any = sender
+    return ConnectionTimer(machine, written, timers.call_later), machine, timers, sender
 
 
-def test_a_dialer_waits_so_long_for_a_proof_and_a_listener_has_no_timer() -> None:
-    def dialer(side: Side, loop: Loop, transport: Transport) -> None:
-        ((delay_s, on_deadline),) = loop.due()
-        assert delay_s == HANDSHAKE_S
-        on_deadline()
-        assert str(side.connection.error) == "no proof within 5 s"
-        assert transport.ended == "closed"
-
-    def listener(side: Side, loop: Loop, transport: Transport) -> None:
-        assert loop.due() == []
-
-    timed(dialer)
-    timed(listener, is_dialer=False)
+Timed = tuple[ConnectionTimer, ConnectionMachine, Timers, Written]
 
 
-def test_a_heartbeat_is_looked_for_twice_per_interval_until_the_peer_is_given_up() -> None:
-    def story(side: Side, loop: Loop, transport: Transport) -> None:
-        side.connection.set_pulse(3.0)
-        looks = 0
-        while not transport.ended:
-            ((delay_s, look),) = loop.due()
-            assert delay_s == 1.5
-            loop.timers.clear()
-            looks += 1
-            look()
-        assert looks == 9
-        assert transport.ended == "aborted"
-        assert isinstance(side.connection.error, SilenceError)
+def test_a_dialer_waits_so_long_for_a_proof(timed: Timed) -> None:
+    timer, machine, timers, sender = timed
+    timer.expect_proof()
+    assert timers.fire() == HANDSHAKE_S
+    assert str(machine.error) == "no proof within 5 s"
+    assert sender.asked == ["flush"]
+    timer.close()
 
-    timed(story)
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_a_timer_that_is_stopped_is_not_due(timed: Timed, how: str) -> None:
+    timer, _, timers, _ = timed
+    timer.expect_proof()
+    getattr(timer, how)()
+    assert timers.due == []
+    timer.set_pulse(1.0)
+    assert len(timers.due) == (how == "stop"), "after the end none begins"
+    timer.set_pulse(2.0)
+    timer.close()
+    assert timers.due == []
+
+
+def test_signs_of_life_are_looked_for_twice_per_interval_until_the_peer_is_given_up(timed: Timed) -> None:
+    timer, machine, timers, sender = timed
+    timer.set_pulse(3.0)
+    assert [timers.fire() for _ in range(9)] == [1.5] * 9
+    assert sender.asked == ["abort"]
+    assert isinstance(machine.error, SilenceError)
+    assert timers.due == []
+    timer.close()
 
 
 # Threads, and many payloads.
@@ -438,7 +430,7 @@ def test_either_role_may_dial_and_both_prove_the_secret(
         sides = await dialed(direction, by_role)
         for side, role in zip(sides, direction, strict=True):
             await side.wait_told("ready")
-            assert side.connection.is_encrypted == (by_role[role] is not None)
+            assert (side.connection.cipher is not None) == (by_role[role] is not None)
             side.connection.send(SAYS[role])
         for side, role in zip(sides, reversed(direction), strict=True):
             await side.wait_for(lambda side=side: bool(side.messages))
@@ -478,7 +470,8 @@ def test_an_authority_says_who_may_dial(direction: tuple[str, str], tmp_path: Pa
         if direction[0] == "client":
             for side in sides:
                 await side.wait_told("ready")
-                assert side.connection.has_certificate
+                assert side.connection.cipher is not None
+                assert side.connection.cipher.has_certificate
             await end(sides)
         else:
             for side in sides:

@@ -20,7 +20,7 @@ CLIENT = ClientId(b"c" * 16)
 
 def end(machine: Machine, error: Exception | None) -> None:
     """The client's connection ends."""
-    connection: Any = SimpleNamespace(pulse_s=1.0)
+    connection: Any = SimpleNamespace(heartbeat=SimpleNamespace(pulse_s=1.0))
     service: Any = SimpleNamespace(
         connections=SimpleNamespace(pop=lambda *_: CLIENT),
         told_available={},

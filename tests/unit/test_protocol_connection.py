@@ -10,7 +10,7 @@ import pytest
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.protocol import frames, limits, node
 from dispy.protocol.connection.heartbeat import SILENT_TICKS
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, PROVEN, ConnectionMachine, State
+from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine, State
 from dispy.protocol.connection.stranger import BYTES_MAX
 from dispy.protocol.handshake import REFUSAL
 from dispy.protocol.streams import Group, MemorySource
@@ -56,13 +56,14 @@ class Side:
             count = min(step, len(view), len(room))
             room[:count] = view[:count]
             view = view[count:]
-            self.machine.received(count, self.now)
+            self.machine.received(count)
             self.handle()
 
     def handle(self) -> None:
         try:
-            while (event := self.machine.next_event()) is not None:
-                self.events.append(event)
+            while (event := self.machine.next_event(self.now)) is not None:
+                if event is not HANDLED:
+                    self.events.append(event)
                 for job in getattr(event, "jobs", ()):
                     if job.stream:
                         self.payloads[job.number] = bytes(self.machine.incoming.take(job.stream).data)
@@ -221,10 +222,10 @@ def test_what_the_owner_refuses_ends_between_two_messages() -> None:
         ours.machine.send(node.Acknowledge(number))
     data = ours.said()
     theirs.machine.writable()[: len(data)] = data
-    theirs.machine.received(len(data), 0.0)
-    assert theirs.machine.next_event() == node.Acknowledge(1)
+    theirs.machine.received(len(data))
+    assert theirs.machine.next_event(0.0) == node.Acknowledge(1)
     theirs.machine.refuse(RemoteProtocolError("not that"))
-    assert theirs.machine.next_event() is None
+    assert theirs.machine.next_event(0.0) is None
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -255,7 +256,7 @@ def test_a_stranger_may_say_so_much() -> None:
 def test_a_peer_that_hangs_up_before_its_proof_is_known_by_what_it_said() -> None:
     ours = client()
     ours.machine.writable()[:4] = b"SSH-"
-    ours.machine.received(4, 0.0)
+    ours.machine.received(4)
     ours.machine.closed()
     assert "speaks SSH and is no node of dispy" in str(ours.machine.error)
     silent = client()

@@ -14,7 +14,7 @@ import pytest
 
 from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError
 from dispy.protocol import frames, limits, node
-from dispy.protocol.connection.machine import PROVEN, ConnectionMachine
+from dispy.protocol.connection.machine import HANDLED, PROVEN, ConnectionMachine
 from dispy.protocol.connection.stranger import BUFFER
 from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Handshake
 from dispy.security.tls import Cipher, Tls, TlsError, dialer_tls, explain, listener_tls
@@ -64,9 +64,10 @@ class End:
             count = min(len(room), len(data))
             room[:count] = data[:count]
             data = data[count:]
-            self.machine.received(count, 0.0)
-            while (event := self.machine.next_event()) is not None:
-                self.events.append(event)
+            self.machine.received(count)
+            while (event := self.machine.next_event(0.0)) is not None:
+                if event is not HANDLED:
+                    self.events.append(event)
 
     def say(self) -> bytes:
         data = self.machine.data_to_send()

@@ -2,9 +2,9 @@
 
 What is said, in which order and within which limits is decided in ``protocol.connection.machine``, whose text has
 the states of a connection. Here are the socket's bytes on their way in, and the clock; ``net.sender`` writes what
-goes out.
+goes out, ``net.connection_timer`` has the timers.
 ``Owner.on_ready`` is called when the peer has proved itself, ``Owner.on_closed`` when the connection is closed, from
-any state. Five seconds are allowed until the proof: the dialer counts them here, the listener in ``net.listener``.
+any state.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dispy.errors import InternalError, RemoteProtocolError
+from dispy.errors import InternalError
+from dispy.net.connection_timer import ConnectionTimer
 from dispy.net.loopback import SAME_USER, plain_channel
 from dispy.net.sender import Sender
 from dispy.protocol import streams
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, PROVEN, ConnectionMachine
-from dispy.protocol.connection.stranger import HANDSHAKE_S
+from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine
 from dispy.protocol.handshake import NONCE_SIZE, SAME_SECRET
 from dispy.security.tls import DialerTls, ListenerTls
 from dispy.system.addresses import LOOPBACK
@@ -111,12 +111,15 @@ class Connection(asyncio.BufferedProtocol):
         self._unix_address = unix_address
         self._on_settled = on_settled
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        """Timer of the next look for signs of life; before the proof, the one of a dialer that refuses a peer after
-        ``HANDSHAKE_S``. None: there is none, as after the end."""
+        self._timer = ConnectionTimer(self.machine, self._sender, asyncio.get_running_loop().call_later)
         self._is_gone = False
         """True once the socket is gone (``connection_lost``)."""
+        self.heartbeat = self.machine.heartbeat
+        """Signs of life. Owners may read ``pulse_s`` and ``silent_s``, and call ``set_pulse``."""
+        self.cipher = self.machine.cipher
+        """TLS of the connection, of which owners may read ``has_certificate``; None: it is not encrypted."""
+        self.set_pulse = self._timer.set_pulse
+        """Function that begins the heartbeat, or changes its interval (seconds). The peer must be told, too."""
         self.peer_address = ""
         """IP address of the peer as text; empty before ``connection_made``."""
         self.trace: Callable[[str, Any], None] | None = None
@@ -134,9 +137,9 @@ class Connection(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         self.peer_address = peer[0] if isinstance(peer, tuple) else self._unix_address
         if self._is_dialer:
-            self._timer = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
+            self._timer.expect_proof()
         ours = transport.get_extra_info("sockname")
-        channel = plain_channel(ours, peer, is_dialer=self._is_dialer) if not self.is_encrypted else b""
+        channel = plain_channel(ours, peer, is_dialer=self._is_dialer) if self.cipher is None else b""
         advice = FORWARDED if len(channel) > len(SAME_USER) else SAME_SECRET
         self.machine.start(secrets.token_bytes(NONCE_SIZE), channel, advice)
         if self.machine.has_work():
@@ -148,8 +151,10 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         machine = self.machine
         try:
-            machine.received(nbytes, self._clock.monotonic())
-            while (event := machine.next_event()) is not None:
+            machine.received(nbytes)
+            while (event := machine.next_event(self._clock.monotonic())) is not None:
+                if event is HANDLED:
+                    continue
                 if event is PROVEN:
                     self._on_proven()
                     continue
@@ -167,7 +172,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_gone = True
         self.machine.closed()
-        self._stop_timer()
+        self._timer.close()
         self._settle()
         self._sender.closed()
         self._owner.on_closed(self, self.error or exc)
@@ -179,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
         self._sender.resume()
 
     def _on_proven(self) -> None:
-        self._stop_timer()
+        self._timer.stop()
         self._sender.open_to_threads()
         self._settle()
         self._owner.on_ready(self)
@@ -188,14 +193,6 @@ class Connection(asyncio.BufferedProtocol):
         on_settled, self._on_settled = self._on_settled, None
         if on_settled is not None:
             on_settled(self)
-
-    def _on_deadline(self) -> None:
-        self.refuse(RemoteProtocolError(f"no proof within {HANDSHAKE_S:g} s"))
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
     # What owners see.
 
@@ -224,17 +221,6 @@ class Connection(asyncio.BufferedProtocol):
     def bytes_received(self) -> int:
         """Bytes that have arrived over this connection, as on the wire: for the user's statistics."""
         return self.machine.bytes_received
-
-    @property
-    def is_encrypted(self) -> bool:
-        """True if the connection is encrypted with TLS."""
-        return self.machine.cipher is not None
-
-    @property
-    def has_certificate(self) -> bool:
-        """True if the peer has shown a certificate, and we have checked it (``security.tls``)."""
-        cipher = self.machine.cipher
-        return cipher is not None and cipher.has_certificate
 
     # Messages.
 
@@ -300,42 +286,6 @@ class Connection(asyncio.BufferedProtocol):
             for message in messages:
                 trace("is told", message)
         return True
-
-    # The peer's heartbeat.
-
-    @property
-    def pulse_s(self) -> float:
-        """Heartbeat interval of this connection (seconds), as ``set_pulse`` has set it last; before,
-        ``settings.PULSE_S``."""
-        return self.machine.heartbeat.pulse_s
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the peer's last byte, in steps of half a heartbeat interval; 0.0 before ``set_pulse``."""
-        return self.machine.heartbeat.silent_s
-
-    def set_pulse(self, pulse_s: float) -> None:
-        """Begin the heartbeat, or change its interval. The caller must tell the peer this interval (``SetPulse``).
-
-        Args:
-            pulse_s: Heartbeat interval (seconds): a sign of life is sent, and expected, in each. The connection
-                ends with ``SilenceError`` if the peer is silent for five intervals.
-        """
-        self.machine.heartbeat.pulse_s = pulse_s
-        self._stop_timer()
-        self._look_later()
-
-    def _look_later(self) -> None:
-        if not self._is_gone:
-            self._timer = self._loop.call_later(self.machine.heartbeat.tick_s, self._on_tick)
-
-    def _on_tick(self) -> None:
-        if not self.machine.look():
-            self._sender.abort()
-            return
-        if self.machine.has_work():
-            self._sender.flush_soon()
-        self._look_later()
 
     # The end.
 

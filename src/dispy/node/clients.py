@@ -81,7 +81,7 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
     client = service.connections.pop(connection, None)
     service.told_available.pop(connection, None)
     if client is not None and service.clients.get(client) is connection:
-        silent_s = connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
+        silent_s = connection.heartbeat.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
         _lose(service, client, silent_s)
         reporting.on_lost(service, client, error)
         known = service.machine.state.clients.get(client)

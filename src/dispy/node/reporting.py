@@ -48,8 +48,9 @@ def on_attached(service: NodeState, connection: Connection, message: node.Attach
     elif guest is None:
         reports.guests[client] = Guest(name)
         origin = f" of {brief(message.origin)}" if message.origin else ""
-        proof = "its secret" + (" and its certificate" if connection.has_certificate else "")
-        over = " over TLS" if connection.is_encrypted else ""
+        cipher = connection.cipher
+        proof = "its secret" + (" and its certificate" if cipher and cipher.has_certificate else "")
+        over = " over TLS" if cipher else ""
         reports.say(f"{name}{origin} has come from {connection.peer_address}, admitted by {proof}{over}")
 
 

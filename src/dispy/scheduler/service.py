@@ -217,7 +217,9 @@ class SchedulerService:
         """Returns the seconds since a node's last byte, in steps of half a heartbeat interval; 0.0 if not
         connected. Used to tell the user why a cluster stands still."""
         link = self._by_node.get(node_id)
-        return link.connection.silent_s if link is not None and link.connection is not None else 0.0
+        if link is None or link.connection is None:
+            return 0.0
+        return link.connection.heartbeat.silent_s
 
     def nodes(self) -> list[NodeInfo]:
         """Returns all nodes that have introduced themselves and are not lost, with traffic counts (bytes) of now."""

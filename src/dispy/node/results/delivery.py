@@ -300,7 +300,8 @@ def tell_available(service: NodeState) -> None:
     if read is None:
         return
     for connection, told in service.told_available.items():
-        every_s = AVAILABLE_S if connection.pulse_s == PULSE_S else connection.pulse_s
+        pulse_s = connection.heartbeat.pulse_s
+        every_s = AVAILABLE_S if pulse_s == PULSE_S else pulse_s
         if now - told >= every_s - PULSE_S / 2 and connection.is_ready:
             service.told_available[connection] = now
             connection.send(read())

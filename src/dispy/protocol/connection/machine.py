@@ -8,10 +8,9 @@ and fuzzers drive it without one. What the caller MUST do, in this order:
     bytes came   They are in ``writable()``. Call ``received``, then ``next_event`` until it returns None. Handle each
                  event before asking for the next: take the streams of a message at once (``incoming.take``), as the
                  peer may open others in their place. Then send.
-    send         ``data_to_send``, and as long as the socket takes more ``next_chunk``, until it is empty. Call
-                 both after each of the methods that queue something: ``next_event``, ``send``, ``send_streamed``,
-                 ``give_up``, ``look``, ``refuse``, ``fail``. The bytes must leave in the order in which they were
-                 returned.
+    send         ``data_to_send``, and as long as the socket takes more ``next_chunk``, until it is empty. Call both
+                 after each of the methods that queue something: ``next_event``, ``send``, ``send_streamed``,
+                 ``give_up``, ``look``, ``refuse``, ``fail``. Bytes must leave in the order in which they came.
     time         ``look`` every ``heartbeat.tick_s`` seconds, from ``PROVEN`` on. A peer that has not proved itself
                  within ``stranger.HANDSHAKE_S`` must be refused: ``refuse``.
     end          Once ``is_over``: send ``data_to_send``, close the socket; no event comes any more. When the socket
@@ -91,11 +90,17 @@ class State(enum.Enum):
     ENDED = enum.auto()
 
 
-class Proven:
-    """Event: both sides have proved themselves, and messages can be sent. Comes once, before all messages."""
+class Signal(enum.Enum):
+    """Events that are no message of the peer."""
+
+    PROVEN = enum.auto()
+    """Both sides have proved themselves, and messages can be sent. Comes once, before all messages."""
+    HANDLED = enum.auto()
+    """A frame was handled that is for the machine alone. Others may have come behind it."""
 
 
-PROVEN: Final = Proven()
+PROVEN: Final = Signal.PROVEN
+HANDLED: Final = Signal.HANDLED
 
 
 class ConnectionMachine:
@@ -163,8 +168,6 @@ class ConnectionMachine:
         """Payloads that leave. The caller may only read ``is_sending``."""
         self._out: Frames = []
         """Headers and bodies of frames, unencrypted, that the next ``data_to_send`` returns, in order."""
-        self._now = 0.0
-        """Time of the last ``received`` (seconds)."""
         self.heartbeat = Heartbeat()
         """The peer's signs of life, and ours. The caller may set ``pulse_s``; ``look`` is called by ours."""
         self.bytes_received = 0
@@ -200,10 +203,10 @@ class ConnectionMachine:
         self._enter(State.PROOF)
         self._write_control(self._stranger.begin_proof(self._nonce, channel, advice))
 
-    def _on_handshake(self, stranger: Stranger, handshake: Handshake, body: memoryview) -> Proven | None:
+    def _on_handshake(self, stranger: Stranger, handshake: Handshake, body: memoryview) -> Signal:
         self._write_control(handshake.receive(body))
         if not handshake.done:
-            return None
+            return HANDLED
         self._stranger = None
         self._enter(State.READY)
         self._reader.widen()
@@ -213,15 +216,13 @@ class ConnectionMachine:
 
     # What arrives.
 
-    def received(self, count: int, now: float) -> None:
-        """Take in ``count`` bytes (at least 1) that were read into ``writable()``, at the time ``now``.
+    def received(self, count: int) -> None:
+        """Take in ``count`` bytes (at least 1) that were read into ``writable()``.
 
-        Then call ``next_event`` until it returns None, also when the connection is over. ``now`` is in seconds of any
-        clock that never goes back, the same one as in ``next_chunk``.
+        Then call ``next_event`` until it returns None, also when the connection is over.
         """
         self.heartbeat.has_received = True
         self.bytes_received += count
-        self._now = now
         if self.is_over:
             return
         try:
@@ -244,25 +245,31 @@ class ConnectionMachine:
             self._stranger.on_tls(self.bytes_received)
             self._begin_proof(self._tls.channel_of(cipher))
 
-    def next_event(self) -> Any:
-        """Returns the next message of the peer, decoded; before the first one ``PROVEN``. None: bytes are missing.
+    def next_event(self, now: float) -> Any:
+        """Handle the next frame, and return what it is to the caller.
 
         Handle the event before the next call: take the streams that the message refers to (``incoming.take``). If
         handling it fails, ``refuse`` or ``fail``. A peer that breaks a rule ends the connection here: None is
         returned, and the connection ``is_over``.
+
+        Args:
+            now: The present (seconds of any clock that never goes back, the same one as in ``next_chunk``). The peer
+                is told when chunks arrived: with one time for all of a read, ``pace`` took fast lines for slow ones.
+
+        Returns:
+            A message of the peer, decoded; ``PROVEN``, once, before the first one; ``HANDLED``; or None: bytes are
+            missing.
         """
         try:
             while not self.is_over:
                 frame = self._reader.next_frame()
-                if frame is None:
-                    if self.cipher is None or not self._decrypt(self.cipher):
-                        break
-                    continue
-                kind, stream, body = frame
-                if kind == frames.CONTROL and self._stranger is None:
-                    return self._decode(body)
-                if (event := self._on_frame(kind, stream, body)) is not None:
-                    return event
+                if frame is not None:
+                    kind, stream, body = frame
+                    if kind == frames.CONTROL and self._stranger is None:
+                        return self._decode(body)
+                    return self._on_frame(kind, stream, body, int(now * 1e6))
+                if self.cipher is None or not self._decrypt(self.cipher):
+                    break
         except FAULTS_OF_PEER as error:
             self.refuse(self._explain(error))
         return None
@@ -278,7 +285,7 @@ class ConnectionMachine:
         self._reader.received(size)
         return size > 0
 
-    def _on_frame(self, kind: int, stream: int, body: memoryview) -> Proven | None:
+    def _on_frame(self, kind: int, stream: int, body: memoryview, now_us: int) -> Signal:
         """Handle a frame that is no message of a peer."""
         if kind == frames.CONTROL:
             stranger = self._stranger
@@ -286,30 +293,30 @@ class ConnectionMachine:
                 return self._on_handshake(stranger, stranger.handshake, body)
         elif kind == frames.PLACED:
             self.incoming.placed(stream, len(body))
-            self._out.append(frames.grant_frame(stream, len(body), int(self._now * 1e6)))
+            self._out.append(frames.grant_frame(stream, len(body), now_us))
         elif kind == frames.CHUNK:
             self.incoming.chunk(stream, body)
-            self._out.append(frames.grant_frame(stream, len(body), int(self._now * 1e6)))
+            self._out.append(frames.grant_frame(stream, len(body), now_us))
         elif kind == frames.OPEN:
             self.incoming.open(stream, frames.read_open(body))
         elif kind == frames.GRANT:
-            self.outgoing.granted(stream, *frames.read_grant(body), int(self._now * 1e6))
+            self.outgoing.granted(stream, *frames.read_grant(body), now_us)
         elif kind == frames.ABORT:
             self.incoming.abort(stream)
-        return None
+        return HANDLED
 
     # What is sent.
 
     def send(self, message: Any) -> None:
         """Queue a message; dropped unless the connection is ready.
 
-        A message larger than the peer accepts is not sent: the connection ends with ``InternalError``. The peer would
-        end it anyway, again after each reconnect, and could not say which message was at fault.
+        One that is larger than the peer accepts ends the connection with ``InternalError``: the peer would end it,
+        again after each reconnect, and could not say which message was at fault.
         """
         if self.is_ready:
             body = _encode(message)
             if len(body) > limits.CONTROL_FRAME_MAX:
-                self._fail_by(message, len(body))
+                self.fail(_too_large(message, len(body)))
                 return
             self._out.append(frames.header(frames.CONTROL, len(body)))
             self._out.append(body)
@@ -319,7 +326,7 @@ class ConnectionMachine:
     ) -> streams.Group:
         """Send one or several large payloads as streams, and after their last byte the message that refers to them.
 
-        Payloads beyond the number that the peer takes at once wait for their turn.
+        Those beyond the number that the peer takes at once wait.
 
         Args:
             parts: For each payload the object in the message that refers to it, the name of that object's
@@ -339,7 +346,7 @@ class ConnectionMachine:
             for _, _, source in parts:
                 source.close()
             if self.is_ready:
-                self._fail_by(message, len(body))
+                self.fail(_too_large(message, len(body)))
             return streams.Group([], b"")
         return self.outgoing.add(numbers, [source for _, _, source in parts], body, self._out)
 
@@ -362,7 +369,7 @@ class ConnectionMachine:
         data = b"".join(self._out)
         self._out.clear()
         if self.cipher is not None:
-            data = self._encrypt(self.cipher, data) if data else self.cipher.pending()
+            data = _encrypt(self.cipher, data) if data else self.cipher.pending()
         if data:
             self.heartbeat.has_sent = True
             self.bytes_sent += len(data)
@@ -381,7 +388,7 @@ class ConnectionMachine:
         self.outgoing.next_chunk(int(now * 1e6), parts)
         if parts:
             if self.cipher is not None:
-                parts = [self._encrypt(self.cipher, part) for part in parts]
+                parts = [_encrypt(self.cipher, part) for part in parts]
             self.heartbeat.has_sent = True
             self.bytes_sent += sum(map(len, parts))
         return parts
@@ -393,8 +400,7 @@ class ConnectionMachine:
         over all bytes that were returned before.
 
         Returns:
-            None, and nothing is to be sent, if other bytes or payloads are queued (order), a message is too large, or
-            the connection is not ready.
+            None, and nothing is to be sent, if others are queued (order), one is too large, or we are not ready.
         """
         if not self.is_ready or self._out or self.outgoing.is_sending:
             return None
@@ -407,7 +413,7 @@ class ConnectionMachine:
             parts.append(body)
         data = b"".join(parts)
         if self.cipher is not None:
-            data = self._encrypt(self.cipher, data)
+            data = _encrypt(self.cipher, data)
         self.heartbeat.has_sent = True
         self.bytes_sent += len(data)
         return data or None
@@ -417,22 +423,13 @@ class ConnectionMachine:
             self._out.append(frames.header(frames.CONTROL, len(body)))
             self._out.append(body)
 
-    @staticmethod
-    def _encrypt(cipher: Cipher, data: bytes | memoryview) -> bytes:
-        try:
-            return cipher.encrypt(data)
-        except TlsError:
-            return b""  # the peer has ended TLS: nothing can be sent, and the socket ends as well
-
     # The end.
 
     def look(self) -> bool:
         """Look for signs of life. Call it every ``heartbeat.tick_s`` seconds, from ``PROVEN`` until ``closed``.
 
         Queues a PING if one is due. A peer that does not take our last bytes, after the end, is silent as well.
-
-        Returns:
-            False if the peer is given up: close the socket without waiting for what is left, and do not look again.
+        Returns False if the peer is given up: close the socket at once, whatever is left, and do not look again.
         """
         try:
             if self.heartbeat.look() and self.is_ready:
@@ -445,8 +442,7 @@ class ConnectionMachine:
     def refuse(self, error: Exception) -> None:
         """End the connection because of an error; ``error`` keeps the first of several.
 
-        A listener queues one constant refusal for a dialer that has not proved itself. Frames that have arrived
-        already are ignored.
+        A listener queues one constant refusal for a dialer without proof. Frames that are there already are ignored.
         """
         if self.error is None:
             self.error = error
@@ -459,11 +455,6 @@ class ConnectionMachine:
         if self.is_ready and self._farewell is not None:
             self._write_control(_encode(self._farewell(error)))
         self.refuse(error)
-
-    def _fail_by(self, message: Any, size: int) -> None:
-        what = f"a {type(message).__name__} of {size} bytes was to be sent"
-        hint = "this is a fault of dispy: please report it"
-        self.fail(InternalError(f"{what}; {limits.CONTROL_FRAME_MAX} are allowed", hint=hint))
 
     def abort(self, error: Exception) -> None:
         """End the connection because of an error, without another byte: what is queued is lost."""
@@ -492,3 +483,16 @@ class ConnectionMachine:
         if isinstance(error, TlsError):
             return explain(error, self._role, is_dialer=self._is_dialer)
         return self._stranger.explain(error)
+
+
+def _encrypt(cipher: Cipher, data: bytes | memoryview) -> bytes:
+    try:
+        return cipher.encrypt(data)
+    except TlsError:
+        return b""  # the peer has ended TLS: nothing can be sent, and the socket ends as well
+
+
+def _too_large(message: Any, size: int) -> InternalError:
+    what = f"a {type(message).__name__} of {size} bytes was to be sent"
+    hint = "this is a fault of dispy: please report it"
+    return InternalError(f"{what}; {limits.CONTROL_FRAME_MAX} are allowed", hint=hint)
