@@ -38,6 +38,7 @@ CLAIMS = (
     "start_time",
     "code",
     "scheduling",
+    "execution",
     "deaths",
     "drill",
     "soak",

@@ -128,7 +128,7 @@ def _load(place: Path, nodes: list[int], path: Path | None) -> int:
                 _is_ready.wait(10)
                 _is_ready.clear()
         wanted = len(nodes)
-        shown = {node.ip_addr + str(node._port): node for node in cluster.status().nodes}
+        shown = {node.ip_addr + str(node.port): node for node in cluster.status().nodes}
         jobs = [
             cluster.submit_node(node, path.name if path else ".") for node in list(shown.values())[:wanted]
         ]
@@ -148,7 +148,7 @@ def _note(status: int, node: object, job: object) -> None:
     from dispy import DispyNode
 
     if status == DispyNode.Initialized and isinstance(node, DispyNode):
-        _ready.add(node._port)
+        _ready.add(node.port)
         _is_ready.set()
 
 

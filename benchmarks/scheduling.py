@@ -15,7 +15,7 @@ from collections import deque
 from benchmarks.harness import Row, at_most, median_row
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling.ids import ClientId, NodeId
+from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import node
 from dispy.protocol.node import FINISHED, Ended, Job
 
@@ -58,12 +58,12 @@ class Driver:
         self._batches = itertools.count(1)
         self._held: dict[NodeId, deque[Job]] = {}
         """What each node has, in the order in which it came."""
-        self._handle(core.AddComputation(ClientId(0), node.Compute(1, "noop", b"")))
+        self._handle(core.AddComputation(core.EMBEDDED, 1, node.Compute(1, "noop", b"")))
         for number in range(nodes):
             name = NodeId(number.to_bytes(16, "big"))
             self._held[name] = deque()
             self._handle(core.NodeUp(name, "node", SLOTS, False))
-            self._handle(core.Allocate(1, name, SLOTS))
+            self._handle(core.Allocate(core.EMBEDDED, 1, name, SLOTS))
             self._handle(core.FromNodeEvent(name, node.ComputationReady(1)))
             self._handle(core.FromNodeEvent(name, node.Credit(1, SLOTS, BATCH - SLOTS)))
         left = nodes * BATCH + queued
@@ -84,7 +84,7 @@ class Driver:
 
     def _submit(self, count: int) -> None:
         jobs = [Job(number, 0, _PAYLOAD) for number in itertools.islice(self._numbers, count)]
-        self._handle(core.SubmitJobs(1, jobs))
+        self._handle(core.SubmitJobs(core.EMBEDDED, 1, jobs))
 
     def _end(self, name: NodeId) -> int:
         """Have a node end what it holds (up to an eighth less than a batch: see ``placing.note_room``)."""

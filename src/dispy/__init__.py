@@ -104,11 +104,22 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'dispy' has no attribute {name!r}{_why_not(name)}")
+    value = globals()[name] = getattr(_loaded(home), name)
+    return value
+
+
+def _loaded(home: str) -> ModuleType:
+    """Returns a module of ours, loaded without garbage collections, which find nothing then: a tenth of the time."""
+    import gc
     import importlib
 
-    value = getattr(importlib.import_module(home), name)
-    globals()[name] = value
-    return value
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(home)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _why_not(name: str) -> str:

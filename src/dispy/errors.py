@@ -57,8 +57,8 @@ class VersionError(DispyError):
 
 
 class SilenceError(DispyError):
-    """A peer has sent nothing for longer than allowed: five heartbeat intervals (``net.heartbeat``), which ends the
-    connection, or ``dispy.config.MsgTimeout`` after a question to a node."""
+    """A peer has sent nothing for longer than allowed: five heartbeat intervals, which ends the connection
+    (``protocol.connection.heartbeat``), or ``dispy.config.MsgTimeout`` after a question to a node."""
 
 
 # The environment can act.

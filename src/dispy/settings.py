@@ -21,7 +21,11 @@ PULSE_S = 1.0
 another one (``JobCluster(pulse_interval=...)``). Nodes also do their periodic work in this interval."""
 
 SILENT_PULSES = 5
-"""Number of heartbeat intervals without a byte from a peer after which the connection ends (``net.heartbeat``)."""
+"""Number of heartbeat intervals without a byte from a peer after which the connection ends."""
+
+IDLE_S = 10.0
+"""Time for which superfluous processes of jobs may be idle on a node (seconds): longer than the pauses in which a
+program looks at results and submits again, so that these do not cost it the start of processes (some 3 ms each)."""
 
 PULSE_MIN_S = 0.1
 """Smallest heartbeat interval that a program may ask for (seconds); less raises ``UsageError``."""
@@ -82,6 +86,9 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     silence_s: Annotated[float, Meta(gt=0)] = PULSE_S * SILENT_PULSES
     """Seconds for which a silent client keeps its share of the CPUs, and its exclusive use of the node. After that it
     counts as dead: others get its CPUs, and its results go to disk. It may come back until its lease ends."""
+    idle_s: Annotated[float, Meta(gt=0)] = IDLE_S
+    """Seconds for which a process of jobs may be idle while its cluster is open, if more than twice as many as CPUs
+    and 8 more are idle on the node. After that it ends; when jobs come again, another one is started."""
     spool_max: Annotated[int, Meta(ge=0)] = 1 << 30
     """Bytes of results on disk for clients that are dead; 0: none. Results above the limit stay in memory. 1 GiB fits
     on any machine of today, and holds the results of an hour for jobs that return a page of text."""

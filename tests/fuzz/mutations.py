@@ -242,7 +242,7 @@ TO_NODE = [
     Message.of(message)
     for message in (
         node.Attach(_ID, "program (17)", 3),
-        node.Reconcile(_ATTEMPTS, {1: 1, 2: 3}),
+        node.Reconcile([node.HeldJobs(1, _ATTEMPTS)], {1: 1, 2: 3}),
         node.Compute(1, "compute", b"\x80\x05N.", 0, False, 5.0, ""),
         node.Compute(1, "compute", b"", 5, True, 0.5, "sub"),
         node.RunJobs(1, [node.Job(7, 1, b"\x80\x05N."), node.Job(8, 1, b"", 3)]),
@@ -279,7 +279,7 @@ FROM_NODE = [
         node.JobsReturned(1, _ATTEMPTS, "why"),
         node.Provisional(1, 7, 1, 1, b"\x80\x05N.", 0),
         node.Provisional(1, 7, 1, 1, b"part", 0, 0, node.FilePart(1, "a/b", 4, 0o644, 5, 6, 0)),
-        node.Reconciled(_ATTEMPTS, [1]),
+        node.Reconciled([node.HeldJobs(1, _ATTEMPTS)], [1]),
         node.Leaving("stopped"),
         node.NodeCpus(2),
         node.ObjectStored(1, 2, "no room"),

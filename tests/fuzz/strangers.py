@@ -91,26 +91,23 @@ def run_block(seed: int, block: int, count: int, suspects: Suspects, report: Rep
     """Run so many inputs of a block, and add to the report."""
     targets = Targets(random.Random(f"{seed}/{block}"), suspects)
     clock = time.perf_counter
-    with targets.running():
-        for number in range(count):
-            start = clock()
-            name = ""
-            try:
-                name = targets.run()
-                report.by_target[name] += 1
-            except Exception as error:
-                report.note(
-                    _kind(error), _describe(seed, block, number, targets.said) + traceback.format_exc()
-                )
-                if report.faults.total() >= FAULTS_MAX:
-                    return
-            took_ms = (clock() - start) * 1e3
-            if took_ms > report.slowest_ms:
-                report.slowest_ms = took_ms
-                report.slowest = f"{name}, block {block}"
-                if took_ms > SLOW_MS:
-                    report.note("slow", f"{took_ms:.0f} ms: {_describe(seed, block, number, targets.said)}")
-            report.inputs += 1
+    for number in range(count):
+        start = clock()
+        name = ""
+        try:
+            name = targets.run()
+            report.by_target[name] += 1
+        except Exception as error:
+            report.note(_kind(error), _describe(seed, block, number, targets.said) + traceback.format_exc())
+            if report.faults.total() >= FAULTS_MAX:
+                return
+        took_ms = (clock() - start) * 1e3
+        if took_ms > report.slowest_ms:
+            report.slowest_ms = took_ms
+            report.slowest = f"{name}, block {block}"
+            if took_ms > SLOW_MS:
+                report.note("slow", f"{took_ms:.0f} ms: {_describe(seed, block, number, targets.said)}")
+        report.inputs += 1
 
 
 def _kind(error: Exception) -> str:

@@ -10,29 +10,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from dispy.errors import DispyError, RemoteProtocolError
-from dispy.net import connection as connection_module
-from dispy.net.connection import Connection
 from dispy.protocol import frames, limits, node
+from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.frames import FrameReader, guess_protocol
-from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Challenge, Handshake, Proof, find_fault
-from dispy.protocol.streams import MemorySource
+from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, TLS_REFUSAL, Handshake, Proof, find_fault
 from dispy.system.escaping import line
 
-from .fakes import FakeLoop, Fault
 from .mutations import (
     CLIENT_HELLO,
     EVERYTHING,
     FROM_NODE,
     HANDSHAKE,
     HEADER,
-    HELLO,
     LENGTHS,
     ON_NODE,
     OPENINGS,
@@ -45,9 +40,11 @@ from .mutations import (
 )
 from .talks import (
     KEY,
+    OTHER,
     OTHER_KEY,
     PROVED_BUFFER_MAX,
     STRANGER_BUFFER_MAX,
+    Fault,
     Talk,
     dialing,
     framed,
@@ -70,15 +67,13 @@ GUESSES = {"TLS", "SSH", "HTTP", "dispy's protocol", "another protocol"}
 
 REFUSAL_FRAME = framed(REFUSAL)
 PROOF_SPANS = Message.of(Proof(bytes(32))).spans
-HELLO_FRAME = framed(encode(HELLO))
-CHALLENGE_FRAME = framed(encode(Challenge(limits.VERSION, bytes(32))))
 
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
     """The code under test; tests of the fuzzer put something broken in its place."""
 
-    connection: type[Connection] = Connection
+    connection: type[ConnectionMachine] = ConnectionMachine
     handshake: type[Handshake] = Handshake
     reader: type[FrameReader] = FrameReader
     guess: Callable[[bytes], str] = guess_protocol
@@ -97,11 +92,9 @@ class Targets:
     def __init__(self, source: random.Random, suspects: Suspects) -> None:
         self._source = source
         self._suspects = suspects
-        self._loop = FakeLoop()
         self.mutator = Mutator(source)
         self.said: list[bytes] = []
         """What the present input consists of."""
-        self._nonce = b""
         self._table: list[tuple[float, Callable[[], None]]] = [
             (0.16, self.dialer),
             (0.16, self.handshake),
@@ -117,23 +110,6 @@ class Targets:
         ]
         """Share and target; what is left is the listener's."""
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Connections find our loop and our nonces."""
-        names = vars(connection_module)
-        before = names["secrets"]
-        names["secrets"] = self
-        try:
-            with self._loop.running():
-                yield
-        finally:
-            names["secrets"] = before
-
-    def token_bytes(self, size: int) -> bytes:
-        """Nonces that are the same with the same seed."""
-        self._nonce = self._source.randbytes(size)
-        return self._nonce
-
     def run(self) -> str:
         """Drive one target once, with a new input; returns its name.
 
@@ -141,7 +117,6 @@ class Targets:
             Fault: Something was not as it must be. Any other exception is a crash.
         """
         self.said = []
-        self._loop.clear()
         target = self._pick()
         target()
         return target.__name__
@@ -158,32 +133,34 @@ class Targets:
 
     def _talk(self, *, is_dialer: bool, tls: bool = False, is_peer_encrypting: bool = False) -> Talk:
         context = (dialing() if is_dialer else listening()) if tls else None
+        # Who dials is a client, as a rule; it need not be.
+        is_client = is_dialer != (self.mutator.chance() < 0.2)
         talk = Talk(
             self.mutator,
-            self._loop,
             self._suspects.connection,
+            self._source.randbytes(NONCE_SIZE),
+            "client" if is_client else "node",
             is_dialer=is_dialer,
             tls=context,
             is_peer_encrypting=is_peer_encrypting,
         )
-        talk.nonce = self._nonce
         self.said = talk.said
         return talk
 
     def _check_state(self, talk: Talk) -> None:
         """A connection waits, or was refused with a reason; it is ready only by the right proof."""
-        connection, error = talk.connection, talk.connection.error
-        if talk.owner.ready and talk.peer_mac() not in b"".join(talk.said):
+        connection, error = talk.machine, talk.machine.error
+        if talk.is_proven and talk.peer_mac() not in b"".join(talk.said):
             raise Fault("ready without the right proof")
-        if connection.is_ready != (bool(talk.owner.ready) and error is None):
-            raise Fault(f"ready: {connection.is_ready}, told so: {talk.owner.ready}, {error!r}")
-        if (error is not None) != talk.transport.is_closed:
-            raise Fault(f"refused with {error!r}, closed: {talk.transport.is_closed}")
+        if connection.is_ready != (talk.is_proven and error is None):
+            raise Fault(f"ready: {connection.is_ready}, told so: {talk.is_proven}, {error!r}")
+        if (error is not None) != talk.is_over:
+            raise Fault(f"refused with {error!r}, over: {talk.is_over}")
         if error is None:
             return
         if not isinstance(error, REFUSALS):
             raise Fault(f"refused with {error!r}")
-        if not talk.owner.ready:
+        if not talk.is_proven:
             reason = line(str(error))
             if not isinstance(error, DispyError) or len(reason) > REASON_MAX or not reason.isascii():
                 raise Fault(f"refused before the proof with {error!r}")
@@ -206,12 +183,13 @@ class Targets:
         mutator = self.mutator
         talk = self._talk(is_dialer=mutator.chance() < 0.5, tls=True, is_peer_encrypting=True)
         if mutator.chance() < 0.5:
-            talk.say(CHALLENGE_FRAME if talk.is_dialer else HELLO_FRAME)
+            talk.say(talk.peer_opening())
         talk.say(framed(encode(Proof(talk.peer_mac()))), is_damaged=True)
         self._check_state(talk)
-        if talk.owner.ready and not talk.said[1:]:
+        if talk.is_proven and not talk.said[1:]:
             raise Fault("ready by half a handshake")
-        talk.connection.refuse(RemoteProtocolError("no proof in time"))
+        if not talk.is_over:
+            self._pass_deadline(talk)
         talk.end()
 
     def _to_listener(self, talk: Talk) -> None:
@@ -225,20 +203,19 @@ class Targets:
                 and len(first) >= frames.HEADER_SIZE
                 and self._is_refused_at_sight(first, tls=False)
             )
-            if is_refused and not talk.transport.is_closed:
+            if is_refused and not talk.is_over:
                 raise Fault(f"refused at sight, and not after reading: {first.hex()}")
         else:
-            talk.say(HELLO_FRAME)
+            talk.say(talk.peer_opening())
             if talk.hear() != framed(talk.challenge()):
                 raise Fault(f"answered {talk.hear().hex()} to an honest Hello")
-        if not talk.transport.is_closed and mutator.chance() < 0.8:
+        if not talk.is_over and mutator.chance() < 0.8:
             talk.say(self._doubtful_proof(talk) if talk.hear() else mutator.blob(HANDSHAKE))
         self._check_state(talk)
         self._check_told(talk)
-        if not talk.owner.ready:
-            if not talk.transport.is_closed:
-                # The listener's deadline has come.
-                talk.connection.refuse(RemoteProtocolError("no proof in time"))
+        if not talk.is_proven:
+            if not talk.is_over:
+                self._pass_deadline(talk)
                 self._check_told(talk)
             if mutator.chance() < 0.1:
                 talk.say_late(self._late(talk))
@@ -262,11 +239,11 @@ class Targets:
         """A stranger gets a challenge at most, and the one refusal."""
         challenge = framed(talk.challenge())
         heard = talk.hear()
-        if talk.owner.ready:
+        if talk.is_proven:
             if not heard.startswith(challenge + framed(talk.own_proof())):
                 raise Fault(f"told {heard.hex()} to somebody with the right proof")
             return
-        end = REFUSAL_FRAME if talk.transport.is_closed else b""
+        end = REFUSAL_FRAME if talk.is_over else b""
         if heard not in (end, challenge + end):
             raise Fault(f"told {heard.hex()} to a stranger")
 
@@ -309,25 +286,26 @@ class Targets:
         hello = framed(talk.hello())
         if talk.hear() != hello:
             raise Fault(f"began with {talk.hear().hex()}")
-        talk.say(mutator.blob(HANDSHAKE) if mutator.chance() < 0.5 else CHALLENGE_FRAME)
-        if not talk.transport.is_closed and mutator.chance() < 0.8:
+        talk.say(mutator.blob(HANDSHAKE) if mutator.chance() < 0.5 else talk.peer_opening())
+        if not talk.is_over and mutator.chance() < 0.8:
             talk.say(self._doubtful_proof(talk) if talk.hear() != hello else mutator.blob(HANDSHAKE))
         self._check_state(talk)
         heard = talk.hear()
         if heard != hello and heard != hello + framed(talk.own_proof()):
             raise Fault(f"told {heard.hex()} to a stranger")
-        if not talk.owner.ready:
-            if not talk.transport.is_closed:
+        if not talk.is_proven:
+            if not talk.is_over:
                 self._pass_deadline(talk)
             if mutator.chance() < 0.1:
                 talk.say_late(self._late(talk))
         talk.end()
 
     def _pass_deadline(self, talk: Talk) -> None:
-        for timer in self._loop.timers:
-            timer.fire()
-        if not isinstance(talk.connection.error, RemoteProtocolError):
-            raise Fault(f"after the deadline: {talk.connection.error!r}")
+        """The peer has not proved itself in time."""
+        talk.machine.refuse(RemoteProtocolError("no proof in time"))
+        talk.send_all()
+        if not isinstance(talk.machine.error, RemoteProtocolError):
+            raise Fault(f"after the deadline: {talk.machine.error!r}")
         self._check_state(talk)
 
     def tls_listener(self) -> None:
@@ -340,11 +318,11 @@ class Targets:
             data = b"\x16" + data[1:]
         talk.say(data)
         # Whoever gets a certificate for it has said what TLS begins with.
-        is_honest = len(talk.transport.written) > 100
+        is_honest = len(b"".join(talk.written)) > 100
         self._check_state(talk)
-        if not talk.transport.is_closed:
-            talk.connection.refuse(RemoteProtocolError("no proof in time"))
-        if talk.owner.ready:
+        if not talk.is_over:
+            self._pass_deadline(talk)
+        if talk.is_proven:
             raise Fault("ready without TLS")
         self._check_records(talk)
         talk.end()
@@ -361,20 +339,20 @@ class Targets:
         talk.say(mutator.tls(SERVER_HELLO) if mutator.chance() < 0.6 else mutator.blob(HANDSHAKE))
         self._check_state(talk)
         self._check_records(talk)
-        if not talk.transport.is_closed:
+        if not talk.is_over:
             self._pass_deadline(talk)
         talk.end()
 
     def _check_records(self, talk: Talk) -> None:
         """What was written is records of TLS, and not many."""
-        written = talk.transport.written
+        said = written = b"".join(talk.written)
         if len(written) > TLS_MAX or KEY in written:
             raise Fault(f"{len(written)} bytes of TLS to a stranger: {written.hex()}")
         while written:
             # An alert, 21, repeats what version the stranger claimed.
             is_version = written[1:2] == b"\x03" or written[:1] == b"\x15"
             if len(written) < 5 or written[0] not in range(0x14, 0x18) or not is_version:
-                raise Fault(f"no TLS: {talk.transport.written.hex()}")
+                raise Fault(f"no TLS: {said.hex()}")
             written = written[5 + int.from_bytes(written[3:5]) :]
 
     def proved(self) -> None:
@@ -388,20 +366,19 @@ class Targets:
 
     def _say_nonsense(self, talk: Talk) -> None:
         mutator = self.mutator
-        talk.say(CHALLENGE_FRAME if talk.is_dialer else HELLO_FRAME)
+        talk.say(talk.peer_opening())
         talk.say(framed(encode(Proof(talk.peer_mac()))))
-        if not talk.connection.is_ready:
-            raise Fault(f"the right proof is refused: {talk.connection.error!r}")
+        if not talk.machine.is_ready:
+            raise Fault(f"the right proof is refused: {talk.machine.error!r}")
         if mutator.chance() < 0.1:
-            large = node.Provisional(1, 7, 1, 1, b"", 0)
-            talk.connection.send_streamed([(large, "stream", MemorySource(_LARGE))], large)
+            talk.send_large(_LARGE)
         for _ in range(1 + mutator.below(4)):
             is_damaged = talk.is_encrypting and mutator.chance() < 0.3
-            talk.say(self._nonsense(FROM_NODE if talk.is_dialer else TO_NODE), is_damaged=is_damaged)
+            talk.say(self._nonsense(FROM_NODE if talk.role == "client" else TO_NODE), is_damaged=is_damaged)
             # Both sides go on as if nothing had happened, until they are told otherwise.
-            if not talk.owner.closed:
-                talk.connection.send(node.Detach())
-                talk.connection.flush()
+            talk.machine.send(node.Detach())
+            talk.machine.look()
+            talk.send_all()
         self._check_state(talk)
         talk.end()
 
@@ -433,8 +410,8 @@ class Targets:
         """Messages of any size to a handshake, without a frame around them."""
         mutator = self.mutator
         is_dialer = mutator.chance() < 0.5
-        role, peer_role = ("client", "node") if is_dialer else ("node", "client")
-        side = self._suspects.handshake(KEY, role, peer_role, bytes(32), is_dialer=is_dialer)
+        role = "client" if is_dialer != (mutator.chance() < 0.2) else "node"
+        side = self._suspects.handshake(KEY, role, OTHER[role], bytes(32), is_dialer=is_dialer)
         side.start()
         for _ in range(3):
             message = mutator.pick(HANDSHAKE if mutator.chance() < 0.9 else EVERYTHING)
@@ -453,25 +430,26 @@ class Targets:
         """Bytes cut into frames: as a slow and obvious reader does it, however they are split."""
         mutator = self.mutator
         is_wide, widens = mutator.chance() < 0.2, mutator.chance() < 0.2
-        found: list[tuple[int, int, bytes]] = []
-
-        def on_frame(kind: int, stream: int, body: memoryview) -> None:
-            found.append((kind, stream, bytes(body)))
-            if widens:
-                reader.widen()
-
         control_max = limits.CONTROL_FRAME_MAX if is_wide else limits.HANDSHAKE_FRAME_MAX
-        reader = self._suspects.reader(on_frame, control_max)
+        reader = self._suspects.reader(control_max)
         data = mutator.blob(EVERYTHING)
         if mutator.chance() < 0.3:
             data += self._nonsense(EVERYTHING)
         self.said.append(data)
         buffer_max = PROVED_BUFFER_MAX if is_wide or widens else STRANGER_BUFFER_MAX
-        is_refused = self._read(reader, data, buffer_max)
+        found: list[tuple[int, int, bytes]] = []
+        is_refused = False
+        try:
+            for frame in self._read(reader, data, buffer_max):
+                found.append(frame)
+                if widens:
+                    reader.widen()
+        except RemoteProtocolError:
+            is_refused = True
         if (found, is_refused) != slow_frames(data, is_wide=is_wide, widens=widens):
             raise Fault(f"read {found}, refused: {is_refused}; wide: {is_wide}, widens: {widens}")
 
-    def _read(self, reader: FrameReader, data: bytes, buffer_max: int) -> bool:
+    def _read(self, reader: FrameReader, data: bytes, buffer_max: int) -> Iterator[tuple[int, int, bytes]]:
         step = self.mutator.step(len(data))
         at = 0
         while at < len(data):
@@ -480,12 +458,11 @@ class Targets:
                 raise Fault(f"a buffer of {len(buffer)} bytes")
             part = data[at : at + min(step, len(buffer))]
             buffer[: len(part)] = part
-            try:
-                reader.received(len(part))
-            except RemoteProtocolError:
-                return True
+            reader.received(len(part))
+            while (frame := reader.next_frame()) is not None:
+                kind, stream, body = frame
+                yield kind, stream, bytes(body)
             at += len(part)
-        return False
 
     def guess(self) -> None:
         """The first bytes of whoever has taken the wrong port."""

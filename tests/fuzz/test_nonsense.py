@@ -55,6 +55,9 @@ class Speaker:
     def attempts(self) -> list[node.Attempt]:
         return [node.Attempt(*self.attempt()) for _ in self.few()]
 
+    def held(self) -> list[node.HeldJobs]:
+        return [node.HeldJobs(self.number(), self.attempts()) for _ in self.few()]
+
     def ended(self) -> node.Ended:
         status = self.chance.choice([node.CANCELLED, node.TERMINATED, node.ABANDONED, node.FINISHED])
         return node.Ended(
@@ -64,7 +67,7 @@ class Speaker:
     def to_node(self) -> node.ToNode:
         say: list[Callable[[], node.ToNode]] = [
             lambda: node.Attach(self.chance.choice(CLIENTS), "n", self.number()),
-            lambda: node.Reconcile(self.attempts(), {self.number(): self.number() for _ in self.few()}),
+            lambda: node.Reconcile(self.held(), {self.number(): self.number() for _ in self.few()}),
             lambda: node.Compute(
                 self.number(), "c", b"code", grace_s=self.chance.choice([0.0, 5.0, 86400.0])
             ),
@@ -107,7 +110,7 @@ class Speaker:
                 b"x",
                 file=node.FilePart(self.number(), "a", self.number(), 0o644, 1, 2, self.number()),
             ),
-            lambda: node.Reconciled(self.attempts(), {self.number(): self.number() for _ in self.few()}),
+            lambda: node.Reconciled(self.held(), {self.number(): self.number() for _ in self.few()}),
             lambda: node.NodeCpus(self.count()),
             lambda: node.ObjectStored(1, self.chance.randrange(5), self.chance.choice(["", "no room"])),
         ]
@@ -166,12 +169,13 @@ def test_no_node_stops_a_client() -> None:
         for number in (1, 2):
             compute = node.Compute(number, "c", b"")
             machine.handle(
-                at_scheduler.AddComputation(at_scheduler.ClientId(0), compute, chance.random() < 0.5), now
+                at_scheduler.AddComputation(at_scheduler.EMBEDDED, number, compute, chance.random() < 0.5),
+                now,
             )
         for each in NODES:
             machine.handle(at_scheduler.NodeUp(each, "n", 2, False), now)
             for number in (1, 2):
-                machine.handle(at_scheduler.Allocate(number, each, 2), now)
+                machine.handle(at_scheduler.Allocate(at_scheduler.EMBEDDED, number, each, 2), now)
                 for message in (node.ComputationReady(number), node.Credit(number, 2, 10)):
                     machine.handle(at_scheduler.FromNodeEvent(each, message), now)
         for step in range(STEPS):
@@ -181,7 +185,7 @@ def test_no_node_stops_a_client() -> None:
                 machine,
                 speaker,
                 now,
-                at_scheduler.SubmitJobs(chance.choice([1, 2]), jobs),
+                at_scheduler.SubmitJobs(at_scheduler.EMBEDDED, chance.choice([1, 2]), jobs),
                 at_scheduler.FromNodeEvent(chance.choice(NODES), speaker.from_node()),
                 at_scheduler.Tick(),
             )

@@ -14,17 +14,17 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dispy.errors import RemoteProtocolError
-from dispy.net.connection import Connection
 from dispy.protocol import limits
-from dispy.protocol.frames import FrameReader
+from dispy.protocol.connection.machine import PROVEN, ConnectionMachine, Proven, State
+from dispy.protocol.connection.outgoing_streams import OutgoingStreams
+from dispy.protocol.frames import Frame, FrameReader
 from dispy.protocol.handshake import Challenge, Handshake, Proof
-from dispy.security.tls import Tls, dialer_tls
+from dispy.security.tls import ListenerTls, Tls, dialer_tls
 
 from . import strangers
-from .fakes import FakeLoop
 from .mutations import EVERYTHING, Mutator, encode
 from .talks import Talk, framed, listening
-from .targets import CHALLENGE_FRAME, GUESSES, HELLO_FRAME, Suspects, Targets
+from .targets import GUESSES, Suspects, Targets
 
 INPUTS = 20_000
 
@@ -60,11 +60,10 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     def said(seed: str) -> list[list[bytes]]:
         targets = Targets(random.Random(seed), Suspects())
         found = []
-        with targets.running():
-            for _ in range(300):
-                # What is encrypted has chance of its own.
-                if "tls" not in targets.run():
-                    found.append(targets.said)
+        for _ in range(300):
+            # What is encrypted has chance of its own.
+            if "tls" not in targets.run():
+                found.append(targets.said)
         return found
 
     assert said("one") == said("one")
@@ -90,62 +89,64 @@ class AnswersChallengesTwice(Handshake):
         return answer
 
 
-def with_handshake(broken: type[Handshake]) -> type[Connection]:
-    class Broken(Connection):
-        def _begin_proof(self, channel: bytes) -> None:
-            super()._begin_proof(channel)
-            assert self._handshake is not None
-            self._handshake.__class__ = broken
+def with_handshake(broken: type[Handshake]) -> type[ConnectionMachine]:
+    class Broken(ConnectionMachine):
+        def _begin_proof(self, channel: bytes, advice: str = "") -> None:
+            super()._begin_proof(channel, advice)
+            assert self._stranger is not None
+            self._stranger.handshake.__class__ = broken
 
     return Broken
 
 
-class ReadyAtOnce(Connection):
-    def _on_handshake(self, handshake: Handshake, body: memoryview) -> None:
-        super()._on_handshake(handshake, body)
-        if not self.is_ready:
-            self.is_ready = True
-            self._owner.on_ready(self)
+class ReadyAtOnce(ConnectionMachine):
+    def _on_handshake(self, *arguments: Any) -> Proven | None:
+        event = super()._on_handshake(*arguments)
+        if event is None:
+            self._enter(State.READY)
+        return PROVEN
 
 
-class Crashes(Connection):
+class Crashes(ConnectionMachine):
     def _explain(self, error: Exception) -> Exception:
         return {"a frame of kind 1": error}[str(error)]
 
 
-class Explains(Connection):
+class Explains(ConnectionMachine):
     def refuse(self, error: Exception) -> None:
         self._write_control(str(error).encode())
         super().refuse(error)
 
 
-class TellsNothing(Connection):
+class TellsNothing(ConnectionMachine):
     def refuse(self, error: Exception) -> None:
         self.error = self.error or error
-        self.close()
+        self._enter(State.ENDED)
 
 
-class GoesOn(Connection):
+class GoesOn(ConnectionMachine):
     def refuse(self, error: Exception) -> None:
-        handshake = self._handshake
+        state = self.state
         super().refuse(error)
-        self._handshake = handshake
+        self._enter(state)
 
 
-class KeepsItsTimer(Connection):
-    def _settle(self) -> None:
-        self._deadline = None
-        super()._settle()
+class GoesOnLate(ConnectionMachine):
+    def received(self, count: int, now: float) -> None:
+        if self.is_over and self._stranger is not None:
+            self._enter(State.PROOF)
+        super().received(count, now)
 
 
-class HasNoDeadline(Connection):
-    def _on_deadline(self) -> None:
-        pass
+class KeepsPayloads(ConnectionMachine):
+    def closed(self) -> None:
+        self.outgoing = OutgoingStreams()
+        super().closed()
 
 
-class TakesLargeFrames(Connection):
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+class TakesLargeFrames(ConnectionMachine):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._reader.control_max = limits.CONTROL_FRAME_MAX
 
 
@@ -156,10 +157,11 @@ class HasNoLimits(FrameReader):
 
 
 class LosesFrames(FrameReader):
-    def received(self, count: int) -> None:
-        super().received(count)
-        if self._end - self._start == 1:
+    def next_frame(self) -> Frame | None:
+        frame = super().next_frame()
+        if frame is None and self._end - self._start == 1:
             self._start = self._end
+        return frame
 
 
 def guess_by_table(first: bytes) -> str:
@@ -177,7 +179,7 @@ def guess_by_table(first: bytes) -> str:
         *(
             Suspects(connection=broken)
             for broken in (
-                ReadyAtOnce, Crashes, Explains, TellsNothing, GoesOn, KeepsItsTimer, HasNoDeadline, TakesLargeFrames,
+                ReadyAtOnce, Crashes, Explains, TellsNothing, GoesOn, GoesOnLate, KeepsPayloads, TakesLargeFrames,
             )
         ),
         Suspects(reader=HasNoLimits),
@@ -210,25 +212,29 @@ def test_a_fault_is_found_again_by_its_block() -> None:
     assert again.faults <= first.faults
 
 
-def test_half_open_connections_are_small() -> None:
-    """Memory of one that has been told everything that may be said before the proof, and waits."""
-    loop = FakeLoop()
+def talk_to(*, is_dialer: bool = False, tls: ListenerTls | None = None) -> Talk:
+    """A conversation with a client that dials or a node that listens."""
+    role = "client" if is_dialer else "node"
     mutator = Mutator(random.Random(1))
+    return Talk(mutator, ConnectionMachine, bytes(32), role, is_dialer=is_dialer, tls=tls)
+
+
+@pytest.mark.parametrize("is_dialer", [False, True])
+def test_half_open_connections_are_small(is_dialer: bool) -> None:
+    """Memory of one that has been told everything that may be said before the proof, and waits."""
     count = 200
-    with loop.running():
-        for is_dialer in (False, True):
-            kept = []
-            tracemalloc.start()
-            try:
-                for _ in range(count):
-                    talk = Talk(mutator, loop, Connection, is_dialer=is_dialer)
-                    talk.give((CHALLENGE_FRAME if is_dialer else HELLO_FRAME) + framed(bytes(512))[:-1])
-                    assert not talk.transport.is_closed
-                    kept.append(talk)
-                size = tracemalloc.get_traced_memory()[0] / count
-            finally:
-                tracemalloc.stop()
-            assert size < 12_000, "bytes of one half-open connection"
+    kept = []
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            talk = talk_to(is_dialer=is_dialer)
+            talk.give(talk.peer_opening() + framed(bytes(512))[:-1])
+            assert not talk.is_over
+            kept.append(talk)
+        size = tracemalloc.get_traced_memory()[0] / count
+    finally:
+        tracemalloc.stop()
+    assert size < 12_000, "bytes of one half-open connection"
 
 
 def test_every_span_of_every_message_is_a_value() -> None:
@@ -261,35 +267,30 @@ def test_messages_of_tls_without_end_are_refused(tmp_path: Path) -> None:
     log = tmp_path / "keys"
     context = dialer_tls(Tls(wanted=True))
     context.context.keylog_filename = str(log)
-    loop = FakeLoop()
-    with loop.running():
-        talk = Talk(Mutator(random.Random(1)), loop, Connection, is_dialer=False, tls=listening())
-        cipher = context.cipher("node")
-        cipher.feed(b"")
-        talk.give(cipher.pending())
-        cipher.feed(talk.transport.written)
-        talk.give(cipher.pending())
-        assert cipher.is_established
-        secret = re.search(r"CLIENT_TRAFFIC_SECRET_0 \w+ (\w{96})$", log.read_text(), re.MULTILINE)
-        assert secret is not None, "not the cipher with SHA-384"
-        for record in key_updates(bytes.fromhex(secret[1]), 10_000):
-            if talk.transport.is_closed:
-                break
-            talk.give(record)
-        assert talk.transport.is_closed
-        assert talk.connection.bytes_received < TLS_SAID_MAX
-        assert isinstance(talk.connection.error, RemoteProtocolError), talk.connection.error
-        talk.end()
+    talk = talk_to(tls=listening())
+    cipher = context.cipher("node")
+    cipher.feed(b"")
+    talk.give(cipher.pending())
+    cipher.feed(b"".join(talk.written))
+    talk.give(cipher.pending())
+    assert cipher.is_established
+    secret = re.search(r"CLIENT_TRAFFIC_SECRET_0 \w+ (\w{96})$", log.read_text(), re.MULTILINE)
+    assert secret is not None, "not the cipher with SHA-384"
+    for record in key_updates(bytes.fromhex(secret[1]), 10_000):
+        if talk.is_over:
+            break
+        talk.give(record)
+    assert talk.is_over
+    assert talk.machine.bytes_received < TLS_SAID_MAX
+    assert isinstance(talk.machine.error, RemoteProtocolError), talk.machine.error
+    talk.end()
 
 
 def test_a_hello_of_tls_without_end_is_refused() -> None:
     """OpenSSL takes one of 128 KiB, and keeps all of it until it is complete."""
-    loop = FakeLoop()
-    mutator = Mutator(random.Random(1))
-    with loop.running():
-        talk = Talk(mutator, loop, Connection, is_dialer=False, tls=listening())
-        talk.give(b"\x16\x03\x01\x40\0\x01\x01\xf0\0" + bytes(16380))
-        while not talk.transport.is_closed:
-            talk.give(b"\x16\x03\x01\x40\0" + bytes(16384))
-        assert talk.connection.bytes_received < TLS_SAID_MAX
-        talk.end()
+    talk = talk_to(tls=listening())
+    talk.give(b"\x16\x03\x01\x40\0\x01\x01\xf0\0" + bytes(16380))
+    while not talk.is_over:
+        talk.give(b"\x16\x03\x01\x40\0" + bytes(16384))
+    assert talk.machine.bytes_received < TLS_SAID_MAX
+    talk.end()

@@ -28,6 +28,7 @@ from dispy.client.session import failures
 from dispy.net.discovery import running_nodes
 
 from .helpers import PYTHON, Node, Place, Program, descendants, describe, wait_for, wait_gone
+from .node_template import NodeTemplate
 from .others import find_python, public_directory, public_place
 from .pem import Files
 
@@ -99,10 +100,14 @@ def place_root(tmp_path: Path, jobs_account: str) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def place(
-    place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None, jobs_account: str
+    place_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    _deadline: None,
+    jobs_account: str,
+    node_template: NodeTemplate,
 ) -> Iterator[Place]:
     """Directories of its own; afterwards no process, file, descriptor or thread is left."""
-    here = Place(place_root)
+    here = Place(place_root, node_template)
     for name in list(os.environ):
         if name.startswith("DISPY_"):
             monkeypatch.delenv(name)
@@ -157,9 +162,29 @@ def _new_descriptors(before: dict[int, str]) -> list[str]:
     return [f"{fd} -> {target}" for fd, target in _descriptors().items() if before.get(fd) != target]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def node_template() -> Iterator[NodeTemplate]:
+    """Forks nodes, which saves what each would import."""
+    template = NodeTemplate()
+    yield template
+    template.close()
+
+
+def _can_fork(place: Place, options: dict[str, Any]) -> bool:
+    """Whether a node with these options of ``Node`` is the same if it is forked."""
+    wanted, usual = [
+        {name: value for name, value in variables.items() if name.startswith("PYTHON")}
+        for variables in (options.get("env", place.environment), place.environment)
+    ]
+    return options.keys() <= {"env", "cwd"} and wanted == usual
+
+
 @pytest.fixture
 def start_node(place: Place, jobs_account: str, request: pytest.FixtureRequest) -> Iterator[StartNode]:
-    """Starts ``dispynode --listen_port 0`` with further options, and waits until it listens."""
+    """Starts ``dispynode --listen_port 0`` with further options, and waits until it listens.
+
+    It is forked from ``node_template``, unless options say how the interpreter is to be started.
+    """
     started: list[Node] = []
 
     def start(*arguments: str, wait: bool = True, port: str | None = "0", **options: Any) -> Node:
@@ -167,6 +192,8 @@ def start_node(place: Place, jobs_account: str, request: pytest.FixtureRequest) 
         if jobs_account:
             where += ["--user", jobs_account]
             options.setdefault("python", [request.getfixturevalue("python_for_all")])
+        if _can_fork(place, options):
+            options["is_forked"] = True
         node = Node(place, *where, *arguments, **options)
         started.append(node)
         return node.wait_listens() if wait else node
@@ -187,6 +214,12 @@ def start_node(place: Place, jobs_account: str, request: pytest.FixtureRequest) 
             node.end()
     if faults:
         pytest.fail("\n".join(faults))
+
+
+@pytest.fixture
+def a_node(start_node: StartNode) -> Node:
+    """A node for a program to find, which is forked: its own would be a new interpreter, with imports of 0.3 s."""
+    return start_node("--cpus", "2")
 
 
 @pytest.fixture

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
 from dispy.system.directories import FREE, GIVEN, memory_directory
 from dispy.system.processes import children
+
+from .node_template import ForkedProcess, NodeTemplate
 
 T = TypeVar("T")
 
@@ -172,10 +174,12 @@ class Place:
         state: The state directory is in it, where nodes are listed.
         temporary: The temporary directory.
         secret_file: The user's own secret, once something has made it.
+        template: Process that forks nodes; None: each is a new interpreter.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, template: NodeTemplate | None = None) -> None:
         self.root = root
+        self.template = template
         self.runtime = root / "run"
         self.state = root / "state"
         self.temporary = root / "tmp"
@@ -245,12 +249,21 @@ def in_use(directory: Path) -> list[str]:
 
 
 class Program:
-    """A process with its output collected; in a session and group of its own, as a shell would start it."""
+    """A process with its output collected; in a session and group of its own, as a shell would start it.
 
-    def __init__(self, arguments: list[str], place: Place, **options: object) -> None:
+    Args:
+        arguments: The command.
+        place: Where it runs.
+        process: The process, if it runs already.
+        options: Of ``subprocess.Popen``.
+    """
+
+    def __init__(
+        self, arguments: list[str], place: Place, process: ForkedProcess | None = None, **options: object
+    ) -> None:
         self._place = place
         defaults = {"env": place.environment, "cwd": place.root, "stdin": subprocess.DEVNULL}
-        self.process = subprocess.Popen(
+        self.process = process or subprocess.Popen(
             arguments,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -352,6 +365,7 @@ class Node(Program):
         warnings: What Python does about warnings.
         python: What it runs on, with what goes before it.
         command: What to run instead of the command.
+        is_forked: Whether it is forked by the place's template, which saves its imports, and not a new interpreter.
         options: Of ``subprocess.Popen``.
     """
 
@@ -364,11 +378,18 @@ class Node(Program):
         warnings: str = "error",
         python: Sequence[str] = PYTHON,
         command: Sequence[str] = (),
-        **options: object,
+        is_forked: bool = False,
+        **options: Any,
     ) -> None:
+        forked = None
+        if is_forked:
+            assert place.template is not None
+            forked = place.template.start(
+                arguments, **{"env": place.environment, "cwd": place.root, **options}
+            )
         options_of_python = ["-W", warnings] if warnings else []
         command = command or [*python, *options_of_python, "-m", "dispy.cli.node"]
-        super().__init__([*command, *arguments], place, **options)
+        super().__init__([*command, *arguments], place, forked, **options)
         self.name = ""
         self.host = ""
         self.port = 0

@@ -54,10 +54,10 @@ while len(cluster.status().nodes) < nodes:
 jobs = [
     cluster.submit_job_id(f'id {n}' if ids else None, directory, n, size if n % 3 == 0 else 0) for n in range(count)
 ]
-if cluster._journal is not None:
+if cluster._session.journal is not None:
     # What was submitted in the last moment before a death is not in it.
     cluster.status()
-    cluster._journal.ask(lambda db: None)
+    cluster._session.journal.ask(lambda db: None)
 print('submitted', flush=True)
 for line in sys.stdin if False else open(f'{directory}/orders'):
     exec(line)

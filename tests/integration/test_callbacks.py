@@ -88,6 +88,7 @@ def test_events_of_cancelled_jobs(make_cluster: MakeCluster, start_node: StartNo
     assert told(running)[-1] == ("cluster", DispyJob.Terminated)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_any_callable_is_a_callback(make_cluster: MakeCluster) -> None:
     seen: list[DispyJob] = []
 
@@ -129,6 +130,7 @@ def test_callbacks_that_cannot_be_called(place: Place) -> None:
         dispy.JobCluster(name_and, job_status=5)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exceptions_in_callbacks_are_logged(
     make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,6 +189,7 @@ def test_submit_cancel_and_wait_in_callbacks(make_cluster: MakeCluster, start_no
     assert seen[2:] == [2, "cancelled", 4]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_chain_of_jobs_through_callbacks(make_cluster: MakeCluster) -> None:
     """Each event submits the next job, as programs that schedule themselves do."""
     done = threading.Event()
@@ -207,6 +210,7 @@ def test_chain_of_jobs_through_callbacks(make_cluster: MakeCluster) -> None:
     assert cluster.status().nodes[0].jobs_done >= 50
 
 
+@pytest.mark.usefixtures("a_node")
 def test_closing_in_a_callback(make_cluster: MakeCluster) -> None:
     closed: list[Any] = []
     done = threading.Event()

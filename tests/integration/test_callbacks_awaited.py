@@ -101,7 +101,7 @@ def test_callbacks_of_ended_jobs_are_waited_for(
     make_cluster: MakeCluster, said: pytest.LogCaptureFixture, kind: str, end: str, gate: Gate
 ) -> None:
     cluster = make_cluster(say, **{kind: KINDS[kind].__get__(gate)})
-    cluster._engine.callbacks.patience = SOON
+    cluster._session.engine.callbacks.patience = SOON
     jobs = [cluster.submit(n) for n in range(5)]
     assert [job() for job in jobs] == list(range(5)), "who waits for a job does not wait for its callback"
     thread, returned = wait_in_thread(lambda: ENDS[end](cluster))
@@ -276,7 +276,7 @@ def test_a_callback_that_wants_what_is_held_where_it_is_waited_for(
             seen.append(job.result[1])
 
     cluster = make_cluster(name_and, job_status=on_job)
-    cluster._engine.callbacks.patience = Patience(0.1, 0.1, 0.3, 0.5)
+    cluster._session.engine.callbacks.patience = Patience(0.1, 0.1, 0.3, 0.5)
     for n in range(5):
         cluster.submit(n)
     with lock:
@@ -314,7 +314,7 @@ def save(job):
 
 if __name__ == '__main__':
     cluster = dispy.JobCluster(compute, job_status=save)
-    cluster._engine.callbacks.patience = Patience(0.1, 0.2, 0.5, 1.0)
+    cluster._session.engine.callbacks.patience = Patience(0.1, 0.2, 0.5, 1.0)
     jobs = [cluster.submit(n) for n in range(COUNT)]
 """
 

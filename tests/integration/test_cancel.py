@@ -15,6 +15,7 @@ import pytest
 
 import dispy
 from dispy import config
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
@@ -98,6 +99,7 @@ def test_job_without_any_node_can_be_cancelled(
     assert job.status == CANCELLED
 
 
+@pytest.mark.usefixtures("a_node")
 def test_running_job_is_interrupted(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -117,6 +119,7 @@ def test_running_job_is_interrupted(make_cluster: MakeCluster) -> None:
     assert os.path.exists(f"/proc/{pid}"), "a worker was lost though the job ended in order"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_status_is_cancelled_until_the_end_is_known(make_cluster: MakeCluster) -> None:
     config.CancelGrace = 1.0
     cluster = make_cluster(long)
@@ -129,6 +132,7 @@ def test_status_is_cancelled_until_the_end_is_known(make_cluster: MakeCluster) -
     assert job.status == TERMINATED
 
 
+@pytest.mark.usefixtures("a_node")
 def test_caught_interrupt_gives_the_best_value(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -141,6 +145,7 @@ def test_caught_interrupt_gives_the_best_value(make_cluster: MakeCluster) -> Non
     assert job.exception is None
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exception_while_ending(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -152,6 +157,7 @@ def test_exception_while_ending(make_cluster: MakeCluster) -> None:
     assert "ValueError: while ending" in job.exception
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("how", ["ignores", "goes on"])
 @pytest.mark.parametrize("grace", [0.3, 1.0])
 def test_job_that_goes_on_is_killed_after_the_grace_period(
@@ -172,6 +178,7 @@ def test_job_that_goes_on_is_killed_after_the_grace_period(
     assert make_cluster(abs).submit(-1)() == 1
 
 
+@pytest.mark.usefixtures("a_node")
 def test_cancel_twice(make_cluster: MakeCluster) -> None:
     config.CancelGrace = 0.5
     cluster = make_cluster(long)
@@ -186,6 +193,7 @@ def test_cancel_twice(make_cluster: MakeCluster) -> None:
     assert cluster.cancel(job) == -1
 
 
+@pytest.mark.usefixtures("a_node")
 def test_cancel_of_a_foreign_job(make_cluster: MakeCluster) -> None:
     first, second = make_cluster(abs), make_cluster(long)
     job = second.submit()
@@ -194,6 +202,7 @@ def test_cancel_of_a_foreign_job(make_cluster: MakeCluster) -> None:
     assert not job.wait(0.05)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_waiting_on_a_cancelled_job_ends(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(long)
     job = cluster.submit()
@@ -208,6 +217,7 @@ def test_waiting_on_a_cancelled_job_ends(make_cluster: MakeCluster) -> None:
     assert results == [None] * 3
 
 
+@pytest.mark.usefixtures("a_node")
 def test_interrupt_that_the_job_sends_itself_is_an_exception(make_cluster: MakeCluster) -> None:
     """Only the interrupt of a cancel is shown as such."""
     cluster = make_cluster(raise_interrupt)
@@ -251,10 +261,10 @@ def test_signal_never_hits_the_next_job(
             draw.choice(jobs[-2:]).wait(draw.choice((0, 0.0002, 0.0005)))
         for job in draw.sample(jobs[-batch * 6 :], k=min(batch, len(jobs))):
             if cluster.cancel(job) == 0:
-                cancelled.add(job._number)
+                cancelled.add(job.number)
     assert cluster.wait(20), cluster.status()
     for number, job in enumerate(jobs):
-        if job._number in cancelled:
+        if job.number in cancelled:
             hit += job.status in (CANCELLED, TERMINATED)
             assert job.status == FINISHED or job.exception == "cancelled", (job.status, job.exception)
         else:
@@ -282,10 +292,10 @@ def test_many_queued_jobs(make_cluster: MakeCluster, start_node: StartNode, is_l
         assert (job.status, job.exception, job.result) == (CANCELLED, "cancelled", None)
     cluster.status()  # the engine has done what it was about
     assert cluster.cancel(queued) == cluster.cancel(queued[0]) == -1
-    computation = cluster._engine.service.state.computations[cluster._number]
+    computation = cluster._session.backend.service.state.computations[EMBEDDED, cluster._session.number]
     assert (len(computation.queue), len(computation.cancelled), computation.open) == (1, 0, 2)
-    assert set(cluster._jobs.values()) == {running, kept}
-    assert not cluster._cancels
+    assert set(cluster._session.jobs.values()) == {running, kept}
+    assert not cluster._session.cancels
     assert not cluster._inbox
     assert cluster.cancel([kept, running]) == 0
     assert running.wait(5)
@@ -325,35 +335,37 @@ def _rebuild(path: str) -> Slow:
     return Slow(path)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_job_that_has_ended_cannot_be_cancelled(
     make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, gate: Path
 ) -> None:
     """Though its result is still being rebuilt: it ends once, as what it was, and is counted once."""
     cluster = make_cluster(Slow, depends=[_rebuild])
     job = cluster.submit(str(gate))
-    wait_for(lambda: cluster._ended, what="the result has arrived")
+    wait_for(lambda: cluster._session.ended, what="the result has arrived")
     cluster.cancel(job)
     cluster.status()
     gate.touch()
     assert job().path == str(gate)
     assert job.status == FINISHED
-    assert cluster._engine.service.state.computations[cluster._number].open == 0
+    assert cluster._session.backend.service.state.computations[EMBEDDED, cluster._session.number].open == 0
     assert cluster.submit(str(gate))().path == str(gate)
     assert "failed" not in caplog.text
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_does_not_wait_for_results_that_are_never_rebuilt(
     make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, gate: Path
 ) -> None:
     """The job is given up; its result, when it comes in the end, changes nothing."""
     cluster = make_cluster(Slow, depends=[_rebuild])
     job = cluster.submit(str(gate))
-    wait_for(lambda: cluster._ended, what="the result has arrived")
+    wait_for(lambda: cluster._session.ended, what="the result has arrived")
     assert cluster.close(terminate=True) is True
     assert job.wait(0)
     assert job.status == dispy.DispyJob.Abandoned
     gate.touch()
-    wait_for(lambda: cluster._ended, lambda ended: not ended, what="the result is rebuilt")
+    wait_for(lambda: cluster._session.ended, lambda ended: not ended, what="the result is rebuilt")
     assert (job.status, job.result) == (dispy.DispyJob.Abandoned, None)
     assert "failed" not in caplog.text
 
@@ -386,6 +398,7 @@ def test_close_of_many_with_a_node_that_stands_still(
     assert all(job.finish.is_set() for job in running + queued)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_waits(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(short)
     jobs = [cluster.submit(0.01, n) for n in range(20)]
@@ -394,6 +407,7 @@ def test_close_waits(make_cluster: MakeCluster) -> None:
     assert cluster.close() is None
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_with_a_timeout_changes_nothing_if_jobs_are_left(make_cluster: MakeCluster) -> None:
     config.CancelGrace = PATIENCE_S
     cluster = make_cluster(long)
@@ -436,6 +450,7 @@ def test_close_terminating(
     wait_gone(pids, what="what ran for the cluster is gone", deadline_s=3)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_from_another_thread_ends_waits(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(long)
     job = cluster.submit()

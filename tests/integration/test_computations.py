@@ -120,6 +120,7 @@ KINDS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.usefixtures("a_node")
 def test_kinds_of_callables(make_cluster: MakeCluster) -> None:
     jobs = {kind: make_cluster(computation).submit(4) for kind, computation in KINDS.items()}
     for kind, job in jobs.items():
@@ -128,12 +129,14 @@ def test_kinds_of_callables(make_cluster: MakeCluster) -> None:
         assert result == KINDS[kind](4), kind
 
 
+@pytest.mark.usefixtures("a_node")
 def test_decorated_function(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(decorated)
     assert cluster.submit(1)() == ["before", 2, "after"]
     assert cluster.name == "decorated"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_method_with_the_object_given_first(make_cluster: MakeCluster) -> None:
     """As every program for the original had to; without it the bound object is meant."""
     cluster = make_cluster(Counter(1).add)
@@ -142,6 +145,7 @@ def test_method_with_the_object_given_first(make_cluster: MakeCluster) -> None:
     assert cluster.submit(n=2)() == 7
 
 
+@pytest.mark.usefixtures("a_node")
 def test_method_that_changes_its_object_changes_a_copy(make_cluster: MakeCluster) -> None:
     class Box:
         def __init__(self) -> None:
@@ -157,6 +161,7 @@ def test_method_that_changes_its_object_changes_a_copy(make_cluster: MakeCluster
     assert box.values == []
 
 
+@pytest.mark.usefixtures("a_node")
 def test_all_forms_of_arguments(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(with_defaults)
     assert cluster.submit(1)() == (1, 2, (), 3, {})
@@ -164,6 +169,7 @@ def test_all_forms_of_arguments(make_cluster: MakeCluster) -> None:
     assert cluster.submit(b=1, a=2)() == (2, 1, (), 3, {})
 
 
+@pytest.mark.usefixtures("a_node")
 def test_keywords_named_like_our_own_parameters(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda **names: names)
     names = {"self": 1, "job_id": 2, "node": 3, "args": 4, "kwargs": 5}
@@ -189,6 +195,7 @@ class Derived(Base):
     pass
 
 
+@pytest.mark.usefixtures("a_node")
 def test_depends_are_found_by_name(make_cluster: MakeCluster) -> None:
     def by_name(n: int) -> tuple[int, str, int]:
         names = globals()
@@ -199,6 +206,7 @@ def test_depends_are_found_by_name(make_cluster: MakeCluster) -> None:
     assert job() == (11, "hello from Derived", 4), job.exception
 
 
+@pytest.mark.usefixtures("a_node")
 def test_functions_share_one_namespace(make_cluster: MakeCluster) -> None:
     """What a dependency makes global the computation sees, and the other way round."""
 
@@ -261,6 +269,7 @@ def test_object_of_a_method_that_cannot_be_sent_is_named(make_cluster: MakeClust
     holder.link.close()
 
 
+@pytest.mark.usefixtures("a_node")
 def test_argument_that_cannot_be_sent_is_named(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(with_defaults)
     with pytest.raises(PicklingError, match=r"item 'inner' of item 1 of argument 2"):

@@ -46,7 +46,7 @@ def test_cpus_respect_affinity(start_node: StartNode) -> None:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        node = start_node()
+        node = start_node(is_forked=False)  # it inherits what this process has
     finally:
         os.sched_setaffinity(0, allowed)
     assert node.cpus == 1
@@ -54,7 +54,7 @@ def test_cpus_respect_affinity(start_node: StartNode) -> None:
 
 def refused(place: Place, *arguments: str, code: int = 2) -> str:
     """What a node says that does not start."""
-    node = Node(place, *arguments)
+    node = Node(place, *arguments, is_forked=True)
     try:
         assert node.wait() == code, (node.stdout, node.stderr)
         assert node.stdout == ""

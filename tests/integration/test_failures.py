@@ -66,6 +66,7 @@ def check_slots_are_free(cluster: dispy.JobCluster) -> None:
     assert all(node.busy == 0 for node in cluster.status().nodes)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exception(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(works)
     job = cluster.submit("exception", 0)
@@ -87,6 +88,7 @@ def test_exception(make_cluster: MakeCluster) -> None:
     check_slots_are_free(cluster)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exception_with_a_cause(make_cluster: MakeCluster) -> None:
     def compute() -> None:
         try:
@@ -109,6 +111,7 @@ class Unfriendly(Exception):
         self.a = a
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exception_with_arguments_of_its_own(make_cluster: MakeCluster) -> None:
     def compute() -> None:
         raise Unfriendly(1, 2)
@@ -119,6 +122,7 @@ def test_exception_with_arguments_of_its_own(make_cluster: MakeCluster) -> None:
     assert (job.error.args, job.error.a) == (("1 and 2",), 1)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exception_that_cannot_be_rebuilt(make_cluster: MakeCluster) -> None:
     def compute() -> None:
         error = Unfriendly(1, 2)
@@ -146,6 +150,7 @@ def test_exceptions_of_all_kinds_end_the_job_only(make_cluster: MakeCluster, sta
         assert cluster.submit("pid")() == first, f"the worker was lost after {kind.__name__}"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_very_long_exception(make_cluster: MakeCluster) -> None:
     job = make_cluster(works).submit("raise", ValueError("x" * 1_000_000))
     job()
@@ -172,6 +177,7 @@ def test_exception_with_the_name_of_a_file_that_is_not_utf_8(
     assert str(cluster.submit("value", ValueError(name))()) == name
 
 
+@pytest.mark.usefixtures("a_node")
 def test_unpicklable_result(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(works)
     job = cluster.submit("lock")
@@ -199,6 +205,7 @@ def only_in(pid: int) -> str:
     return "fine"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_argument_that_does_not_unpickle(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(works)
     job = cluster.submit("value", ComesBackBad(os.getpid()))
@@ -209,6 +216,7 @@ def test_argument_that_does_not_unpickle(make_cluster: MakeCluster) -> None:
     check_slots_are_free(cluster)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_result_that_does_not_unpickle(make_cluster: MakeCluster) -> None:
     def compute() -> Any:
         return ComesBackBad(os.getpid())
@@ -235,6 +243,7 @@ ENDS: list[tuple[str, list[Any], str]] = [
 ]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_process_ends(make_cluster: MakeCluster) -> None:
     """Noticed at once, with the reason, and of no concern to the jobs before and behind it."""
     cluster = make_cluster(works)
@@ -255,6 +264,7 @@ def test_process_ends(make_cluster: MakeCluster) -> None:
     check_slots_are_free(cluster)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_many_deaths(make_cluster: MakeCluster) -> None:
     """Only those that die are lost, however close others are."""
     cluster = make_cluster(works)
@@ -267,6 +277,7 @@ def test_many_deaths(make_cluster: MakeCluster) -> None:
     check_slots_are_free(cluster)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_limits_that_a_job_sets_do_not_hit_others(make_cluster: MakeCluster) -> None:
     """They cannot be put back by every user, so the process is not used again."""
 

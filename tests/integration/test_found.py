@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import dispy
-from dispy.client.engine.private_node import PrivateNode
+from dispy.client.backend.private_node import PrivateNode
 from dispy.security import secrets
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -157,7 +157,7 @@ def test_a_list_that_cannot_be_read_for_long_holds_up_no_job(
         with hangs.open() as file:
             return list(file)
 
-    monkeypatch.setattr(cluster._engine.listed._lookout, "running", running)
+    monkeypatch.setattr(cluster._session.backend.discovery.listed._lookout, "running", running)
     wait_for(lambda: waiting, what="the list is being read")
     assert [cluster.submit()() for _ in range(20)] == ["found"] * 20
     assert len(waiting) == 1

@@ -32,6 +32,7 @@ def test_documented_names(make_cluster: MakeCluster, start_node: StartNode, plac
     assert node.name == "machine 7"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_documented_names_in_functions_that_were_sent_along(make_cluster: MakeCluster) -> None:
     def outer() -> tuple[Any, ...]:
         return globals()["documented_names"]()
@@ -39,6 +40,7 @@ def test_documented_names_in_functions_that_were_sent_along(make_cluster: MakeCl
     assert make_cluster(outer, depends=[documented_names]).submit_job_id(3)()[3] == 3
 
 
+@pytest.mark.usefixtures("a_node")
 def test_job_id_follows_the_job(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda: dispy_job_id)
     jobs = [cluster.submit() for _ in range(100)]
@@ -74,6 +76,7 @@ def test_standard_modules_are_there_without_import(run_program: RunProgram) -> N
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("a_node")
 def test_own_names_win_over_standard_modules(make_cluster: MakeCluster) -> None:
     assert make_cluster(shadowing).submit()() == "mine"
 
@@ -85,6 +88,7 @@ def shadowing() -> str:
 copy = "mine"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_working_directory(make_cluster: MakeCluster, place: Place) -> None:
     """Its own, below the node's, first on the path, shared by the jobs of a computation, gone afterwards."""
 
@@ -216,6 +220,7 @@ def report(values: list[Any]) -> list[Any]:
     return [dispy_provisional_result(value) for value in values]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_provisional_results_arrive_in_order_before_the_final_one(make_cluster: MakeCluster) -> None:
     seen: list[tuple[int, int, Any, bool]] = []
 
@@ -238,6 +243,7 @@ def test_provisional_results_arrive_in_order_before_the_final_one(make_cluster: 
         assert mine[-1][3], "finish is not set before the callback"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_many_provisional_results(make_cluster: MakeCluster) -> None:
     seen = []
     cluster = make_cluster(report, job_status=lambda job: seen.append(job.result))
@@ -246,6 +252,7 @@ def test_many_provisional_results(make_cluster: MakeCluster) -> None:
     assert seen[:-1] == list(range(1000))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_provisional_result_is_seen_on_the_job_and_wakes_nobody(
     make_cluster: MakeCluster, place: Place
 ) -> None:
@@ -269,6 +276,7 @@ def test_provisional_result_is_seen_on_the_job_and_wakes_nobody(
     assert job.status == dispy.DispyJob.Finished
 
 
+@pytest.mark.usefixtures("a_node")
 def test_provisional_results_of_the_programs_classes(make_cluster: MakeCluster) -> None:
     class Best:
         def __init__(self, n: int) -> None:
@@ -287,6 +295,7 @@ def test_provisional_results_of_the_programs_classes(make_cluster: MakeCluster) 
     assert all(type(item) is Best for item in seen)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_provisional_results_from_threads(make_cluster: MakeCluster) -> None:
     def compute() -> list[int]:
         answers: list[int] = []
@@ -308,6 +317,7 @@ def test_provisional_results_from_threads(make_cluster: MakeCluster) -> None:
     assert sorted(seen[:-1]) == list(range(8))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_provisional_result_that_cannot_be_sent(make_cluster: MakeCluster) -> None:
     def compute() -> str:
         try:
@@ -320,6 +330,7 @@ def test_provisional_result_that_cannot_be_sent(make_cluster: MakeCluster) -> No
     assert re.search("(?i)lock", job()), job.result
 
 
+@pytest.mark.usefixtures("a_node")
 def test_provisional_result_that_cannot_be_rebuilt_stops_nothing(
     make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -353,6 +364,7 @@ def send_timed(gate: str, given: tuple[Any, ...]) -> tuple[int, float]:
     return returned, took_s
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize(("given", "default_s", "least"), [((), 0.2, 0.19), ((False, 0.05), 60, 0.04)])
 def test_a_provisional_result_waits_as_long_as_the_program_says(
     make_cluster: MakeCluster,
@@ -368,8 +380,8 @@ def test_a_provisional_result_waits_as_long_as_the_program_says(
     job = cluster.submit(str(gate), given)
     wait_for(lambda: job.status, lambda status: status == dispy.DispyJob.Running, what="the job runs")
     stands_still, goes_on = threading.Event(), threading.Event()
-    cluster._engine.post(stands_still.set)
-    cluster._engine.post(goes_on.wait, SOON_S)
+    cluster._session.engine.post(stands_still.set)
+    cluster._session.engine.post(goes_on.wait, SOON_S)
     stands_still.wait()
     gate.touch()
     try:

@@ -55,6 +55,7 @@ def wait_until_written(path: str) -> str:
     )
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("code", [0, 3])
 def test_exit(make_cluster: MakeCluster, code: int) -> None:
     cluster = make_cluster(act, isolate=True)
@@ -67,6 +68,7 @@ def test_exit(make_cluster: MakeCluster, code: int) -> None:
     assert jobs[1].status == FINISHED
 
 
+@pytest.mark.usefixtures("a_node")
 def test_fatal_signal(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(act, isolate=True)
     jobs = [cluster.submit("signal", number) for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)]
@@ -77,6 +79,7 @@ def test_fatal_signal(make_cluster: MakeCluster) -> None:
         assert job.stdout == "begin signal\n"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_each_process_is_new_and_ends_with_its_job(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(act, isolate=True)
     pids = [job() for job in [cluster.submit("pid") for _ in range(50)]]
@@ -84,6 +87,7 @@ def test_each_process_is_new_and_ends_with_its_job(make_cluster: MakeCluster) ->
     wait_gone(pids, deadline_s=2)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_what_a_job_leaves_behind_is_killed(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(act, isolate=True)
     jobs = [cluster.submit("child") for _ in range(4)]
@@ -91,6 +95,7 @@ def test_what_a_job_leaves_behind_is_killed(make_cluster: MakeCluster) -> None:
     assert {job.stdout for job in jobs} == {"begin child\n"}
 
 
+@pytest.mark.usefixtures("a_node")
 def test_large_results_and_provisional_ones(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(act, isolate=True)
     jobs = [cluster.submit("large", size) for size in (0, 1000, 65_000, 70_000, 3_000_000)]
@@ -98,6 +103,7 @@ def test_large_results_and_provisional_ones(make_cluster: MakeCluster) -> None:
     assert cluster.submit("values", 5)() == [0] * 5
 
 
+@pytest.mark.usefixtures("a_node")
 def test_cancel(make_cluster: MakeCluster, tmp_path: Any) -> None:
     """The job is interrupted, may return its best value, and the worker takes the next one."""
     cluster = make_cluster(act, isolate=True)

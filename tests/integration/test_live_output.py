@@ -57,6 +57,7 @@ WAYS = ["logging", "descriptor", "libc", "child", "error", "thread", "print", "b
 """What flushes comes first, so that it does not hide what others leave in a buffer."""
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("when", ["before it runs", "while it runs", "always"])
 def test_output_is_seen_while_the_job_runs(
@@ -99,6 +100,7 @@ def test_output_is_seen_while_the_job_runs(
         assert told.threads == {"dispy callbacks"}
 
 
+@pytest.mark.usefixtures("a_node")
 def test_output_comes_within_a_second(make_cluster: MakeCluster) -> None:
     """Of most lines; on a machine that has other things to do one or the other may take longer."""
 
@@ -157,6 +159,7 @@ def test_several_jobs_print_at_once(
     assert len(finals) == 4
 
 
+@pytest.mark.usefixtures("a_node")
 def test_output_of_jobs_that_end_at_once_is_told_before_their_ends(make_cluster: MakeCluster) -> None:
     """There is no time to look at them while they run."""
     events: list[tuple[Any, ...]] = []
@@ -175,6 +178,7 @@ def test_output_of_jobs_that_end_at_once_is_told_before_their_ends(make_cluster:
     ]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_characters_are_not_cut_in_two(make_cluster: MakeCluster, gate: Path) -> None:
     def compute(gate: str) -> None:
         data = "a🎈b".encode()
@@ -189,6 +193,7 @@ def test_characters_are_not_cut_in_two(make_cluster: MakeCluster, gate: Path) ->
     assert following.end() == "a🎈b"
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("shares", [False, True])
 def test_large_arguments_and_code_make_no_difference(
     make_cluster: MakeCluster, gate: Path, monkeypatch: pytest.MonkeyPatch, shares: bool
@@ -211,6 +216,7 @@ def test_large_arguments_and_code_make_no_difference(
     assert following.end() == "400000\n"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_what_was_printed_so_far(make_cluster: MakeCluster, gate: Path) -> None:
     """Without following: of a job that waits nothing, of one that has ended all."""
 
@@ -320,6 +326,7 @@ def test_a_job_that_tampers_with_its_streams(make_cluster: MakeCluster, start_no
     assert told.of(job, "stderr") == "end"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_a_callback_that_fails_is_called_again(
     make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -338,6 +345,7 @@ def test_a_callback_that_fails_is_called_again(
     assert "on_output" in caplog.text
 
 
+@pytest.mark.usefixtures("a_node")
 def test_items_of_a_map_are_no_jobs(make_cluster: MakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
     """What they print is written to the program's own streams, once."""
     told = Seen()
@@ -348,6 +356,7 @@ def test_items_of_a_map_are_no_jobs(make_cluster: MakeCluster, capsys: pytest.Ca
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_a_callback_that_cannot_be_called_is_refused(make_cluster: MakeCluster) -> None:
     with pytest.raises(UsageError, match=r"job_output cannot be called with \(job, stream, text\)"):
         make_cluster(until, job_output=lambda _job, _text: None)

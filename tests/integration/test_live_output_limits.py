@@ -88,6 +88,7 @@ def test_cancelled_job(make_cluster: MakeCluster, start_node: StartNode) -> None
     assert [told.of(job) for job in jobs] == ["begin 0\ninterrupted\n", ""]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_close_while_somebody_follows(make_cluster: MakeCluster) -> None:
     def compute() -> None:
         for number in itertools.count():
@@ -223,6 +224,7 @@ def test_a_job_that_prints_without_end_harms_nobody(
     assert psutil.Process(node.pid).memory_info().rss < memory + 40_000_000
 
 
+@pytest.mark.usefixtures("a_node")
 def test_what_the_job_keeps_is_not_skipped(make_cluster: MakeCluster, gate: Path) -> None:
     """A job that prints much at once, but not more than its ``stdout`` holds: it comes whole."""
 

@@ -52,6 +52,7 @@ def test_results_in_order(make_cluster: MakeCluster, start_node: StartNode) -> N
     assert cluster.submit(4)() == 8
 
 
+@pytest.mark.usefixtures("a_node")
 def test_several_iterables_end_with_the_shortest(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(add)
     expected = [(n, -n, n % 2) for n in range(1000)]
@@ -63,7 +64,7 @@ def test_several_iterables_end_with_the_shortest(make_cluster: MakeCluster) -> N
         cluster.map()
     with pytest.raises(UsageError, match="argument 1 of map must be an iterable, not 5"):
         cluster.map(5)
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
 class Scale:
@@ -74,6 +75,7 @@ class Scale:
         return self.by * value
 
 
+@pytest.mark.usefixtures("a_node")
 def test_bound_methods(make_cluster: MakeCluster) -> None:
     assert list(make_cluster(Scale(3).times).map(range(500))) == [3 * n for n in range(500)]
 
@@ -181,6 +183,7 @@ def test_nodes_come_and_go(make_cluster: MakeCluster, start_node: StartNode) -> 
     assert seen == list(range(1500))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_output_is_written_in_order(make_cluster: MakeCluster, capsys: Any) -> None:
     def say(item: int) -> int:
         print("item", item)
@@ -190,6 +193,7 @@ def test_output_is_written_in_order(make_cluster: MakeCluster, capsys: Any) -> N
     assert capsys.readouterr().out == "".join(f"item {n}\n" for n in range(50))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_no_callbacks_and_no_jobs(make_cluster: MakeCluster, gate: Path) -> None:
     def until(path: str) -> Any:
         while not os.path.exists(path):
@@ -210,6 +214,7 @@ def test_no_callbacks_and_no_jobs(make_cluster: MakeCluster, gate: Path) -> None
     assert {item for item in told if item is not None} == {job}
 
 
+@pytest.mark.usefixtures("a_node")
 def test_isolated_items_have_a_process_each(make_cluster: MakeCluster) -> None:
     def pid(item: int) -> int:
         return os.getpid()
@@ -217,6 +222,7 @@ def test_isolated_items_have_a_process_each(make_cluster: MakeCluster) -> None:
     assert len(set(make_cluster(pid, isolate=True).map(range(20)))) == 20
 
 
+@pytest.mark.usefixtures("a_node")
 def test_own_classes_and_large_items(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(double)
     assert list(cluster.map([b"x" * 200_000] * 20)) == [b"x" * 400_000] * 20
@@ -225,6 +231,7 @@ def test_own_classes_and_large_items(make_cluster: MakeCluster) -> None:
     assert {type(result) for result in results} == {Scale}
 
 
+@pytest.mark.usefixtures("a_node")
 def test_two_maps_and_jobs_at_once(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(double)
     for left, right in zip(cluster.map(range(3000)), cluster.map(Counted()), strict=False):

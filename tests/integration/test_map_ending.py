@@ -40,6 +40,7 @@ def fail_at_300(item: int) -> int:
     return item
 
 
+@pytest.mark.usefixtures("a_node")
 def test_an_item_that_fails_raises_its_own_error(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(fail_at_300)
     results = cluster.map(range(10_000))
@@ -54,6 +55,7 @@ def test_an_item_that_fails_raises_its_own_error(make_cluster: MakeCluster) -> N
     assert list(cluster.map(range(5))) == list(range(5))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_errors_that_cannot_be_rebuilt(make_cluster: MakeCluster) -> None:
     def fail(item: str) -> str:
         class Odd(Exception):
@@ -72,6 +74,7 @@ def test_errors_that_cannot_be_rebuilt(make_cluster: MakeCluster) -> None:
     assert caught.value.__notes__ == ["item 1 of the map of fail: 'bad'"]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_stop_iteration_does_not_end_a_map(make_cluster: MakeCluster) -> None:
     def stop(item: int) -> int:
         return next(iter([])) if item == 200 else item
@@ -82,6 +85,7 @@ def test_stop_iteration_does_not_end_a_map(make_cluster: MakeCluster) -> None:
     assert "item 200 " in caught.value.__cause__.__notes__[0]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_results_and_items_that_cannot_be_sent(make_cluster: MakeCluster) -> None:
     def lock_at_150(item: Any) -> Any:
         return threading.Lock() if item == 150 else item
@@ -98,6 +102,7 @@ def test_results_and_items_that_cannot_be_sent(make_cluster: MakeCluster) -> Non
         next(results)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_an_iterable_that_fails_does_so_in_its_place(make_cluster: MakeCluster) -> None:
     def numbers() -> Iterator[int]:
         yield from range(700)
@@ -124,9 +129,10 @@ def test_an_interrupt_while_items_are_read_is_raised_at_once(make_cluster: MakeC
     with pytest.raises(KeyboardInterrupt):
         cluster.map(paths())
     assert cluster.wait(5), cluster.status()
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
+@pytest.mark.usefixtures("a_node")
 def test_an_interrupt_while_items_are_sent_leaves_none_behind(
     make_cluster: MakeCluster, gate: Path
 ) -> None:
@@ -147,9 +153,10 @@ def test_an_interrupt_while_items_are_sent_leaves_none_behind(
     finally:
         sys.setprofile(None)
     assert cluster.wait(5), cluster.status()
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
+@pytest.mark.usefixtures("a_node")
 def test_an_item_that_kills_its_worker(make_cluster: MakeCluster) -> None:
     def die(item: int) -> int:
         if item == 3:
@@ -162,6 +169,7 @@ def test_an_item_that_kills_its_worker(make_cluster: MakeCluster) -> None:
         next(results)
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("way", ["close", "drop", "break"])
 def test_leaving_cancels_the_rest(make_cluster: MakeCluster, gate: Path, way: str) -> None:
     def until_but_first(item: int, path: str) -> int:
@@ -184,9 +192,10 @@ def test_leaving_cancels_the_rest(make_cluster: MakeCluster, gate: Path, way: st
             del results
             gc.collect()
     assert cluster.wait(5), cluster.status()
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
+@pytest.mark.usefixtures("a_node")
 def test_timeout(make_cluster: MakeCluster, gate: Path) -> None:
     def wait_at_2(item: int, path: str) -> int:
         while item == 2 and not os.path.exists(path):

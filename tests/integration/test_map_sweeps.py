@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import JobError, PicklingError, RemoteTraceback, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -42,6 +43,7 @@ def test_errors_stay_in_their_places(make_cluster: MakeCluster, start_node: Star
     assert list(itertools.islice(cluster.map(itertools.count(), return_exceptions=True), 3)) == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_whatever_an_item_does(make_cluster: MakeCluster) -> None:
     class Odd(Exception):
         def __init__(self, one: int, two: int) -> None:
@@ -81,6 +83,7 @@ def test_whatever_an_item_does(make_cluster: MakeCluster) -> None:
         list(cluster.map(["exit", "a"]))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_an_item_that_comes_back_from_a_fork_is_not_two(make_cluster: MakeCluster, tmp_path: Any) -> None:
     """The child ends; it neither runs the other items nor keeps an error."""
 
@@ -128,6 +131,7 @@ def test_items_whose_process_dies(
     assert "SIGKILL" in str(results[13])
 
 
+@pytest.mark.usefixtures("a_node")
 def test_items_that_cannot_be_sent_or_rebuilt(make_cluster: MakeCluster) -> None:
     class There:
         def __init__(self, number: int) -> None:
@@ -146,6 +150,7 @@ def test_items_that_cannot_be_sent_or_rebuilt(make_cluster: MakeCluster) -> None
     assert "cannot be rebuilt on the node" in str(results[6])
 
 
+@pytest.mark.usefixtures("a_node")
 def test_errors_of_the_iterable_and_timeouts_are_raised(make_cluster: MakeCluster) -> None:
     def numbers() -> Any:
         yield from range(20)
@@ -178,6 +183,7 @@ class Scale:
         return left - right
 
 
+@pytest.mark.usefixtures("a_node")
 def test_starmap(make_cluster: MakeCluster) -> None:
     grid = list(itertools.product(range(30), range(4)))
     cluster = make_cluster(add)
@@ -222,6 +228,7 @@ def test_constants(make_cluster: MakeCluster, start_node: StartNode) -> None:
     assert list(make_cluster(operator.add).map(range(3), range(3))) == [0, 2, 4]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_constants_are_let_go(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(add)
     for _ in range(3):
@@ -229,12 +236,15 @@ def test_constants_are_let_go(make_cluster: MakeCluster) -> None:
     assert cluster.wait(5)
     assert not cluster._held
     cluster.submit(1, 2)()
-    objects = cluster._engine.call(
-        lambda: len(cluster._engine.service.state.computations[cluster._number].objects)
+    objects = cluster._session.engine.call(
+        lambda: len(
+            cluster._session.backend.service.state.computations[EMBEDDED, cluster._session.number].objects
+        )
     )
     assert objects == 0
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -260,9 +270,10 @@ def test_misuse(make_cluster: MakeCluster, call: Any, said: str) -> None:
     cluster = make_cluster(add)
     with pytest.raises(UsageError, match=said):
         call(cluster)
-    assert not cluster._maps
+    assert not cluster._session.maps
 
 
+@pytest.mark.usefixtures("a_node")
 def test_constants_that_cannot_be_sent(make_cluster: MakeCluster) -> None:
     with pytest.raises(PicklingError, match=r"constants of a map cannot be sent: constant 'right' .*lock"):
         make_cluster(add).map([1], constants={"right": threading.Lock()})
@@ -270,6 +281,7 @@ def test_constants_that_cannot_be_sent(make_cluster: MakeCluster) -> None:
         make_cluster("sh").map(["-c"], constants={"x": 1})
 
 
+@pytest.mark.usefixtures("a_node")
 def test_sizes_of_chunks(make_cluster: MakeCluster) -> None:
     def pid(item: int) -> int:
         return os.getpid()

@@ -104,6 +104,7 @@ def test_what_a_job_logs_is_its_output(make_cluster: MakeCluster, start_node: St
     assert all(f"for the node {n}" in node.stderr for n in range(3))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_output_of_a_job_that_was_killed_is_not_anybody_elses(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(prints)
     for _ in range(3):
@@ -114,6 +115,7 @@ def test_output_of_a_job_that_was_killed_is_not_anybody_elses(make_cluster: Make
     assert job.stdout == "line 1\nline 2"
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("how", ["print", "child"])
 def test_much_output_is_cut_and_says_so(make_cluster: MakeCluster, how: str) -> None:
     def compute(how: str, size: int) -> int:
@@ -142,6 +144,7 @@ def test_much_output_is_cut_and_says_so(make_cluster: MakeCluster, how: str) -> 
     assert "cut" not in after.stdout
 
 
+@pytest.mark.usefixtures("a_node")
 def test_large_output_is_whole(make_cluster: MakeCluster) -> None:
     def compute(size: int) -> None:
         sys.stdout.write("o" * size)

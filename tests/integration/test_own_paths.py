@@ -121,7 +121,7 @@ def test_a_program_may_change_its_directory(
 )
 def test_a_directory_that_cannot_be(place: Place, here: Path, given: str, says: str) -> None:
     (here / "dangling").symlink_to("nowhere")
-    said = refused(Node(place, "--listen_port", "0", "--dest_path_prefix", given, cwd=here))
+    said = refused(Node(place, "--listen_port", "0", "--dest_path_prefix", given, cwd=here, is_forked=True))
     assert f"dispynode: dest_path_prefix: {''}" in said
     assert says in said
     assert [path.name for path in here.iterdir()] == ["dangling"], "nothing is made of what cannot be"

@@ -46,8 +46,7 @@ class Peer:
 
     def __init__(self, link: socket.socket, role: str, peer_role: str, *, is_dialer: bool) -> None:
         self._link = link
-        self._bodies: list[bytes] = []
-        self._reader = FrameReader(self._on_frame)
+        self._reader = FrameReader()
         channel = plain_channel(link.getsockname(), link.getpeername(), is_dialer=is_dialer)
         handshake = Handshake(
             stretch(SECRET), role, peer_role, bytes(range(NONCE_SIZE)), is_dialer=is_dialer, channel=channel
@@ -59,10 +58,6 @@ class Peer:
             answer = handshake.receive(self.hear_encoded())
             if answer is not None:
                 self.say_encoded(answer)
-
-    def _on_frame(self, kind: int, stream: int, body: memoryview) -> None:
-        if kind == frames.CONTROL:
-            self._bodies.append(bytes(body))
 
     def say_encoded(self, body: bytes) -> None:
         """Send one message."""
@@ -78,12 +73,15 @@ class Peer:
         Raises:
             ConnectionError: The other side has gone.
         """
-        while not self._bodies:
+        while True:
+            while (frame := self._reader.next_frame()) is not None:
+                kind, _, body = frame
+                if kind == frames.CONTROL:
+                    return bytes(body)
             count = self._link.recv_into(self._reader.writable())
             if not count:
                 raise ConnectionError("gone")
             self._reader.received(count)
-        return self._bodies.pop(0)
 
 
 Answer = Callable[[Peer, Any], None]

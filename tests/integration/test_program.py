@@ -205,7 +205,7 @@ def test_interpreter_waits_for_jobs_at_exit(run_program: RunProgram) -> None:
     lines = program.stdout.splitlines()
     assert lines[0] == "submitted"
     assert sorted(lines[1:]) == [f"ended {n} {n / 20}" for n in range(6)]
-    assert re.fullmatch(NOTICE + WAITS, program.stderr), program.stderr
+    assert re.fullmatch(WAITS + NOTICE + WAITS, program.stderr), program.stderr
 
 
 def test_main_is_not_run_on_the_node(run_program: RunProgram) -> None:

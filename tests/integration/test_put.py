@@ -67,6 +67,7 @@ def first_of(value: Any) -> Any:
     return value[0]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_jobs_get_the_object_as_it_was(make_cluster: MakeCluster, shares: bool) -> None:
     def look(*args: Any, **kwargs: Any) -> Any:
         return args, kwargs
@@ -169,12 +170,14 @@ def test_it_travels_once_and_is_unpickled_once_by_a_worker(
     assert ref.size < sent < 1.1 * ref.size
 
 
+@pytest.mark.usefixtures("a_node")
 def test_map(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda table, item: table[item % 3])
     ref = cluster.put(["a", "b", "c"])
     assert list(cluster.map(repeat(ref), range(300))) == ["a", "b", "c"] * 100
 
 
+@pytest.mark.usefixtures("a_node")
 def test_references_in_what_is_put(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda both: both["inner"][1])
     outer = cluster.put({"inner": cluster.put([1, 2])})
@@ -285,6 +288,7 @@ def test_no_room_on_a_node(
     )
 
 
+@pytest.mark.usefixtures("a_node")
 def test_what_cannot_be(make_cluster: MakeCluster) -> None:
     cluster, other = make_cluster(first_of), make_cluster(until)
     ref = cluster.put([1])
@@ -304,6 +308,7 @@ def test_what_cannot_be(make_cluster: MakeCluster) -> None:
     gc.collect()
 
 
+@pytest.mark.usefixtures("a_node")
 def test_isolated_jobs(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda array, at: float(array[at]), isolate=True)
     ref = cluster.put(numpy.arange(100_000.0))

@@ -210,8 +210,8 @@ def test_nothing_is_seen_of_a_file_whose_job_or_node_is_killed_midway(
     place.is_swept = victim == "node"
     held.go_on.set()
     wait_for(lambda: os.listdir(root), lambda left: not left, what="nothing is there")
-    assert cluster._engine.arrivals is not None
-    arrivals = cluster._engine.arrivals
+    assert cluster._session.engine.news.arrivals is not None
+    arrivals = cluster._session.engine.news.arrivals
     wait_for(lambda: dict(arrivals._arriving), lambda left: not left, what="nothing is held")
     if victim == "job":
         held.go_on.set()

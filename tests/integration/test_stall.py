@@ -33,12 +33,10 @@ def test_node_and_program_say_what_has_not_moved(
     try:
         job = cluster.submit()
         node.wait_line(
-            rf"nothing has moved for 0.5 s: a process for pid of .* was given job {job._number} and has",
+            rf"nothing has moved for 0.5 s: a process for pid of .* was given job {job.number} and has",
             stream="stderr",
         )
-        said = (
-            f"cluster pid has moved for 0.5 s: node {node.name} has 1 job, from number {job._number}, and"
-        )
+        said = f"cluster pid has moved for 0.5 s: node {node.name} has 1 job, from number {job.number}, and"
         wait_for(lambda: said in caplog.text, what="the program says so")
         assert "it is on node" in cluster.why(job)
     finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pytest
 
 from .conftest import MakeCluster, StartNode
 
@@ -150,6 +151,7 @@ def test_globals_stay_in_a_worker_and_modules_too(make_cluster: MakeCluster, sta
     assert [isolated.submit()() for _ in range(3)] == [1, 1, 1]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_isolated_jobs_have_processes_of_their_own(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda n: (n, os.getpid()), isolate=True)
     jobs = [cluster.submit(n) for n in range(30)]
@@ -176,6 +178,7 @@ def test_shared_processes_are_used_again(
     assert len({job() for job in jobs}) == 2
 
 
+@pytest.mark.usefixtures("a_node")
 def test_generators_differ_between_workers(make_cluster: MakeCluster) -> None:
     """Numpy's would be equal in forked processes; here every job of a process of its own draws."""
 
@@ -192,6 +195,7 @@ def test_generators_differ_between_workers(make_cluster: MakeCluster) -> None:
             assert len(set(column)) == 20, f"isolate={isolate}: {column}"
 
 
+@pytest.mark.usefixtures("a_node")
 def test_seeding_in_a_job_is_honoured(make_cluster: MakeCluster) -> None:
     def draw(seed: int) -> tuple[float, float]:
         random.seed(seed)
@@ -203,6 +207,7 @@ def test_seeding_in_a_job_is_honoured(make_cluster: MakeCluster) -> None:
     assert [job() for job in jobs] == [draw(5)] * 4
 
 
+@pytest.mark.usefixtures("a_node")
 def test_times_are_those_of_the_run(make_cluster: MakeCluster) -> None:
     before = time.time()
     cluster = make_cluster(lambda: time.sleep(0.1))
@@ -214,6 +219,7 @@ def test_times_are_those_of_the_run(make_cluster: MakeCluster) -> None:
         assert job.end_time <= time.time()
 
 
+@pytest.mark.usefixtures("a_node")
 def test_working_directory_is_the_nodes_and_not_the_clients(make_cluster: MakeCluster) -> None:
     Path("client.txt").exists()
     assert make_cluster(lambda: os.path.exists("pyproject.toml")).submit()() is False

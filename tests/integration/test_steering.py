@@ -383,7 +383,11 @@ def test_an_allocate_that_fails_skips_the_node(
     wait_for(lambda: caplog.text, lambda text: said in text, what="it is said")
     assert "allocate for node one failed; the node is not used" in caplog.text
     assert cluster.status().nodes == []
-    assert f"one: allocate failed: {said}" in cluster.why(job).replace("TypeError: ", "")
+    wait_for(
+        lambda: cluster.why(job).replace("TypeError: ", ""),
+        lambda why: f"one: allocate failed: {said}" in why,
+        what="why",
+    )
     judging.answer = 1
     assert cluster.allocate_node(judging) == 0
     assert job() == ("one", 1)

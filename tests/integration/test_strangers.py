@@ -28,8 +28,8 @@ import pytest
 
 import dispy
 from dispy.net.admission import SILENT_MAX
-from dispy.net.connection import HANDSHAKE_S
 from dispy.protocol import frames, limits
+from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.handshake import MAGIC, REFUSAL, TLS_REFUSAL, Hello, Refused
 from dispy.security.tls import Tls, dialer_tls, listener_tls
 

@@ -20,6 +20,7 @@ from .helpers import wait_for
 from .jobs import name_and, until
 
 
+@pytest.mark.usefixtures("a_node")
 def test_ids(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(name_and)
     first, second = cluster.submit(), cluster.submit()
@@ -38,6 +39,7 @@ def test_ids(make_cluster: MakeCluster) -> None:
     assert len({first, second, first}) == 2
 
 
+@pytest.mark.usefixtures("a_node")
 def test_jobs_have_all_attributes(make_cluster: MakeCluster) -> None:
     job = make_cluster(name_and).submit(3)
     assert (job.submit_time <= time.time(), job.exception) == (True, None)
@@ -138,6 +140,7 @@ def test_print_status(make_cluster: MakeCluster, start_node: StartNode, gate: An
     assert "Node" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("a_node")
 def test_wait_with_timeouts(make_cluster: MakeCluster, gate: Any) -> None:
     cluster = make_cluster(until)
     assert cluster.wait() is True
@@ -155,6 +158,7 @@ def test_wait_with_timeouts(make_cluster: MakeCluster, gate: Any) -> None:
     assert cluster.end_time is not None
 
 
+@pytest.mark.usefixtures("a_node")
 def test_many_wait_for_one_job(make_cluster: MakeCluster, gate: Any) -> None:
     job = make_cluster(until).submit(str(gate))
     seen: list[bool] = []

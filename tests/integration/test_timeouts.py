@@ -47,6 +47,7 @@ WAITS: dict[str, Callable[[Waiting, Any], Any]] = {
 ENDLESS = [math.inf, 1e300, 1e12, 10**400, threading.TIMEOUT_MAX, None]
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("way", WAITS)
 @pytest.mark.parametrize("has_callback", [False, True], ids=["", "callback"])
 def test_endless_timeouts(make_cluster: MakeCluster, way: str, has_callback: bool) -> None:
@@ -58,6 +59,7 @@ def test_endless_timeouts(make_cluster: MakeCluster, way: str, has_callback: boo
         assert WAITS[way](Waiting(cluster, 5, 0.01), timeout), timeout
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("way", WAITS)
 def test_no_number_is_refused(make_cluster: MakeCluster, way: str) -> None:
     waiting = Waiting(make_cluster(name_and), 5)
@@ -67,6 +69,7 @@ def test_no_number_is_refused(make_cluster: MakeCluster, way: str) -> None:
     assert waiting.job()[1] == 5
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("way", [way for way in WAITS if way != "recover_jobs"])
 def test_negative_timeouts_do_not_wait(make_cluster: MakeCluster, gate: Path, way: str) -> None:
     """-1 is what locks take for endless."""

@@ -35,6 +35,7 @@ class Colour(enum.Enum):
 Pair = collections.namedtuple("Pair", ["left", "right"])
 
 
+@pytest.mark.usefixtures("a_node")
 def test_instances_keep_their_class(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda point: point.moved(2))
     result = cluster.submit(Point(1))()
@@ -42,6 +43,7 @@ def test_instances_keep_their_class(make_cluster: MakeCluster) -> None:
     assert type(result) is Point
 
 
+@pytest.mark.usefixtures("a_node")
 def test_class_known_to_the_computation_and_the_argument_is_one(make_cluster: MakeCluster) -> None:
     def check(value: Any) -> tuple[bool, bool, type]:
         return isinstance(value, Point), type(value) is Point, Point
@@ -52,6 +54,7 @@ def test_class_known_to_the_computation_and_the_argument_is_one(make_cluster: Ma
     assert cls is Point
 
 
+@pytest.mark.usefixtures("a_node")
 def test_class_in_depends_and_the_argument_is_one(make_cluster: MakeCluster) -> None:
     def check(value: Any) -> tuple[bool, Any]:
         cls = globals()["Point"]
@@ -60,12 +63,14 @@ def test_class_in_depends_and_the_argument_is_one(make_cluster: MakeCluster) -> 
     assert make_cluster(check, depends=[Point]).submit(Point(1))() == (True, Point(5))
 
 
+@pytest.mark.usefixtures("a_node")
 def test_members_of_enumerations_stay_themselves(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda colour: (colour is Colour.RED, Colour.BLUE, type(colour) is Colour))
     assert cluster.submit(Colour.RED)() == (True, Colour.BLUE, True)
     assert cluster.submit(Colour.RED)()[1] is Colour.BLUE
 
 
+@pytest.mark.usefixtures("a_node")
 def test_exception_classes_keep_their_base(make_cluster: MakeCluster) -> None:
     class Mine(LookupError):
         pass
@@ -79,6 +84,7 @@ def test_exception_classes_keep_their_base(make_cluster: MakeCluster) -> None:
     assert job.error.args == ("here", 5)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_local_classes_go_and_come_back(make_cluster: MakeCluster) -> None:
     class Node:
         def __init__(self, value: int, below: list[Any]) -> None:
@@ -96,6 +102,7 @@ def test_local_classes_go_and_come_back(make_cluster: MakeCluster) -> None:
     assert second.below[0].value == 8
 
 
+@pytest.mark.usefixtures("a_node")
 def test_class_made_by_the_job_arrives(make_cluster: MakeCluster) -> None:
     def make() -> Any:
         class Fresh:
@@ -106,6 +113,7 @@ def test_class_made_by_the_job_arrives(make_cluster: MakeCluster) -> None:
     assert make_cluster(make).submit()().number == 5
 
 
+@pytest.mark.usefixtures("a_node")
 def test_values_arrive_as_they_left(make_cluster: MakeCluster) -> None:
     values = [
         Pair(1, 2), {Pair(1, "x"): {3, 4}}, 1 << 5000, float("inf"), b"\x93\x00" * 10, None, "\ud800", [[]], range(3),
@@ -118,6 +126,7 @@ def test_values_arrive_as_they_left(make_cluster: MakeCluster) -> None:
         assert type(job.result) is type(value)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_values_refer_to_each_other_as_before(make_cluster: MakeCluster) -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
@@ -126,6 +135,7 @@ def test_values_refer_to_each_other_as_before(make_cluster: MakeCluster) -> None
     assert result[0] is result[1] is result[0][0]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_arguments_have_the_value_of_submit(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda array, items: (int(array.sum()), len(items), array.flags.writeable))
     array, items = numpy.zeros(100_000), [1]
@@ -139,6 +149,7 @@ def test_arguments_have_the_value_of_submit(make_cluster: MakeCluster) -> None:
     assert [job() for job in jobs] == [(n * 100_000, n + 2, True) for n in range(5)]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_large_arguments_and_results(make_cluster: MakeCluster) -> None:
     """Around the size from which they travel in another way, and 10 MB."""
     cluster = make_cluster(lambda array, text: (array[::-1].copy(), text * 2))
@@ -151,6 +162,7 @@ def test_large_arguments_and_results(make_cluster: MakeCluster) -> None:
             assert text == str(n) * (size // 10) * 2
 
 
+@pytest.mark.usefixtures("a_node")
 def test_large_values_leave_the_node(make_cluster: MakeCluster) -> None:
     """Segments of payloads are removed once they are taken."""
     cluster = make_cluster(lambda data: data)
@@ -168,6 +180,7 @@ def test_large_values_leave_the_node(make_cluster: MakeCluster) -> None:
     wait_for(lambda: second.submit()(), lambda count: count <= 1, what="segments are gone")
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("shares", [True, False], ids=["by name", "by stream"])
 def test_tables_of_pandas_and_arrow(
     make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, shares: bool
@@ -196,6 +209,7 @@ def test_tables_of_pandas_and_arrow(
     assert longer["z"].equals(table["x"])
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("shares", [True, False], ids=["by name", "by stream"])
 def test_large_provisional_results_travel_as_large_results_do(
     make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, place: Place, shares: bool

@@ -78,6 +78,7 @@ def test_wait(make_cluster: MakeCluster, start_node: StartNode, gate: Path) -> N
     assert dispy.wait([], 0, dispy.ALL_COMPLETED) == (set(), set())
 
 
+@pytest.mark.usefixtures("a_node")
 def test_await(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(when)
 
@@ -96,6 +97,7 @@ def test_await(make_cluster: MakeCluster) -> None:
     assert threading.active_count() <= threads + 2  # the callbacks of the engine, none per wait
 
 
+@pytest.mark.usefixtures("a_node")
 def test_many_tasks_threads_and_loops_wait_for_one_job(make_cluster: MakeCluster, gate: Path) -> None:
     job = make_cluster(when).submit(str(gate), 5)
     seen: list[Any] = []
@@ -131,6 +133,7 @@ def test_many_tasks_threads_and_loops_wait_for_one_job(make_cluster: MakeCluster
     assert seen == [5] * 35
 
 
+@pytest.mark.usefixtures("a_node")
 def test_await_can_be_given_up(make_cluster: MakeCluster, gate: Path) -> None:
     job = make_cluster(when).submit(str(gate), 1)
 
@@ -176,18 +179,18 @@ def test_submit_waits_for_room(make_cluster: MakeCluster, start_node: StartNode,
     def produce() -> None:
         for n in range(40):
             jobs.append(cluster.submit(str(gate), n))
-            most.append(len(cluster._jobs))
+            most.append(len(cluster._session.jobs))
 
     threads = [threading.Thread(target=produce) for _ in range(4)]
     for thread in threads:
         thread.start()
     # What has been submitted may not be in the list yet when the next one waits.
     wait_for(
-        lambda: (cluster._room_waiters, len(jobs)),
+        lambda: (cluster._session.room_waiters, len(jobs)),
         lambda seen: seen[0] and seen[1] == 3,
         what="somebody waits for room",
     )
-    assert len(cluster._jobs) == 3
+    assert len(cluster._session.jobs) == 3
     gate.touch()
     for thread in threads:
         thread.join()
@@ -197,6 +200,7 @@ def test_submit_waits_for_room(make_cluster: MakeCluster, start_node: StartNode,
         dispy.JobCluster(when, max_queued=0)
 
 
+@pytest.mark.usefixtures("a_node")
 def test_an_argument_that_cannot_be_sent_takes_no_room(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(when, max_queued=1)
     for _ in range(3):
@@ -205,6 +209,7 @@ def test_an_argument_that_cannot_be_sent_takes_no_room(make_cluster: MakeCluster
     assert [cluster.submit("/", n)() for n in range(3)] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("a_node")
 def test_callbacks_submit_without_waiting(make_cluster: MakeCluster) -> None:
     more: list[DispyJob] = []
     enough = threading.Event()
@@ -221,6 +226,7 @@ def test_callbacks_submit_without_waiting(make_cluster: MakeCluster) -> None:
     assert [job() for job in more] == [0, 1, 2] * 2
 
 
+@pytest.mark.usefixtures("a_node")
 @pytest.mark.parametrize("terminate", [False, True])
 def test_close_ends_the_wait_for_room(make_cluster: MakeCluster, gate: Path, terminate: bool) -> None:
     cluster = make_cluster(when, max_queued=1)
@@ -237,7 +243,7 @@ def test_close_ends_the_wait_for_room(make_cluster: MakeCluster, gate: Path, ter
     threads = [threading.Thread(target=submit) for _ in range(1 if terminate else 3)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: cluster._room_waiters, what="somebody waits for room")
+    wait_for(lambda: cluster._session.room_waiters, what="somebody waits for room")
     closer = threading.Thread(target=lambda: cluster.close(terminate=terminate))
     closer.start()
     for thread in threads:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from simulated_cluster import Cluster, Link, Node
+
+from dispy.core.scheduling.ids import ClientId, Key
+from tests.models.scheduler import Cluster, Link, Node
 
 INDEX = st.integers(0, 1 << 16)
-REENTRANT, ONCE = 1, 2
+REENTRANT, ONCE = (ClientId(0), 1), (ClientId(7), 1)
+"""Computations of two clients, with the same number."""
 
 
 class ClusterRules(RuleBasedStateMachine):
-    """One reentrant computation, one that is not, three nodes."""
+    """One reentrant computation, one of another client that is not, three nodes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,13 +45,25 @@ class ClusterRules(RuleBasedStateMachine):
     # A user.
 
     @rule(computation=st.sampled_from([REENTRANT, ONCE]), count=st.sampled_from([1, 2, 3, 12]))
-    def submit(self, computation: int, count: int) -> None:
+    def submit(self, computation: Key, count: int) -> None:
         """Jobs come."""
         if len(self.cluster.models[computation].open) < 60:
             self.cluster.submit(computation, count)
 
+    @rule(count=st.sampled_from([1, 2]))
+    def submit_and_lose(self, count: int) -> None:
+        """Jobs of two clients, with the same numbers as likely as not, are sent; those of one are lost on the way."""
+        for computation in (REENTRANT, ONCE):
+            if len(self.cluster.models[computation].open) < 60:
+                self.cluster.submit(computation, count)
+            if computation == REENTRANT:
+                self.deliver_all()
+        for link in self.cluster.links:
+            self.cluster.break_off(link)
+            self.cluster.connect(link)
+
     @rule(computation=st.sampled_from([REENTRANT, ONCE]), count=st.sampled_from([1, 3]), index=INDEX)
-    def submit_pinned(self, computation: int, count: int, index: int) -> None:
+    def submit_pinned(self, computation: Key, count: int, index: int) -> None:
         """Jobs come for one node."""
         if len(self.cluster.models[computation].open) < 60:
             self.cluster.submit(computation, count, self.cluster.links[index % 3])
@@ -57,15 +72,15 @@ class ClusterRules(RuleBasedStateMachine):
     @rule(indexes=st.lists(INDEX, min_size=1, max_size=3), is_last=st.booleans())
     def cancel(self, indexes: list[int], is_last: bool) -> None:
         """Jobs are cancelled."""
-        for number, model in self.cluster.models.items():
+        for key, model in self.cluster.models.items():
             if model.open:
                 numbers = list(model.open)
                 chosen = {numbers[-1 - i % len(numbers) if is_last else i % len(numbers)] for i in indexes}
-                self.cluster.cancel(number, sorted(chosen))
+                self.cluster.cancel(key, sorted(chosen))
 
     @precondition(lambda self: any(model.open for model in self.cluster.models.values()))
     @rule(computation=st.sampled_from([REENTRANT, ONCE]))
-    def cancel_all(self, computation: int) -> None:
+    def cancel_all(self, computation: Key) -> None:
         """All jobs are cancelled."""
         self.cluster.cancel(computation, list(self.cluster.models[computation].open))
 
@@ -73,10 +88,10 @@ class ClusterRules(RuleBasedStateMachine):
     @rule(indexes=st.lists(INDEX, min_size=1, max_size=3), is_wanted=st.sampled_from([True, True, False]))
     def watch(self, indexes: list[int], is_wanted: bool) -> None:
         """Somebody wants to see what jobs print, or does not any more."""
-        for number, model in self.cluster.models.items():
+        for key, model in self.cluster.models.items():
             numbers = list(model.open) if is_wanted else list(model.watched)
             if numbers:
-                self.cluster.watch(number, sorted({numbers[i % len(numbers)] for i in indexes}), is_wanted)
+                self.cluster.watch(key, sorted({numbers[i % len(numbers)] for i in indexes}), is_wanted)
 
     @rule(
         computation=st.sampled_from([REENTRANT, ONCE]),
@@ -84,7 +99,7 @@ class ClusterRules(RuleBasedStateMachine):
         cpus=st.sampled_from([2, 1, 3, 0]),
         is_draining=st.booleans(),
     )
-    def allocate(self, computation: int, index: int, cpus: int, is_draining: bool) -> None:
+    def allocate(self, computation: Key, index: int, cpus: int, is_draining: bool) -> None:
         """A user changes what a computation may use."""
         self.cluster.allocate(computation, self.cluster.links[index % 3], cpus, is_draining)
 
@@ -95,10 +110,16 @@ class ClusterRules(RuleBasedStateMachine):
         returns=st.sampled_from([True, True, False]),
         at_once=st.booleans(),
     )
-    def vacate(self, computation: int, index: int, terminate: bool, returns: bool, at_once: bool) -> None:
+    def vacate(self, computation: Key, index: int, terminate: bool, returns: bool, at_once: bool) -> None:
         """A user closes a node for a computation, or has it set up again."""
         self.cluster.returns_at_once = at_once
         self.cluster.vacate(computation, self.cluster.links[index % 3], terminate, returns)
+
+    @precondition(lambda self: self.cluster.unanswered)
+    @rule()
+    def answer(self) -> None:
+        """Clients say that they have what jobs have printed; some of it was told before a reconnect."""
+        self.cluster.answer()
 
     @precondition(lambda self: self.cluster.away)
     @rule()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from checked_node import CheckedNode
 from cluster_rules import INDEX, ClusterRules
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from simulated_cluster import Cluster, Link
-from simulated_node import Phase, RunKey, SimulatedNode, SimulatedWorker
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId
 from dispy.core.execution.live_output import LOOK_S
 from dispy.protocol.node import Compute, Detach, FromNode, Job, RunJobs, ToNode
+from tests.models.node import RunKey, SimulatedWorker
+from tests.models.scheduler import Cluster, Link
+from tests.models.worker import Phase
 
 SCHEDULER = ClientId(b"s" * 16)
 RIVAL = ClientId(b"r" * 16)
@@ -20,7 +22,7 @@ RIVAL = ClientId(b"r" * 16)
 LEASE_S = 1000.0
 
 
-class RealNode(SimulatedNode):
+class RealNode(CheckedNode):
     """The execution machine at the other end of a link."""
 
     def __init__(self, cluster: Cluster, link: Link, cpus: int) -> None:
@@ -37,7 +39,7 @@ class RealNode(SimulatedNode):
     def on_start(self, run: RunKey) -> None:
         super().on_start(run)
         if run[0] == SCHEDULER:
-            self._cluster.on_start(self._link, run[1], run[2])
+            self._cluster.on_start(run[1], run[2], run[3])
 
     def rival(self, kind: str) -> None:
         """A rival comes and brings jobs, perhaps exclusive ones; goes; is gone without a word."""
@@ -92,7 +94,7 @@ class Both(ClusterRules):
         return [node for node in nodes if isinstance(node, RealNode)]
 
     def steppable(self) -> list[SimulatedWorker]:
-        return [worker for node in self.nodes() for worker in node.workers.values() if worker.can_step()]
+        return [worker for node in self.nodes() for worker in node.workers.values() if worker.can_work()]
 
     def start_jobs(self) -> None:
         """Load what is not, begin what can."""
@@ -103,13 +105,15 @@ class Both(ClusterRules):
             node.tick()
             node.tick()
 
-    @precondition(lambda self: any(not all(node.hosts.values()) for node in self.nodes()))
+    @precondition(
+        lambda self: any(not all(host.is_loaded for host in node.hosts.values()) for node in self.nodes())
+    )
     @rule(is_good=st.sampled_from([True, True, True, False]))
     def load(self, is_good: bool) -> None:
         """Hosts answer."""
         for node in self.nodes():
-            for key, is_ready in list(node.hosts.items()):
-                if not is_ready:
+            for key, host in list(node.hosts.items()):
+                if not host.is_loaded:
                     if is_good:
                         node.load(key)
                     else:
@@ -120,30 +124,41 @@ class Both(ClusterRules):
     def start_all(self, is_blocked: bool) -> None:
         """Every worker goes on until it runs a job."""
         for worker in self.steppable():
-            while worker.phase is not Phase.RUNNING and worker.can_step():
-                worker.step()
+            while worker.phase is not Phase.RUNNING and worker.can_work():
+                worker.work()
             worker.is_blocked = is_blocked and worker.phase is Phase.RUNNING
 
     @precondition(lambda self: self.steppable())
-    @rule(index=INDEX, steps=st.integers(1, 12), seconds=st.sampled_from([2e-6, 0.01]), flush=st.booleans())
-    def work(self, index: int, steps: int, seconds: float, flush: bool) -> None:
+    @rule(
+        index=INDEX, steps=st.integers(1, 20), seconds=st.sampled_from([2e-6, 0.01]), is_late=st.booleans()
+    )
+    def work(self, index: int, steps: int, seconds: float, is_late: bool) -> None:
         """A worker goes on."""
         workers = self.steppable()
         worker = workers[index % len(workers)]
-        while steps and worker.can_step():
-            worker.step(seconds, flush)
+        while steps and worker.can_work():
+            worker.work(seconds, is_late)
             steps -= 1
 
     @precondition(lambda self: self.steppable() or self.running())
-    @rule(index=INDEX, size=st.integers(1, 400), is_watched=st.booleans(), is_lost=st.booleans())
-    def print_something(self, index: int, size: int, is_watched: bool, is_lost: bool) -> None:
-        """Jobs print; somebody wants to see that; the connection may break when it was told."""
+    @rule(
+        index=INDEX,
+        size=st.integers(1, 400),
+        is_watched=st.booleans(),
+        is_lost=st.booleans(),
+        is_slow=st.booleans(),
+    )
+    def print_something(
+        self, index: int, size: int, is_watched: bool, is_lost: bool, is_slow: bool
+    ) -> None:
+        """Jobs print; somebody wants to see that, at once or late; the connection may break when it was told."""
+        self.cluster.answers_at_once = not is_slow
         self.start_all(is_blocked=True)
         for worker in self.running():
-            worker.print(size)
-            model = self.cluster.models[worker.key[1]]
-            if is_watched and worker.job().number in model.open:
-                self.cluster.watch(model.number, [worker.job().number], is_wanted=True)
+            worker.print_more(size)
+            model = self.cluster.by_wire[worker.key[1]]
+            if is_watched and worker.job.number in model.open:
+                self.cluster.watch(model.key, [worker.job.number], is_wanted=True)
         for link in self.links(is_up=True) if is_lost else ():
             assert isinstance(link.node, RealNode)
             link.node.now += LOOK_S
@@ -153,6 +168,8 @@ class Both(ClusterRules):
     @rule()
     def see_everything(self) -> None:
         """After a few looks all is known that watched jobs have printed, on nodes that can be reached."""
+        self.cluster.answers_at_once = True
+        self.cluster.answer()
         for _ in range(4):
             for _ in range(3):
                 self.deliver_all()
@@ -173,17 +190,19 @@ class Both(ClusterRules):
         for worker in node.workers.values():
             if worker.key[0] != SCHEDULER:
                 continue
-            model = self.cluster.models[worker.key[1]]
-            placement = self.cluster.machine.state.computations[worker.key[1]].placements.get(link.id)
+            model = self.cluster.by_wire[worker.key[1]]
+            placement = self.cluster.machine.state.computations[model.key].placements.get(link.id)
             if worker.phase is not Phase.RUNNING or placement is None:
                 continue
-            job = worker.job()
+            job = worker.job
             held = placement.assigned.get(job.number)
             is_wanted = model.is_live or job.number in model.watched
             if is_wanted and held is not None and held.attempt == job.attempt:
                 assert not worker.buffered, f"{job.number} prints into a buffer"
                 told = model.printed.get(job.number, (job.attempt, 0))
-                assert told == (job.attempt, worker.printed), f"not all that {job.number} printed is known"
+                assert told == (job.attempt, len(worker.channels.printed)), (
+                    f"not all that {job.number} printed is known"
+                )
 
     def running(self) -> list[SimulatedWorker]:
         workers = [worker for node in self.nodes() for worker in node.workers.values()]
@@ -203,7 +222,7 @@ class Both(ClusterRules):
     def work_all(self, seconds: float) -> None:
         """Everything runs that can."""
         for node in self.nodes():
-            SimulatedNode.settle(node, seconds)
+            CheckedNode.settle(node, seconds)
 
     @rule(seconds=st.sampled_from([0.01, 0.01, 6.0]), count=st.integers(1, 3))
     def tick_nodes(self, seconds: float, count: int) -> None:
@@ -226,7 +245,7 @@ class Both(ClusterRules):
         """A worker dies, or a host; a silent scheduler is forgotten; a node offers other CPUs."""
         node = self.nodes()[index % len(self.nodes())]
         workers = list(node.workers.values())
-        hosts = [key for key, is_ready in node.hosts.items() if is_ready]
+        hosts = [key for key, host in node.hosts.items() if host.is_loaded]
         client = node.machine.state.clients.get(SCHEDULER)
         if kind == "worker" and workers:
             worker = workers[index % len(workers)]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 
+from checked_node import CheckedNode
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from simulated_node import Phase, SimulatedNode, SimulatedWorker
 
 from dispy.core import execution as core
+from dispy.core.execution.fair_shares import is_held_off
 from dispy.core.execution.ids import ClientId, Key
 from dispy.protocol import node as protocol
 from dispy.protocol.node import CANCELLED, TERMINATED, Attempt, FromNode, Job
+from tests.models.node import SimulatedWorker
+from tests.models.worker import Phase
 
 LEASE_S = 100.0
 SECONDS = st.sampled_from([2e-6, 2e-6, 2e-6, 1e-4, 0.005, 2.0])
@@ -29,10 +32,10 @@ class Caller:
         self.computations: dict[int, protocol.Compute] = {}
         self.ready: set[int] = set()
         self.credit: dict[int, tuple[int, int, str]] = {}
-        self.open: dict[int, tuple[int, Job]] = {}
-        """Computation and job, by number."""
-        self.outcomes: dict[tuple[int, int], str] = {}
-        self.next_number = 1
+        self.open: dict[tuple[int, int], Job] = {}
+        """Jobs by computation and number: each computation has jobs 1, 2, 3."""
+        self.outcomes: dict[tuple[int, int, int], str] = {}
+        self.next_numbers: dict[int, int] = {}
         self.limit = 1 << 31
         """CPUs that it wants to use."""
         self.is_asking = False
@@ -51,7 +54,7 @@ class Execution(RuleBasedStateMachine):
         super().__init__()
         self.callers = [Caller(1), Caller(2)]
         self.by_id = {caller.id: caller for caller in self.callers}
-        self.node = SimulatedNode(2, LEASE_S, self.tell)
+        self.node = CheckedNode(2, LEASE_S, self.tell)
         self.next_computation = 1
 
     # What the node says.
@@ -61,14 +64,14 @@ class Execution(RuleBasedStateMachine):
         caller = self.by_id[client]
         if type(message) is protocol.JobsReturned:
             for attempt in message.attempts:
-                run = (client, attempt.number, attempt.attempt)
+                run = (client, message.computation, attempt.number, attempt.attempt)
                 assert run not in self.node.started, "a job is returned though it has started"
             self.note_returned(caller, message)
         elif type(message) is protocol.JobsEnded:
             for ended in message.ended:
-                run = (client, ended.number, ended.attempt)
+                run = (client, message.computation, ended.number, ended.attempt)
                 assert ended.ran or run not in self.node.started
-                assert self.node.results.get(run, ended) is ended, "a result is replaced by another"
+                assert self.node.results.get(run, ended) == ended, "a result is replaced by another"
                 if ended.status == TERMINATED and run not in self.node.results:
                     assert ended.reason
                 if ended.status == CANCELLED:
@@ -95,18 +98,17 @@ class Execution(RuleBasedStateMachine):
             assert message.batch == caller.received + 1, "a batch of results is missing, or told twice"
             caller.received = message.batch
             for ended in message.ended:
-                self.end(caller, ended.number, ended.attempt, "ended")
+                self.end(caller, (message.computation, ended.number), ended.attempt, "ended")
         elif type(message) is protocol.JobsReturned:
             for attempt in message.attempts:
-                self.end(caller, attempt.number, attempt.attempt, "returned")
+                self.end(caller, (message.computation, attempt.number), attempt.attempt, "returned")
         elif type(message) is protocol.ComputationReady:
             caller.ready.add(message.computation)
         elif type(message) is protocol.ComputationFailed:
             caller.ready.discard(message.computation)
             if message.computation in caller.computations:
-                left = [n for n, (number, _) in caller.open.items() if number == message.computation]
-                for number in left:
-                    self.end(caller, number, caller.open[number][1].attempt, "returned")
+                for name in [name for name in caller.open if name[0] == message.computation]:
+                    self.end(caller, name, caller.open[name].attempt, "returned")
                 self.send(caller, caller.computations[message.computation])
         elif type(message) is protocol.Provisional:
             answer = protocol.AcknowledgeProvisional(
@@ -118,24 +120,26 @@ class Execution(RuleBasedStateMachine):
         elif type(message) is protocol.Reconciled:
             self.on_reconciled(caller, message)
 
-    def end(self, caller: Caller, number: int, attempt: int, outcome: str) -> None:
-        entry = caller.open.get(number)
-        if entry is not None and entry[1].attempt == attempt:
-            del caller.open[number]
-            assert (number, attempt) not in caller.outcomes
-            caller.outcomes[number, attempt] = outcome
+    def end(self, caller: Caller, name: tuple[int, int], attempt: int, outcome: str) -> None:
+        job = caller.open.get(name)
+        if job is not None and job.attempt == attempt:
+            del caller.open[name]
+            assert (*name, attempt) not in caller.outcomes
+            caller.outcomes[(*name, attempt)] = outcome
 
     def on_reconciled(self, caller: Caller, message: protocol.Reconciled) -> None:
         for number in message.computations:
             caller.ready.discard(number)
             if number in caller.computations:
                 self.send(caller, caller.computations[number])
-        missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
+        missing = {
+            (jobs.computation, a.number, a.attempt) for jobs in message.attempts for a in jobs.attempts
+        }
         for number in caller.computations:
             jobs = [
                 job
-                for computation, job in caller.open.values()
-                if computation == number and (job.number, job.attempt) in missing
+                for (computation, _), job in caller.open.items()
+                if computation == number and (number, job.number, job.attempt) in missing
             ]
             if jobs:
                 self.send(caller, protocol.RunJobs(number, jobs))
@@ -151,7 +155,7 @@ class Execution(RuleBasedStateMachine):
         return connected[index % len(connected)] if connected else None
 
     def steppable(self) -> list[SimulatedWorker]:
-        return [worker for worker in self.node.workers.values() if worker.can_step()]
+        return [worker for worker in self.node.workers.values() if worker.can_work()]
 
     def running(self) -> list[SimulatedWorker]:
         return [worker for worker in self.node.workers.values() if worker.phase is Phase.RUNNING]
@@ -161,7 +165,7 @@ class Execution(RuleBasedStateMachine):
     @initialize(cpus=st.integers(1, 3), is_warm=st.sampled_from([True, True, False]))
     def begin(self, cpus: int, is_warm: bool) -> None:
         """One client with a computation; a warm one has run short jobs already."""
-        self.node = SimulatedNode(cpus, LEASE_S, self.tell)
+        self.node = CheckedNode(cpus, LEASE_S, self.tell)
         caller = self.callers[0]
         self.attach(caller)
         self.compute(0, False)
@@ -184,8 +188,11 @@ class Execution(RuleBasedStateMachine):
         caller.is_connected = True
         self.node.handle(core.ClientAttached(caller.id, "client", caller.received))
         if known:
-            attempts = [Attempt(job.number, job.attempt) for _, job in caller.open.values()]
-            self.send(caller, protocol.Reconcile(attempts, dict.fromkeys(caller.computations, 0)))
+            held = [
+                protocol.HeldJobs(computation, [Attempt(job.number, job.attempt)])
+                for (computation, _), job in caller.open.items()
+            ]
+            self.send(caller, protocol.Reconcile(held, dict.fromkeys(caller.computations, 0)))
 
     @precondition(lambda self: not all(caller.is_connected for caller in self.callers))
     @rule(index=st.integers(0, 1))
@@ -215,9 +222,10 @@ class Execution(RuleBasedStateMachine):
         if caller is None or not caller.computations or len(caller.open) > 160:
             return
         computation = list(caller.computations)[which % len(caller.computations)]
-        jobs = [Job(caller.next_number + i, 0, b"x") for i in range(count)]
-        caller.next_number += count
-        caller.open.update((job.number, (computation, job)) for job in jobs)
+        first = caller.next_numbers.get(computation, 1)
+        caller.next_numbers[computation] = first + count
+        jobs = [Job(first + i, 0, b"x") for i in range(count)]
+        caller.open.update(((computation, job.number), job) for job in jobs)
         if is_lost:
             self.break_off(caller)
         else:
@@ -230,12 +238,12 @@ class Execution(RuleBasedStateMachine):
         caller = self.caller(index)
         if caller is None or not caller.open:
             return
-        entries = list(caller.open.values())
+        entries = list(caller.open.items())
         chosen = [entries[number % len(entries)] for number in numbers]
         for computation in caller.computations:
             attempts = [
                 Attempt(job.number, job.attempt + 7 * is_old)
-                for number, job in chosen
+                for (number, _), job in chosen
                 if number == computation
             ]
             self.send(caller, protocol.CancelJobs(computation, attempts))
@@ -280,7 +288,7 @@ class Execution(RuleBasedStateMachine):
         number = list(caller.computations)[which % len(caller.computations)]
         del caller.computations[number]
         caller.ready.discard(number)
-        caller.open = {n: entry for n, entry in caller.open.items() if entry[0] != number}
+        caller.open = {name: job for name, job in caller.open.items() if name[0] != number}
         if is_lost:
             self.break_off(caller)
         else:
@@ -315,12 +323,12 @@ class Execution(RuleBasedStateMachine):
 
     # The node.
 
-    @precondition(lambda self: not all(self.node.hosts.values()))
+    @precondition(lambda self: not all(host.is_loaded for host in self.node.hosts.values()))
     @rule(is_good=st.sampled_from([True, True, False]))
     def load(self, is_good: bool) -> None:
         """A host answers."""
-        for key, is_ready in self.node.hosts.items():
-            if not is_ready:
+        for key, host in self.node.hosts.items():
+            if not host.is_loaded:
                 if is_good:
                     self.node.load(key)
                 else:
@@ -328,13 +336,13 @@ class Execution(RuleBasedStateMachine):
                 return
 
     @precondition(lambda self: self.steppable())
-    @rule(index=INDEX, steps=st.integers(1, 12), seconds=SECONDS, flush=st.booleans())
-    def work(self, index: int, steps: int, seconds: float, flush: bool) -> None:
+    @rule(index=INDEX, steps=st.integers(1, 20), seconds=SECONDS, is_late=st.booleans())
+    def work(self, index: int, steps: int, seconds: float, is_late: bool) -> None:
         """A worker goes on."""
         workers = self.steppable()
         worker = workers[index % len(workers)]
-        while steps and worker.can_step():
-            worker.step(seconds, flush)
+        while steps and worker.can_work():
+            worker.work(seconds, is_late)
             steps -= 1
 
     @precondition(lambda self: self.steppable())
@@ -342,8 +350,8 @@ class Execution(RuleBasedStateMachine):
     def start_all(self, is_blocked: bool) -> None:
         """Every worker goes on until it runs a job, which may turn out to be a long one."""
         for worker in self.steppable():
-            while worker.phase is not Phase.RUNNING and worker.can_step():
-                worker.step()
+            while worker.phase is not Phase.RUNNING and worker.can_work():
+                worker.work()
             worker.is_blocked = is_blocked and worker.phase is Phase.RUNNING
 
     @precondition(lambda self: self.running())
@@ -351,8 +359,8 @@ class Execution(RuleBasedStateMachine):
     def finish_one(self, index: int, seconds: float, leftovers: bool) -> None:
         """A job ends, and the daemon hears of it at once; the job may leave a process behind."""
         worker = self.running()[index % len(self.running())]
-        worker.is_blocked = False
-        worker.step(seconds, flush=True, leftovers=leftovers)
+        worker.work(seconds, is_late=True, leaves=leftovers)
+        worker.work()
         self.read_all(worker)
 
     @precondition(lambda self: self.steppable())
@@ -377,7 +385,7 @@ class Execution(RuleBasedStateMachine):
     def send_value(self, index: int, is_read: bool) -> None:
         """A job sends a provisional result, and goes on when it was acknowledged."""
         worker = self.running()[index % len(self.running())]
-        worker.send_value()
+        worker.send()
         if is_read:
             self.read_all(worker)
 
@@ -393,7 +401,7 @@ class Execution(RuleBasedStateMachine):
     def die(self, kind: str, index: int) -> None:
         """A worker dies, or a host; a silent client is forgotten."""
         workers = list(self.node.workers.values())
-        loaded = [key for key, is_ready in self.node.hosts.items() if is_ready]
+        loaded = [key for key, host in self.node.hosts.items() if host.is_loaded]
         if kind.startswith("worker") and workers:
             worker = workers[index % len(workers)]
             self.node.kill(worker)
@@ -433,8 +441,8 @@ class Execution(RuleBasedStateMachine):
         positions = self.node.positions()
         for worker in self.steppable():
             for _ in range(steps):
-                if worker.can_step():
-                    worker.step(seconds)
+                if worker.can_work():
+                    worker.work(seconds)
         self.node.tick(positions)
 
     @precondition(lambda self: self.node.is_flush_due)
@@ -464,12 +472,12 @@ class Execution(RuleBasedStateMachine):
             if not caller.is_connected or caller.inbox or caller.id not in state.clients:
                 continue
             here = {
-                (job.number, job.attempt)
+                (key[1], job.number, job.attempt)
                 for key, computation in state.computations.items()
                 if key[0] == caller.id
                 for job in [*computation.open.values(), *computation.untold]
             }
-            believed = {(job.number, job.attempt) for _, job in caller.open.values()}
+            believed = {(*name, job.attempt) for name, job in caller.open.items()}
             assert here == believed, "both sides agree once all is read"
             for number in caller.computations:
                 computation = state.computations.get(caller.key(number))
@@ -486,7 +494,7 @@ class Execution(RuleBasedStateMachine):
         assert slots <= most
         assert reason or slots == state.cpus, "a client has less than the node without a word"
         others = [c for c in state.computations.values() if c.client is not computation.client]
-        if computation.is_held_off or state.is_draining:
+        if is_held_off(state, computation) or state.is_draining:
             assert (slots, backlog) == (0, 0)
         elif not others:
             assert slots == most
@@ -507,7 +515,7 @@ class Execution(RuleBasedStateMachine):
             number
             for key, computation in state.computations.items()
             for number, job in computation.open.items()
-            if (key[0], number, job.attempt) not in self.node.started
+            if (*key, number, job.attempt) not in self.node.started
         ]
         has_limits = any(caller.limit < state.cpus for caller in self.callers)
         assert state.busy >= state.cpus or not waiting or has_limits, f"{waiting} wait behind long jobs"
@@ -519,7 +527,7 @@ class Execution(RuleBasedStateMachine):
                 break
         for caller in self.callers:
             assert not caller.open, f"{list(caller.open)} never end"
-            assert not state.clients[caller.id].batches
+            assert not state.clients[caller.id].sent.kept
         assert state.busy == 0
         for computation in state.computations.values():
             assert not computation.cancelling

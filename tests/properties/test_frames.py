@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,7 +46,8 @@ any_frame = st.one_of(
 )
 
 
-def feed(reader: FrameReader, data: memoryview) -> None:
+def feed(reader: FrameReader, data: memoryview) -> Iterator[Frame]:
+    """Hand over all of ``data``; yields the frames that are complete by then."""
     while data:
         space = reader.writable()
         assert 0 < len(space) <= BUFFER_MAX
@@ -53,6 +55,9 @@ def feed(reader: FrameReader, data: memoryview) -> None:
         space[:count] = data[:count]
         data = data[count:]
         reader.received(count)
+        while (frame := reader.next_frame()) is not None:
+            kind, stream, body = frame
+            yield kind, stream, bytes(body)
 
 
 @settings(deadline=None, max_examples=60)
@@ -61,9 +66,9 @@ def test_frames_are_the_same_however_their_bytes_are_split(sent: list[Frame], da
     whole = b"".join(frames.header(kind, len(body), stream) + body for kind, stream, body in sent)
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=20).map(sorted), label="cuts")
     seen: list[Frame] = []
-    reader = FrameReader(lambda kind, stream, body: seen.append((kind, stream, bytes(body))))
+    reader = FrameReader()
     for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
-        feed(reader, memoryview(whole)[start:end])
+        seen += feed(reader, memoryview(whole)[start:end])
     assert seen == sent
 
 
@@ -75,16 +80,14 @@ def test_chunks_are_the_same_wherever_they_are_received(sent: list[Frame], data:
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=20).map(sorted), label="cuts")
     seen: list[Frame] = []
 
-    def on_frame(kind: int, stream: int, body: memoryview) -> None:
-        assert kind != frames.PLACED or stream % 2 == 0
-        seen.append((frames.CHUNK if kind == frames.PLACED else kind, stream, bytes(body)))
-
     def find_room(stream: int, length: int) -> memoryview | None:
         return None if stream % 2 else memoryview(bytearray(length))
 
-    reader = FrameReader(on_frame, find_room=find_room)
+    reader = FrameReader(find_room=find_room)
     for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
-        feed(reader, memoryview(whole)[start:end])
+        for kind, stream, body in feed(reader, memoryview(whole)[start:end]):
+            assert kind != frames.PLACED or stream % 2 == 0
+            seen.append((frames.CHUNK if kind == frames.PLACED else kind, stream, body))
     assert seen == sent
 
 
@@ -101,17 +104,13 @@ near_headers = st.builds(
 @given(parts=st.lists(st.one_of(st.binary(max_size=64), near_headers), max_size=20))
 def test_whatever_arrives_is_frames_within_their_limits_or_refused(parts: list[bytes]) -> None:
     handed_on = 0
-
-    def on_frame(kind: int, stream: int, body: memoryview) -> None:
-        nonlocal handed_on
-        handed_on += frames.HEADER_SIZE + len(body)
-        assert kind in range(frames.CONTROL, frames.PING + 1)
-        assert len(body) <= limits.CONTROL_FRAME_MAX
-
-    reader = FrameReader(on_frame)
+    reader = FrameReader()
     try:
         for part in parts:
-            feed(reader, memoryview(part))
+            for kind, _stream, body in feed(reader, memoryview(part)):
+                handed_on += frames.HEADER_SIZE + len(body)
+                assert kind in range(frames.CONTROL, frames.PING + 1)
+                assert len(body) <= limits.CONTROL_FRAME_MAX
     except RemoteProtocolError:
         pass
     assert handed_on <= sum(map(len, parts))
@@ -120,11 +119,11 @@ def test_whatever_arrives_is_frames_within_their_limits_or_refused(parts: list[b
 @settings(deadline=None, max_examples=100)
 @given(data=st.binary(max_size=2000))
 def test_a_stranger_makes_a_reader_hold_no_more_than_a_small_frame(data: bytes) -> None:
-    reader = FrameReader(lambda _kind, _stream, _body: None, limits.HANDSHAKE_FRAME_MAX)
+    reader = FrameReader(limits.HANDSHAKE_FRAME_MAX)
     reader.streams_allowed = False
     usual = len(reader.writable())
     try:
-        feed(reader, memoryview(data))
+        list(feed(reader, memoryview(data)))
     except RemoteProtocolError:
         return
     assert len(reader.writable()) <= usual

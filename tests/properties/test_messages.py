@@ -40,18 +40,20 @@ def test_a_scheduler_says_nothing_that_a_node_refuses(runs: Sizes, is_again: boo
     machine = Scheduling()
     payloads = spread(runs)
     room = max(1, len(payloads))
-    machine.handle(scheduling.AddComputation(scheduling.ClientId(0), Compute(1, "f", b""), False), 0.0)
+    machine.handle(scheduling.AddComputation(scheduling.EMBEDDED, 1, Compute(1, "f", b""), False), 0.0)
     machine.handle(scheduling.NodeUp(NODE, "n", room, False), 0.0)
-    machine.handle(scheduling.Allocate(1, NODE, room), 0.0)
+    machine.handle(scheduling.Allocate(scheduling.EMBEDDED, 1, NODE, room), 0.0)
     machine.handle(scheduling.FromNodeEvent(NODE, node.ComputationReady(1)), 0.0)
     machine.handle(scheduling.FromNodeEvent(NODE, node.Credit(1, room, 0)), 0.0)
     jobs = [Job(number, 0, payload) for number, payload in enumerate(payloads)]
-    actions = machine.handle(scheduling.SubmitJobs(1, jobs), 0.0)
+    actions = machine.handle(scheduling.SubmitJobs(scheduling.EMBEDDED, 1, jobs), 0.0)
     if is_again:
         machine.handle(scheduling.NodeSilent(NODE), 0.0)
         machine.handle(scheduling.NodeUp(NODE, "n", room, True), 0.0)
         missing = [Attempt(job.number, 0) for job in jobs]
-        actions = machine.handle(scheduling.FromNodeEvent(NODE, node.Reconciled(missing, [])), 0.0)
+        actions = machine.handle(
+            scheduling.FromNodeEvent(NODE, node.Reconciled([node.HeldJobs(1, missing)], [])), 0.0
+        )
     sent = [action.message for action in actions if isinstance(action, scheduling.Send)]
     runs_said = [message for message in sent if isinstance(message, node.RunJobs)]
     assert [job for message in runs_said for job in message.jobs] == jobs

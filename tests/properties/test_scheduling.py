@@ -7,10 +7,10 @@ from collections import deque
 from cluster_rules import INDEX, ClusterRules
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from simulated_cluster import Cluster, Link
 
 from dispy.protocol import node as protocol
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Attempt, Ended, Job, Started, ToNode
+from tests.models.scheduler import Cluster, Link
 
 
 def attempts_of(jobs: list[Job]) -> list[Attempt]:
@@ -107,7 +107,7 @@ class PlainNode:
                 for number in [number for number, place in self.places.items() if place.is_ready]:
                     self.grant(number)
             case protocol.Reconcile(attempts, computations):
-                self._reconcile({(a.number, a.attempt) for a in attempts}, computations)
+                self._reconcile(attempts, computations)
             case _:
                 raise AssertionError(f"unexpected {message}")
 
@@ -125,19 +125,23 @@ class PlainNode:
         hits = [job for job in place.jobs() if (job.number, job.attempt) in attempts]
         self._end(number, hits, CANCELLED)
 
-    def _reconcile(self, wanted: set[tuple[int, int]], computations: dict[int, int]) -> None:
-        held = {(e.number, e.attempt) for batch in self.batches for e in batch.ended}
+    def _reconcile(self, attempts: list[protocol.HeldJobs], computations: dict[int, int]) -> None:
+        wanted = {(jobs.computation, a.number, a.attempt) for jobs in attempts for a in jobs.attempts}
+        held = {(batch.computation, e.number, e.attempt) for batch in self.batches for e in batch.ended}
         for number in list(self.places):
             if computations.get(number) != self.places[number].compute.life:
                 del self.places[number]
                 continue
             place = self.places[number]
-            place.waiting = deque(job for job in place.waiting if (job.number, job.attempt) in wanted)
-            place.running = [job for job in place.running if (job.number, job.attempt) in wanted]
-            held |= {(job.number, job.attempt) for job in place.jobs()}
+            place.waiting = deque(j for j in place.waiting if (number, j.number, j.attempt) in wanted)
+            place.running = [job for job in place.running if (number, job.number, job.attempt) in wanted]
+            held |= {(number, job.number, job.attempt) for job in place.jobs()}
             if place.is_ready:
                 self.load(number)
-        unknown = [Attempt(*attempt) for attempt in sorted(wanted - held)]
+        unknown = [
+            protocol.HeldJobs(number, [Attempt(job, attempt)])
+            for number, job, attempt in sorted(wanted - held)
+        ]
         self.tell(protocol.Reconciled(unknown, [n for n in computations if n not in self.places]))
 
     # What happens on it.
@@ -176,7 +180,7 @@ class PlainNode:
         while place.is_ready and place.waiting and len(place.running) < self.cpus:
             job = place.waiting.popleft()
             place.running.append(job)
-            self._cluster.on_start(self._link, job.number, job.attempt)
+            self._cluster.on_start(number, job.number, job.attempt)
             place.is_told = False
             moved = True
         return moved
@@ -309,8 +313,9 @@ class Scheduling(ClusterRules):
         for link in self.links(is_up=False):
             self.cluster.connect(link)
         self.cluster.quiesce()
-        for number, computation in self.cluster.machine.state.computations.items():
-            model = self.cluster.models[number]
+        for key, computation in self.cluster.machine.state.computations.items():
+            model = self.cluster.models[key]
+            number = model.wire
             waiting = [
                 job.number
                 for link in self.cluster.links

@@ -2,28 +2,34 @@
 
 Names stand for themselves: computations ``c1``, workers ``w1``, records ``r1``; nodes and clients any
 word. A job is its number, ``7``, or ``7.1`` for its second attempt (the first is ``7.0``, written ``7``);
-``3-6`` are four jobs. A position is record and index: ``r2/0``.
+``3-6`` are four jobs. A position is record and index: ``r2/0``. Of several clients, numbers from 0, ``c1@7`` is
+computation 1 of client 7, and ``c1`` that of client 0. Nodes know it as ``c1``, or as it is named by ``as=``.
 
 Scheduling::
 
     node NODE cpus=N              back NODE [forgotten]       silent NODE      lost NODE
-    computation C [reentrant]     allocate C NODE CPUS [draining]              close C
+    computation C [reentrant] [as=C]                          allocate C NODE CPUS [draining]
+    close C
     vacate C NODE [terminate] [returns]
     submit C JOBS... [on=NODE]    cancel C JOBS...            tick SECONDS
     ready NODE C [life=N]         failed NODE C [REASON...]   credit NODE C SLOTS+BACKLOG
     started NODE C JOBS...        ended NODE C JOBS... [status=WORD]           cpus NODE N
     returned NODE C [JOBS...] [because=WORD]                  value NODE C JOB
-    reconciled NODE [JOBS...] [missing=C]
+    reconciled NODE [C:JOBS...] [missing=C]
     watch C JOBS...               unwatch C JOBS...           printed NODE C JOBS...
+    files NODE C HERE/ALL         noroom NODE C OBJECT        put C OBJECT     limit NODE CPUS
+    taken C NODE JOB              seen C NODE SERIAL          shortage NODE C REASON...
+    views: from here on the trace has what clients are told of placements, too
 
 Execution::
 
     attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N    drain
-    compute CLIENT C [exclusive] [live]  close CLIENT C       ack CLIENT BATCH    limit CLIENT N
+    compute CLIENT C [exclusive] [live] [per_worker]          close CLIENT C      ack CLIENT BATCH
+    limit CLIENT N
     loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
     run CLIENT C JOBS... [watched=JOBS]                       takeback CLIENT C COUNT
     cancel CLIENT C JOBS...
-    refused CLIENT C JOB REASON   reconcile CLIENT [JOBS...] [of=C,C]
+    refused CLIENT C JOB REASON   reconcile CLIENT [C:JOBS...] [of=C,C]
     ran WORKER RECORD JOBS... [took=SECONDS] [more] [retiring] [upto=N]
     recalled WORKER [RECORDS...]  exited WORKER POSITION      tick SECONDS [WORKER@POSITION...]
     value WORKER JOB              passed CLIENT C JOB         flush
@@ -46,6 +52,7 @@ from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import node
 from dispy.protocol.node import Attempt, Compute, Ended, Job, Started
+from dispy.protocol.views import PlacementView
 from dispy.protocol.worker import claim, split_claim
 
 STATUSES = {8: "cancelled", 9: "terminated", 10: "abandoned", 11: "finished"}
@@ -71,6 +78,11 @@ class Words:
     def number(self) -> int:
         return number_of(self.take())
 
+    def key(self) -> scheduling.Key:
+        """``c1`` is computation 1 of client 0, ``c1@7`` that of client 7."""
+        name, _, client = self.take().partition("@")
+        return scheduling.ClientId(int(client or 0)), number_of(name)
+
     def attempts(self) -> list[Attempt]:
         found = []
         for word in self.plain:
@@ -78,6 +90,14 @@ class Words:
             first, _, last = number.partition("-")
             found += [Attempt(n, int(attempt or 0)) for n in range(int(first), int(last or first) + 1)]
         return found
+
+    def held(self) -> list[node.HeldJobs]:
+        """``c2:3`` is job 3 of computation 2, ``3`` that of computation 1."""
+        found: dict[int, list[Attempt]] = {}
+        for word in self.plain:
+            name, _, job = word.rpartition(":")
+            found.setdefault(number_of(name or "c1"), []).extend(Words([job]).attempts())
+        return [node.HeldJobs(number, attempts) for number, attempts in found.items()]
 
     def jobs(self) -> list[Job]:
         return [Job(attempt.number, attempt.attempt, b"x") for attempt in self.attempts()]
@@ -131,8 +151,10 @@ def show_to_node(message: Any) -> str:
             return f"Acknowledge {batch}"
         case node.AcknowledgeProvisional(number, job, attempt, serial):
             return f"AcknowledgeProvisional c{number}: {show([Attempt(job, attempt)])} #{serial}"
+        case node.LimitCpus(cpus):
+            return f"LimitCpus {cpus}"
         case node.Reconcile(attempts, computations):
-            return f"Reconcile {show(attempts) or '-'} of {show_computations(computations)}"
+            return f"Reconcile {show_held(attempts)} of {show_computations(computations)}"
         case _:
             return f"{type(message).__name__} c{message.computation}"
 
@@ -151,7 +173,7 @@ def show_from_node(message: Any) -> str:
         case node.Provisional(number, job, attempt, serial):
             return f"Provisional c{number}: {show([Attempt(job, attempt)])} #{serial}"
         case node.Reconciled(attempts, computations):
-            return f"Reconciled unknown {show(attempts) or '-'}, missing {show_computations(computations)}"
+            return f"Reconciled unknown {show_held(attempts)}, missing {show_computations(computations)}"
         case node.Held(held, batches, lost, has_gaps):
             more = ", perhaps more" if has_gaps else ""
             return f"Held open {show_held(held)}, batches {batches}, lost {show_held(lost)}{more}"
@@ -181,10 +203,28 @@ def show_computations(numbers: Iterable[int]) -> str:
     return ",".join(f"c{number}" for number in numbers) or "-"
 
 
+def show_view(view: PlacementView) -> str:
+    """What a client is told of a placement."""
+    limit = f" (limit {view.node_cpus_max})" if view.node_cpus_max is not None else ""
+    said = [view.status.value, f"CPUs {view.cpus_max}{limit}", f"slots {view.slots}"]
+    said += (
+        ["open"] * view.is_open + ["returns"] * view.returns + ["not connected"] * (not view.is_connected)
+    )
+    said += [text for text in (view.reason, view.shortage, view.progress) if text]
+    return ", ".join(said)
+
+
+def show_client(client: scheduling.ClientId) -> str:
+    """A client by its number; the first has none."""
+    return f"client {client}" if client else "client"
+
+
 class Player:
     """Gives commands to a machine; its methods ``do_<command>`` return events."""
 
     now = 0.0
+    shows_views = False
+    """Whether the trace has what clients are told of placements: stories about jobs are shorter without."""
 
     def play(self, commands: list[str]) -> list[str]:
         """Do some commands; returns the trace."""
@@ -194,7 +234,9 @@ class Player:
             handler = getattr(self, f"do_{name}", None)
             if handler is None:
                 raise ValueError(f"no command {name!r}")
-            trace += [self.show(action) for action in self.handle(handler(Words(words)))]
+            event = handler(Words(words))
+            actions = self.handle(event) if event is not None else []
+            trace += [text for text in map(self.show, actions) if text]
         return trace
 
     def handle(self, event: Any) -> list[Any]:
@@ -218,27 +260,30 @@ class Scheduling(Player):
         match action:
             case scheduling.Send(known, message):
                 return f"{known.decode()} <- {show_to_node(message)}"
-            case scheduling.TellEnded(_, number, known, ended):
-                return f"client: ended c{number} on {known.decode()}: {show_ended(ended)}"
-            case scheduling.TellEndedHere(_, number, numbers, status, reason):
+            case scheduling.TellEnded(client, number, known, ended):
+                return f"{show_client(client)}: ended c{number} on {known.decode()}: {show_ended(ended)}"
+            case scheduling.TellEndedHere(client, number, numbers, status, reason):
                 what = ", ".join(f"{job} {STATUSES[status]}" for job in numbers)
-                return f"client: ended c{number}: {what} ({reason})"
-            case scheduling.TellCredit(_, number, known):
-                shortage = self.machine.state.computations[number].placements[known].shortage
-                return f"client: {known.decode()} for c{number}: {shortage or 'all CPUs'}"
-            case scheduling.TellStarted(_, number, known, started):
-                return f"client: started c{number} on {known.decode()}: {show(started)}"
-            case scheduling.TellRequeued(_, number, numbers):
-                return f"client: requeued c{number}: {' '.join(map(str, numbers))}"
-            case scheduling.TellValue(_, number, known, value):
-                return f"client: value c{number} on {known.decode()}: {show([value])} #{value.serial}"
-            case scheduling.TellPrinted(_, number, printed):
-                return f"client: printed c{number}: {', '.join(map(show_printed, printed))}"
-            case scheduling.TellNode(_, number, known, is_usable, reason):
+                return f"{show_client(client)}: ended c{number}: {what} ({reason})"
+            case scheduling.TellPlacement(client, number, known, view):
+                return (
+                    f"{show_client(client)}: c{number} on {known.decode()}: {show_view(view)}"
+                    * self.shows_views
+                )
+            case scheduling.TellStarted(client, number, known, started):
+                return f"{show_client(client)}: started c{number} on {known.decode()}: {show(started)}"
+            case scheduling.TellRequeued(client, number, numbers):
+                return f"{show_client(client)}: requeued c{number}: {' '.join(map(str, numbers))}"
+            case scheduling.TellValue(client, number, known, value):
+                return f"{show_client(client)}: value c{number} on {known.decode()}: {show([value])} #{value.serial}"
+            case scheduling.TellPrinted(client, number, known, printed, serial):
+                what = ", ".join(map(show_printed, printed))
+                return f"{show_client(client)}: printed c{number} on {known.decode()}: {what} (#{serial})"
+            case scheduling.TellNode(client, number, known, is_usable, reason):
                 state = "usable" if is_usable else f"not usable ({reason})" if reason else "closed"
-                return f"client: {known.decode()} is {state} for c{number}"
-            case scheduling.TellVacated(_, number, known):
-                return f"client: {known.decode()} is vacated by c{number}"
+                return f"{show_client(client)}: {known.decode()} is {state} for c{number}"
+            case scheduling.TellVacated(client, number, known):
+                return f"{show_client(client)}: {known.decode()} is vacated by c{number}"
         raise AssertionError(action)
 
     def said(self, name: str, message: node.FromNode) -> scheduling.FromNodeEvent:
@@ -259,29 +304,31 @@ class Scheduling(Player):
         return scheduling.NodeLost(NodeId(words.take().encode()), "node lost")
 
     def do_computation(self, words: Words) -> scheduling.AddComputation:
-        compute = Compute(words.number(), "f", b"")
-        return scheduling.AddComputation(scheduling.ClientId(0), compute, words.flag("reentrant"))
+        is_reentrant = words.flag("reentrant")
+        client, number = words.key()
+        wire = number_of(words.named["as"]) if "as" in words.named else number
+        return scheduling.AddComputation(client, number, Compute(wire, "f", b""), is_reentrant)
 
     def do_close(self, words: Words) -> scheduling.CloseComputation:
-        return scheduling.CloseComputation(words.number())
+        return scheduling.CloseComputation(*words.key())
 
     def do_allocate(self, words: Words) -> scheduling.Allocate:
         is_draining = words.flag("draining")
-        number, name, cpus = words.number(), words.take(), int(words.take())
-        return scheduling.Allocate(number, NodeId(name.encode()), cpus, is_draining)
+        key, name, cpus = words.key(), words.take(), int(words.take())
+        return scheduling.Allocate(*key, NodeId(name.encode()), cpus, is_draining)
 
     def do_vacate(self, words: Words) -> scheduling.Vacate:
         terminate, returns = words.flag("terminate"), words.flag("returns")
-        return scheduling.Vacate(words.number(), NodeId(words.take().encode()), terminate, returns)
+        return scheduling.Vacate(*words.key(), NodeId(words.take().encode()), terminate, returns)
 
     def do_submit(self, words: Words) -> scheduling.SubmitJobs:
         where = words.named.get("on")
-        number = words.number()
-        return scheduling.SubmitJobs(number, words.jobs(), NodeId(where.encode()) if where else None)
+        key = words.key()
+        return scheduling.SubmitJobs(*key, words.jobs(), NodeId(where.encode()) if where else None)
 
     def do_cancel(self, words: Words) -> scheduling.CancelJobs:
-        number = words.number()
-        return scheduling.CancelJobs(number, [attempt.number for attempt in words.attempts()])
+        key = words.key()
+        return scheduling.CancelJobs(*key, [attempt.number for attempt in words.attempts()])
 
     def do_tick(self, words: Words) -> scheduling.Tick:
         self.now += float(words.take())
@@ -325,23 +372,56 @@ class Scheduling(Player):
         return self.said(name, node.Provisional(number, job.number, job.attempt, 1, b"v"))
 
     def do_watch(self, words: Words) -> scheduling.WatchJobs:
-        number = words.number()
-        return scheduling.WatchJobs(number, [attempt.number for attempt in words.attempts()])
+        key = words.key()
+        return scheduling.WatchJobs(*key, [attempt.number for attempt in words.attempts()])
 
     def do_unwatch(self, words: Words) -> scheduling.WatchJobs:
         event = self.do_watch(words)
         event.is_wanted = False
         return event
 
+    def do_views(self, words: Words) -> None:
+        self.shows_views = True
+
+    def do_limit(self, words: Words) -> scheduling.LimitNode:
+        return scheduling.LimitNode(NodeId(words.take().encode()), int(words.take()))
+
+    def do_shortage(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        return self.said(name, node.Credit(number, 0, 0, " ".join(words.plain)))
+
+    def do_files(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        here, most = map(int, words.take().split("/"))
+        return self.said(name, node.FilesProgress(number, here, most, here * 1000, most * 1000))
+
+    def do_put(self, words: Words) -> scheduling.PutObject:
+        client, number = words.key()
+        return scheduling.PutObject(client, node.PutObject(number, int(words.take()), b"x"))
+
+    def do_noroom(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        return self.said(name, node.ObjectStored(number, int(words.take()), "no room", again=True))
+
     def do_printed(self, words: Words) -> scheduling.FromNodeEvent:
         name, number = words.take(), words.number()
         printed = [node.Printed(a.number, a.attempt, False, 0, b"text", 0, b"") for a in words.attempts()]
         return self.said(name, node.JobsPrinted(number, printed))
 
+    def do_taken(self, words: Words) -> scheduling.AnswerValue:
+        client, number = words.key()
+        name = NodeId(words.take().encode())
+        job = words.attempts()[0]
+        told = node.AcknowledgeProvisional(number, job.number, job.attempt, 1)
+        return scheduling.AnswerValue(client, name, told)
+
+    def do_seen(self, words: Words) -> scheduling.AnswerPrinted:
+        return scheduling.AnswerPrinted(*words.key(), NodeId(words.take().encode()), int(words.take()))
+
     def do_reconciled(self, words: Words) -> scheduling.FromNodeEvent:
         name = words.take()
         missing = [number_of(c) for c in words.named.get("missing", "").split(",") if c]
-        return self.said(name, node.Reconciled(words.attempts(), missing))
+        return self.said(name, node.Reconciled(words.held(), missing))
 
     def do_cpus(self, words: Words) -> scheduling.FromNodeEvent:
         return self.said(words.take(), node.NodeCpus(int(words.take())))
@@ -378,6 +458,8 @@ class Execution(Player):
                 return f"w{worker}: interrupt {show_position(position)}"
             case execution.KillWorker(worker):
                 return f"w{worker}: kill"
+            case execution.EndWorker(worker):
+                return f"w{worker}: end"
             case execution.Look((client, number), places):
                 at = [f"w{p.worker}@{show_position(p.position)}:{p.stdout_at}" for p in places]
                 return f"{client.decode()}/c{number}: look at {' '.join(at)}"
@@ -428,8 +510,11 @@ class Execution(Player):
     def do_compute(self, words: Words) -> execution.FromClient:
         is_exclusive = words.flag("exclusive")
         is_live = words.flag("live")
+        per_worker = words.flag("per_worker")
         client, number = self.key(words)
-        message = Compute(number, "f", b"", grace_s=5.0, exclusive=is_exclusive, live=is_live)
+        message = Compute(
+            number, "f", b"", grace_s=5.0, exclusive=is_exclusive, live=is_live, setup_per_worker=per_worker
+        )
         return execution.FromClient(client, message)
 
     def do_limit(self, words: Words) -> execution.FromClient:
@@ -481,7 +566,7 @@ class Execution(Player):
     def do_reconcile(self, words: Words) -> execution.FromClient:
         client = self.client(words)
         known = [number_of(c) for c in words.named.get("of", "").split(",") if c]
-        return execution.FromClient(client, node.Reconcile(words.attempts(), dict.fromkeys(known, 0)))
+        return execution.FromClient(client, node.Reconcile(words.held(), dict.fromkeys(known, 0)))
 
     def do_stored(self, words: Words) -> execution.Stored:
         client = self.client(words)

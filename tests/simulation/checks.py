@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 from dispy.core import execution as execution
 from dispy.core import scheduling as scheduling
 from dispy.core.execution import Machine as ExecutionMachine
-from dispy.core.execution.dispatch import STILLBORN_MAX, workers_max
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.protocol.node import CancelJobs, RunJobs
 from dispy.protocol.worker import object_name
+from tests.models.invariants import (
+    find_in_node,
+    find_in_scheduler,
+    find_offered,
+    find_slowly_in_node,
+    find_slowly_in_scheduler,
+)
 
 if TYPE_CHECKING:
     from dispy.node.state import Loaded
@@ -63,72 +69,6 @@ def _note_ended_leases(computer: Computer, clients: list[execution.ClientId]) ->
         computer.world.note(computer.name, f"the lease of {client[:3].hex()} has ended")
 
 
-def find_in_node(state: execution.State, busy_before: int) -> str | None:
-    """What is wrong with a node's slots."""
-    busy = 0
-    for worker in state.workers.values():
-        count = len(worker.records)
-        if count:
-            busy += 1
-            if count > 2:
-                return f"worker {worker.id} has {count} records"
-    if busy != state.busy:
-        return f"{state.busy} CPUs are said to be busy, and {busy} workers have records"
-    if busy > state.cpus and busy > busy_before:
-        return "a worker was put to work though no CPU was free"
-    first = state.exclusive[0] if state.exclusive else None
-    for computation in state.computations.values():
-        client = computation.client
-        if state.has_node and computation.busy and computation is not first:
-            return "an exclusive computation has the node, and another one runs there"
-        if computation.ready and busy < state.cpus and computation.status is execution.Status.READY:
-            may_start = client.busy < client.cpus_max and (first is None or first is computation)
-            is_alone = first is None or busy == computation.busy
-            can_fork = len(computation.workers) < workers_max(state.cpus)
-            has_place = computation.idle or (can_fork and computation.stillborn <= STILLBORN_MAX)
-            if may_start and is_alone and has_place:
-                return f"{len(computation.ready)} jobs wait while a CPU is free"
-    return None
-
-
-def find_offered(state: execution.State, actions: list[execution.Action]) -> str | None:
-    """What is wrong with who was given a job. One whose program was away may still run what it had, beside others."""
-    if not state.exclusive:
-        return None
-    for action in actions:
-        worker = state.workers.get(action.worker) if type(action) is execution.Offer else None
-        if worker is not None and not (worker.computation is state.exclusive[0] and state.has_node):
-            return "a job is started though an exclusive computation has or awaits the node"
-    return None
-
-
-def find_slowly_in_node(state: execution.State) -> str | None:
-    """What is wrong with a node's jobs: every one that has not ended is ready or in a record, once."""
-    members = [worker for computation in state.computations.values() for worker in computation.workers]
-    if sorted(members) != sorted(state.workers):
-        return "workers of no computation"
-    for key, computation in state.computations.items():
-        if state.clients.get(key[0]) is not computation.client:
-            return f"computation {key[1]} of no client"
-        there = [*(job.number for job in computation.ready), *computation.staging]
-        recorded = set()
-        for worker in computation.workers.values():
-            for record in worker.records:
-                there += [job.number for job in record.jobs if computation.open.get(job.number) is job]
-                recorded.update((job.number, job.attempt) for job in record.jobs)
-            if (worker.id in computation.single) != (len(worker.records) == 1):
-                return (
-                    f"worker {worker.id} has {len(worker.records)} records and is booked for another number"
-                )
-            if (worker.id in computation.idle) != (not worker.records and not worker.is_killed):
-                return f"worker {worker.id} is idle and not booked so, or the other way round"
-        if sorted(there) != sorted(computation.open):
-            return f"jobs {sorted(computation.open)} are open, and {sorted(there)} are there"
-        if not computation.cancelling <= recorded:
-            return "cancelled jobs are remembered for ever"
-    return None
-
-
 def watch_scheduler(program: Program, machine: SchedulingMachine) -> None:
     """Look at a scheduler's machine after each event, and note what it sends."""
     decide = machine.handle
@@ -168,63 +108,6 @@ def watch_scheduler(program: Program, machine: SchedulingMachine) -> None:
     machine.handle = handle  # type: ignore[method-assign]
 
 
-def find_in_scheduler(state: scheduling.State) -> str | None:
-    """What is wrong with the jobs of a scheduler, counted."""
-    for computation in state.computations.values():
-        waiting = len(computation.queue) - len(computation.cancelled)
-        if waiting and computation.free:
-            return f"{waiting} jobs of computation {computation.number} wait while a CPU is free"
-        there = waiting
-        for placement in computation.placements.values():
-            there += len(placement.assigned) + len(placement.pinned)
-            if placement.slots < 0 or placement.backlog < 0:
-                return "negative credit"
-            known = placement.node
-            is_free = known.id in computation.free
-            if is_free is not _has_room(placement):
-                return f"where computation {computation.number} has room is not booked so, or the other way round"
-            if is_free and placement.pinned:
-                return "a pinned job waits while its CPU is idle"
-        if there != computation.open:
-            return f"computation {computation.number}: {computation.open} jobs are open, {there} are there"
-    return None
-
-
-def _has_room(placement: scheduling.Placement) -> bool:
-    return (
-        placement.status is scheduling.Status.READY
-        and placement.node.is_connected
-        and not placement.node.is_comparing
-        and not placement.storing
-        and placement.slots > len(placement.assigned)
-    )
-
-
-def find_slowly_in_scheduler(state: scheduling.State) -> str | None:
-    """What is wrong with the jobs of a scheduler, one by one."""
-    for computation in state.computations.values():
-        queued = [job.number for job in computation.queue]
-        if not computation.cancelled <= set(queued):
-            return "cancelled jobs are remembered for ever"
-        there = [number for number in queued if number not in computation.cancelled]
-        for placement in computation.placements.values():
-            there += [job.number for job in placement.pinned]
-            there += placement.assigned
-            if not placement.started <= placement.assigned.keys():
-                return "jobs are remembered as started for ever"
-            if not placement.cancelling <= placement.assigned.keys():
-                return "jobs are remembered as cancelled for ever"
-            if state.nodes.get(placement.node.id) is not placement.node:
-                return "a placement on a node that is lost"
-        if len(set(there)) != len(there):
-            return f"a job of computation {computation.number} is there twice"
-        if not computation.pinned.keys() <= set(there):
-            return "pinned jobs are remembered for ever"
-        if not computation.deaths.keys() <= set(there):
-            return "jobs whose process has died are remembered for ever"
-    return None
-
-
 def find_kept_by_program(program: Program) -> str | None:
     """What a scheduler keeps of jobs though all have ended."""
     service = program.service
@@ -245,11 +128,11 @@ def find_kept_by_program(program: Program) -> str | None:
         if cluster.sending:
             return f"{len(cluster.sending)} files that it has sent, of which nothing is told"
     for link in service._by_node.values():
-        under_way = [key for key, (_, group) in link._sending.items() if not group.is_over()]
+        under_way = link.large_arguments.under_way()
         if under_way:
             return f"arguments of {under_way} on their way"
-        if link.batches.ahead:
-            return f"batches {sorted(link.batches.ahead)} as arrived before others"
+        if link.arrived.ahead:
+            return f"batches {sorted(link.arrived.ahead)} as arrived before others"
     return None
 
 
@@ -260,8 +143,8 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
     client = service.machine.state.clients.get(execution.ClientId(program.identity))
     if client is None:
         return None
-    if client.batches:
-        return f"{len(client.batches)} batches of results"
+    if client.sent.kept:
+        return f"{len(client.sent.kept)} batches of results"
     for key, computation in service.machine.state.computations.items():
         if computation.client is not client:
             continue
@@ -279,7 +162,7 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
         loaded = service.loaded.get(key)
         if loaded is not None:
             files = set(computer.files.directories.get(loaded.segments, ()))  # type: ignore[call-overload]
-            wanted = program.service.state.computations.get(key[1])
+            wanted = program.service.state.computations.get((scheduling.EMBEDDED, key[1]))
             files -= {object_name(number) for number in (wanted.objects if wanted is not None else ())}
             if files:
                 return f"the files {sorted(files)}"

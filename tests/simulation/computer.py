@@ -15,7 +15,7 @@ from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId
 from dispy.errors import RemoteProtocolError
 from dispy.files.fetching import stager, wanted_files
-from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.net.connection import Connection
 from dispy.node.guard import Owner
 from dispy.node.processes.file_helpers import attempt
 from dispy.node.results import delivery
@@ -23,6 +23,7 @@ from dispy.node.service import NodeService
 from dispy.node.staging import working_directories
 from dispy.node.state import NodeParts
 from dispy.protocol import node
+from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.node import Available, Job
 from dispy.protocol.worker import SLOT_CLAIM
 from dispy.security.secrets import Secret

@@ -67,7 +67,7 @@ class Mutation:
 def forget_results(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
     """A node forgets results that were on their way when a connection broke: their jobs are sent to it again."""
     if type(event) is execution.ClientAttached and event.client in machine.state.clients:
-        machine.state.clients[event.client].batches.clear()
+        machine.state.clients[event.client].sent.kept.clear()
     return decide(event, now)
 
 
@@ -75,15 +75,14 @@ def tell_again(machine: SchedulingMachine, decide: Decide, event: Any, now: floa
     """The end of a job that meets a cancel on its way is told for both."""
     again: list[node.Ended] = []
     if type(event) is scheduling.FromNodeEvent and type(event.message) is node.JobsEnded:
-        computation = machine.state.computations.get(event.message.computation)
+        computation = machine.state.computations.get((scheduling.EMBEDDED, event.message.computation))
         known = computation is not None and computation.placements.get(event.node)
         if known:
             again = [ended for ended in event.message.ended if ended.number in known.cancelling]
     actions = decide(event, now)
     if again:
         number = event.message.computation
-        client = machine.state.computations[number].client
-        actions.append(scheduling.TellEnded(client, number, event.node, again))
+        actions.append(scheduling.TellEnded(scheduling.EMBEDDED, number, event.node, again))
     return actions
 
 
@@ -94,7 +93,7 @@ def leak_slot(machine: ExecutionMachine, decide: Decide, event: Any, now: float)
     is_busy = worker is not None and bool(worker.records)
     actions = decide(event, now)
     if is_busy:
-        state.busy += 1
+        state.running[event.worker] = worker
     return actions
 
 
@@ -132,7 +131,7 @@ def send_once(machine: SchedulingMachine, decide: Decide, event: Any, now: float
     """Jobs that were on their way when a connection broke are not sent again."""
     actions = decide(event, now)
     if type(event) is scheduling.FromNodeEvent and type(event.message) is node.Reconciled:
-        missing = {(a.number, a.attempt) for a in event.message.attempts}
+        missing = {(a.number, a.attempt) for jobs in event.message.attempts for a in jobs.attempts}
         return [action for action in actions if not _sends(action, missing)]
     return actions
 

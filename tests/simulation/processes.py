@@ -1,15 +1,14 @@
-"""Computation hosts and workers: the other ends of ``node.processes.hosts``, and what ``worker`` does behind them.
+"""Computation hosts and workers, over ``models.host`` and ``models.worker``: the other ends of ``node.processes``.
 
-A worker does what ``dispy.worker.loop`` does in the order in which others can see it: take a record, write
-the claim, read the limit, run, keep the result in the arena, send a packet. Everything said between a node and
-its processes is encoded and decoded as it is in earnest.
+The models say what a host answers and what a worker does next; here are when that is, what jobs do meanwhile, and
+what becomes of their files. Everything said between a node and its processes is encoded and decoded as it is in
+earnest.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,11 @@ import msgspec
 from dispy.core.execution.ids import WorkerId
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
-from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
+from dispy.protocol.node import FINISHED, TERMINATED, Job
 from dispy.protocol.worker import FromHost, ToHost
+from tests.models import host as models
+from tests.models.worker import CANCELLED_REASON, Channels, Phase, Ran
+from tests.models.worker import Worker as WorkerModel
 
 from .jobs import Entry, Kind, Task, decode, encode_result, said_by
 from .loop import Readable
@@ -30,12 +32,11 @@ if TYPE_CHECKING:
 
 _encode = msgspec.msgpack.Encoder().encode
 
-FLUSH_AFTER_S = 0.002
 VALUE_TIMEOUT_S = 10.0
 JOB_OVERHEAD_S = 4e-6
+EXIT_S = 1e-4
+"""How long a worker takes to end that has nothing more to do."""
 SIGKILL, SIGSEGV = -9, -11
-NO_PROCESS = 71
-SETUP_FAILED = 78
 
 
 class Channel(Readable):
@@ -101,28 +102,29 @@ class Replies(Channel):
 
 
 class Jobs:
-    """The node's end of a worker's records, and the kernel's queue."""
+    """The node's end of a worker's records."""
 
-    __slots__ = ("_handle", "packets")
+    __slots__ = ("_handle",)
 
     def __init__(self, handle: WorkerHandle) -> None:
         self._handle = handle
-        self.packets: deque[bytes] = deque()
 
     def send(self, packet: bytes, flags: int = 0) -> None:
         """As of sockets."""
-        self.packets.append(packet)
-        if len(self.packets) > 64:
+        records = self._handle.records
+        records.append(protocol.record_decoder.decode(packet))
+        if len(records) > 64:
             self._handle.host.computer.world.fail("records pile up in a worker's socket")
         worker = self._handle.process
-        if worker is not None and worker.phase is Phase.WAITING:
+        if worker is not None and worker.model.phase is Phase.WAITING:
             worker.host.computer.reach(worker.party, worker.wake)
 
 
-class WorkerHandle:
-    """The node's ends of a worker: its channels and its slot, which outlives it."""
+class WorkerHandle(Channels):
+    """The node's ends of a worker."""
 
     def __init__(self, host: HostProcess, worker: WorkerId, slot: int) -> None:
+        super().__init__()
         self.host = host
         self.id = worker
         self.slot = slot
@@ -130,11 +132,6 @@ class WorkerHandle:
         self.last_position = 0
         self.is_set_up = False
         self.failure = ""
-        self.words = [0] * protocol.SLOT_WORDS
-        self.start = 0.0
-        self.arena: list[bytes] = []
-        self.printed = b""
-        """What the job at which it is has printed."""
         self.replies = Replies(self)
         self.jobs = Jobs(self)
         self.process: Worker | None = None
@@ -143,12 +140,6 @@ class WorkerHandle:
         """When its job started (seconds since the epoch)."""
         return self.start
 
-    def untaken(self) -> list[int]:
-        """Take back all records that the worker has not taken; returns their numbers."""
-        records = [protocol.record_decoder.decode(packet) for packet in self.jobs.packets]
-        self.jobs.packets.clear()
-        return [record.record for record in records if record.jobs]
-
     def drop_objects(self) -> None:
         """Have the worker let go of objects."""
         self.words[protocol.SLOT_DROPS] += 1
@@ -156,9 +147,14 @@ class WorkerHandle:
 
     def committed(self) -> memoryview:
         """A packet of the results that no packet has carried."""
-        if not self.arena:
-            return memoryview(b"")
-        return memoryview(pack(self.arena, 0, 0, 0))
+        ran = self.unsent()
+        return memoryview(pack(ran) if ran is not None else b"")
+
+    def end(self) -> None:
+        """The worker ends when it has run all that it was sent."""
+        worker = self.process
+        if worker is not None and not worker.party.is_dead:
+            worker.host.computer.reach(worker.party, worker.on_closed)
 
     def close(self) -> None:
         """Release the channels: a worker that waits for records ends."""
@@ -168,11 +164,12 @@ class WorkerHandle:
             worker.host.computer.reach(worker.party, worker.on_closed)
 
 
-def pack(arena: list[bytes], flags: int, executed: int, record: int) -> bytes:
+def pack(ran: Ran) -> bytes:
     """A packet of results."""
+    flags = protocol.LAST_OF_RECORD * ran.is_last | protocol.RETIRING * ran.is_retiring
     head = bytearray(protocol.ARENA_HEAD)
-    protocol.pack_ran(head, 0, flags, executed, record, len(arena))
-    return b"".join([bytes(head), *arena])
+    protocol.pack_ran(head, 0, flags, ran.executed, ran.record, len(ran.ended))
+    return b"".join([head, *map(_encode, ran.ended)])
 
 
 class Process:
@@ -224,9 +221,8 @@ class HostProcess:
         self.is_dead = False
         self.is_ending = False
         self._free_slots = list(range(slots_max - 1, -1, -1))
-        self.processes: dict[int, Worker] = {}
-        """Workers that live, by number."""
-        self._load: protocol.Load | None = None
+        self.model: models.Host[Worker] = models.Host()
+        self.processes = self.model.workers
         self.client = b""
         self.began = 0.0
         """When it was told to load."""
@@ -318,42 +314,43 @@ class HostProcess:
         computer = self.computer
         match message:
             case protocol.Load():
-                self._load = message
                 self.began = computer.world.now
-                if message.setup_timeout_s and not message.setup_per_worker:
-                    self._tell(protocol.SettingUp())
+                said = self.model.begin_load(message, self._read_code(message))
+                if not self.model.is_setting_up:
+                    computer.world.after(self.setup_s(), self.party, self._tell, said)
+                    return
+                if said is not None:
+                    self._tell(said)
                 if not self.hangs(in_worker=False):
-                    computer.world.after(self.setup_s(), self.party, self._on_loaded, message)
+                    computer.world.after(self.setup_s(), self.party, self._on_set_up)
             case protocol.Fork(worker, _):
                 seconds = 0.002 * (0.2 + computer.world.chance()) * computer.slowness
                 computer.world.after(seconds, self.party, self._fork, WorkerId(worker))
-            case protocol.Interrupt(worker):
-                if worker in self.processes:
-                    process = self.processes[worker]
-                    computer.reach(process.party, process.on_interrupt)
-            case protocol.Kill(worker):
-                if worker in self.processes:
-                    self.processes[worker].execute()
-            case protocol.Unbuffer():
-                pass  # nothing waits in a buffer
+            case _:
+                process = self.model.find(message.worker)
+                if process is not None:
+                    process.signal(message)
 
-    def _on_loaded(self, message: protocol.Load) -> None:
+    def _read_code(self, message: protocol.Load) -> str:
+        """Why the code cannot be had; empty if it can."""
         path = PurePosixPath(message.code_path)
         try:
             self.computer.files.take(path)
             self.computer.files.let_go(path)
         except OSError as error:
-            self._tell(protocol.LoadFailed(str(error)))
-            return
-        if self.computer.loads_fail and not message.setup_per_worker:
+            return str(error)
+        return ""
+
+    def _on_set_up(self) -> None:
+        reason = ""
+        if self.computer.loads_fail:
             self.computer.note_refusal()
-            self._tell(protocol.LoadFailed("no module named x"))
-            return
-        self._tell(protocol.Loaded())
+            reason = "no module named x"
+        self._tell(self.model.end_setup(reason))
 
     def hangs(self, *, in_worker: bool) -> bool:
         """Whether ``setup`` goes on until its time is over."""
-        load = self._load
+        load = self.model.load
         assert load is not None
         return self.computer.setups_hang and load.setup_timeout_s > 0 and load.setup_per_worker is in_worker
 
@@ -369,30 +366,18 @@ class HostProcess:
             return
         if self.computer.forks_fail:
             self.computer.note_refusal()
-            self._tell(protocol.WorkerExited(worker, NO_PROCESS, "no process can be started for jobs"))
+            self._tell(self.model.refuse_fork(worker, "no process can be started for jobs"))
             return
-        assert self._load is not None
-        process = Worker(self, handle, self._load)
-        self.processes[worker] = process
-        self._tell(protocol.WorkerStarted(worker, process.pid))
+        assert self.model.load is not None
+        process = Worker(self, handle, self.model.load)
+        self._tell(self.model.fork(worker, process, process.pid))
         process.begin()
 
     def on_child(self, worker: Worker, code: int) -> None:
         """SIGCHLD: a worker has ended."""
-        if self.processes.get(worker.id) is worker:
-            del self.processes[worker.id]
-            self._tell(protocol.WorkerExited(worker.id, code))
-
-
-class Phase(Enum):
-    """Where a worker is."""
-
-    SETTING_UP = "in setup"
-    WAITING = "waiting for a record"
-    BETWEEN = "between two jobs"
-    RUNNING = "in the job"
-    SENDING = "in the job, which waits for the acknowledgement of a value"
-    GONE = "dead"
+        said = self.model.reap(worker.id, code)
+        if said is not None:
+            self._tell(said)
 
 
 class Worker:
@@ -404,138 +389,70 @@ class Worker:
         self.id = handle.id
         self.pid = host.computer.new_pid()
         self.party = host.computer.world.party(f"worker{self.pid}")
-        self.phase = Phase.WAITING
-        self._load = load
+        self.model = WorkerModel(handle, load.setup_per_worker)
         self._segments = PurePosixPath(load.segment_path)
         self._work = Path(load.work_path)
-        self._record: protocol.Record | None = None
-        self._executed = 0
-        self._flushed = 0.0
-        self._size = 0
-        self._job: Job | None = None
         self._entry: Entry | None = None
+        """The account of the job that it is at; None between jobs."""
         self._task: Task | None = None
         self._timer: Handle | None = None
-        self._serial = 0
         self._values_left = 0
-        self._is_retiring = False
-        self._is_closed = False
-        self._drops = 0
-        self._objects: set[int] = set()
         handle.process = self
 
     def begin(self) -> None:
         """Call ``setup``, if that is for workers to do; then take jobs."""
-        computer = self.host.computer
-        if not self._load.setup_per_worker:
+        if self.model.phase is not Phase.SETTING_UP:
             self.wake()
-            return
-        self.phase = Phase.SETTING_UP
-        if not self.host.hangs(in_worker=True):
-            computer.world.after(self.host.setup_s(), self.party, self._on_set_up)
+        elif not self.host.hangs(in_worker=True):
+            self.host.computer.world.after(self.host.setup_s(), self.party, self._on_set_up)
 
     def _on_set_up(self) -> None:
         fails = self.host.computer.loads_fail
-        self.handle.replies.arrive(protocol.pack_set_up("setup failed: no module named x" if fails else ""))
         if fails:
             self.host.computer.note_refusal()
-            self.die(SETUP_FAILED)
-            return
-        self.phase = Phase.WAITING
-        self.wake()
+        self.handle.replies.arrive(self.model.set_up("setup failed: no module named x" if fails else ""))
+        self._go_on()
 
     # Records.
 
     def wake(self) -> None:
         """There may be a record."""
-        if self.phase is not Phase.WAITING:
-            return
-        handle = self.handle
-        while handle.jobs.packets:
-            record = protocol.record_decoder.decode(handle.jobs.packets.popleft())
-            if handle.words[protocol.SLOT_DROPS] != self._drops:
-                self._drops = handle.words[protocol.SLOT_DROPS]
-                self._objects.clear()
-            if record.jobs:
-                self._record = record
-                self._executed = 0
-                self._flushed = self.host.computer.world.now
-                self.phase = Phase.BETWEEN
-                self._next()
-                return
-        if self._is_closed:
-            self.die(0)
+        if self.model.phase is Phase.WAITING:
+            self._go_on()
 
     def on_closed(self) -> None:
         """The node has closed its ends."""
-        self._is_closed = True
+        self.model.is_closed = True
         self.wake()
 
-    def _next(self) -> None:
-        """Write the claim of the next job."""
-        record = self._record
-        assert record is not None
-        if self._is_retiring or self._executed == len(record.jobs):
-            self._end_record()
-            return
-        self.handle.words[protocol.SLOT_CLAIM] = protocol.claim(record.record, self._executed)
-        world = self.host.computer.world
-        if world.chance() < 0.03:
-            # Others may do something just between the claim and the look at the limit.
-            world.after(2e-6 * world.chance(), self.party, self._check_limit)
-        else:
-            self._check_limit()
-
-    def _check_limit(self) -> None:
-        record = self._record
-        assert record is not None
-        first = protocol.claim(record.record, 0)
-        words = self.handle.words
-        if first <= words[protocol.SLOT_LIMIT] <= words[protocol.SLOT_CLAIM]:
-            self._end_record()
-            return
-        job = record.jobs[self._executed]
-        self._executed += 1
-        self._start(job)
-
-    def _end_record(self) -> None:
-        flags = protocol.LAST_OF_RECORD | (protocol.RETIRING if self._is_retiring else 0)
-        self._flush(flags)
-        self._record = None
-        if self._is_retiring:
-            self.phase = Phase.GONE
-            self.host.computer.world.after(1e-4, self.party, self.die, 0)
-            return
-        self.phase = Phase.WAITING
-        if self.handle.jobs.packets or self._is_closed:
-            self.wake()
-
-    def _flush(self, flags: int) -> None:
-        handle = self.handle
-        record = self._record
-        assert record is not None
-        if not handle.arena and not flags:
-            return
-        packet = pack(handle.arena, flags, self._executed, record.record)
-        handle.arena.clear()
-        handle.words[protocol.SLOT_COUNT] = 0
-        self._size = 0
-        self._flushed = self.host.computer.world.now
-        handle.replies.arrive(packet)
+    def _go_on(self) -> None:
+        """Do all that needs no time."""
+        model, world = self.model, self.host.computer.world
+        while model.can_step():
+            before = model.phase
+            packet = model.step(world.now, world.time())
+            if packet is not None:
+                self.handle.replies.arrive(pack(packet))
+            if model.phase is Phase.CLAIMED and world.chance() < 0.03:
+                # Others may do something just between the claim and the look at the limit.
+                world.after(2e-6 * world.chance(), self.party, self._go_on)
+                return
+            if model.phase is Phase.STARTED:
+                self._load(model.job)
+            elif model.phase is Phase.RUNNING:
+                self._run()
+            elif model.phase is Phase.KEPT and before is Phase.STARTED:
+                self._note_end(TERMINATED)
+        if model.exit_code is not None:
+            world.after(EXIT_S, self.party, self.die, model.exit_code)
 
     # Jobs.
 
-    def _start(self, job: Job) -> None:
+    def _load(self, job: Job) -> None:
+        """Find the arguments of a job that begins."""
         computer = self.host.computer
         world = computer.world
-        handle = self.handle
-        account = computer.ledger[self.host.client]
-        self._job = job
-        self._entry = entry = account.on_start(job.number, job.attempt)
-        handle.start = world.time()
-        handle.printed = said_by(job.number, job.attempt) if world.chance() < 0.5 else b""
-        self._serial = 0
-        self.phase = Phase.RUNNING
+        self._entry = entry = computer.ledger[self.host.client].on_start(job.number, job.attempt)
         try:
             data = job.payload
             if job.stream:
@@ -550,7 +467,9 @@ class Worker:
         self._task = task
         self._values_left = task.values
         self._check_files(entry)
-        if task.object and task.object not in self._objects:
+        if world.chance() < 0.5:
+            self.model.print(said_by(job.number, job.attempt))
+        if task.object and task.object not in self.model.objects:
             try:
                 computer.files.take(self._segments / protocol.object_name(task.object))
             except OSError as error:
@@ -558,26 +477,24 @@ class Worker:
                     self._keep(TERMINATED, f"an object has gone: {error}")
                     return
                 world.fail(f"job {job.number} does not find object {task.object} on {computer.name}")
-            self._objects.add(task.object)
-        words = handle.words
-        if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
-            self.on_interrupt()
-            if self.phase is not Phase.RUNNING:
-                return
-        self._go_on()
+            self.model.objects.add(task.object)
 
-    def _go_on(self) -> None:
+    def _run(self) -> None:
         """Run to the next value or to the end."""
         task = self._task
         assert task is not None
         computer = self.host.computer
-        self.phase = Phase.RUNNING
+        self._stop_timer()
         if task.kind in (Kind.HANGS, Kind.DEAF) and not self._values_left:
-            self._timer = None
             return
         seconds = task.duration_us * 1e-6 * computer.slowness / (task.values + 1) + JOB_OVERHEAD_S
         what = self._send_value if self._values_left else self._end
         self._timer = computer.world.after(seconds, self.party, what)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _end(self) -> None:
         """The job has done what it does."""
@@ -586,12 +503,11 @@ class Worker:
         if task.kind is Kind.DIES:
             self.die(SIGSEGV)
         elif task.kind is Kind.RAISES:
-            self._keep(TERMINATED, "Traceback: ZeroDivisionError")
+            self._finish(TERMINATED, "Traceback: ZeroDivisionError")
         else:
-            self._is_retiring = task.kind is Kind.LEAVES
             assert self._entry is not None
             self._check_files(self._entry)
-            self._keep(FINISHED, "")
+            self._finish(FINISHED, "", leaves=task.kind is Kind.LEAVES)
 
     def _check_files(self, entry: Entry) -> None:
         """Its files are there, and nothing else under their names."""
@@ -601,12 +517,16 @@ class Worker:
             if wrong is not None:
                 computer.world.fail(f"job {entry.number} runs on {computer.name}, and {wrong}")
 
-    def _keep(self, status: int, reason: str) -> None:
-        """Keep the result safe, and go on to the next job."""
-        job, task, entry = self._job, self._task, self._entry
-        assert job is not None
+    def _finish(self, status: int, reason: str, leaves: bool = False) -> None:
+        """End the job, and go on to the next one."""
+        self._stop_timer()
+        self._keep(status, reason, leaves)
+        self._go_on()
+
+    def _keep(self, status: int, reason: str, leaves: bool = False) -> None:
+        """Keep the result safe."""
+        job, task = self.model.job, self._task
         assert task is not None
-        assert entry is not None
         computer = self.host.computer
         payload, stream = b"", 0
         if status == FINISHED:
@@ -618,95 +538,90 @@ class Worker:
                     computer.note_refusal()
                     status, reason = TERMINATED, f"the result does not fit: {error}"
                 payload = b""
+        self.model.end_job(computer.world.now, status, payload, stream, reason, leaves)
+        self._note_end(status)
+
+    def _note_end(self, status: int) -> None:
+        """Let go of the arguments of a job that has ended, and note how."""
+        job, entry = self.model.job, self._entry
+        assert entry is not None
         if job.stream:
-            computer.files.let_go(self._segments / str(job.stream))
+            self.host.computer.files.let_go(self._segments / str(job.stream))
         entry.ended[job.attempt] = status
         entry.places[job.attempt] = self.host.incarnation
-        end = computer.world.time()
-        ended = Ended(
-            job.number, job.attempt, status, self.handle.start, end, payload, stream, reason=reason
-        )
-        data = _encode(ended)
-        self.handle.arena.append(data)
-        self._size += len(data)
-        self.handle.words[protocol.SLOT_COUNT] += 1
-        self._job = self._entry = self._task = None
-        self.handle.printed = b""
-        self.phase = Phase.BETWEEN
-        if self._size > protocol.ARENA_FLUSH or computer.world.now - self._flushed > FLUSH_AFTER_S:
-            self._flush(0)
-        self._next()
+        self._entry = self._task = None
 
-    def on_interrupt(self) -> None:
-        """SIGINT: for the job at the position that stands in the slot, if it is still there."""
-        words = self.handle.words
-        if words[protocol.SLOT_INTERRUPT] != words[protocol.SLOT_CLAIM]:
+    # Signals.
+
+    def signal(self, message: ToHost) -> None:
+        """The host was told to send one."""
+        reach = self.host.computer.reach
+        match message:
+            case protocol.Interrupt():
+                reach(self.party, self._on_interrupt)
+            case protocol.Unbuffer():
+                reach(self.party, self.model.unbuffer)
+            case protocol.Kill():
+                self._execute()
+
+    def _on_interrupt(self) -> None:
+        is_sending = self.model.phase is Phase.SENDING
+        if not self.model.interrupt():
             return
-        task = self._task
-        if self.phase in (Phase.RUNNING, Phase.SENDING) and task is not None:
-            words[protocol.SLOT_INTERRUPT] = 0
-            if task.kind is not Kind.DEAF:
-                if self._timer is not None:
-                    self._timer.cancel()
-                self._keep(TERMINATED, "cancelled")
+        if self._task is None or self._task.kind is not Kind.DEAF:
+            self._finish(TERMINATED, CANCELLED_REASON)
+        elif is_sending:
+            self._run()
 
     # Provisional results.
 
     def _send_value(self) -> None:
-        job = self._job
-        assert job is not None
+        task = self._task
+        assert task is not None
         self._values_left -= 1
-        self._serial += 1
-        value = protocol.ProvisionalValue(job.number, job.attempt, self._serial, b"v")
-        if self._task is not None and self._task.is_large():
+        payload, stream = b"v", 0
+        if task.is_large():
             try:
-                value.stream = self.host.computer.files.put(
-                    self._segments, b"v" * self._task.result_size, self.party
-                )
+                stream = self.host.computer.files.put(self._segments, b"v" * task.result_size, self.party)
             except OSError:
                 self.host.computer.note_refusal()
-                self._keep(TERMINATED, "Traceback: no room for the value")
+                self._finish(TERMINATED, "Traceback: no room for the value")
                 return
-            value.payload = b""
-        self.phase = Phase.SENDING
-        self._timer = self.host.computer.world.after(VALUE_TIMEOUT_S, self.party, self._go_on)
+            payload = b""
+        value = self.model.send_value(payload, stream)
+        self._timer = self.host.computer.world.after(
+            VALUE_TIMEOUT_S, self.party, self.on_acknowledged, None
+        )
         self.handle.replies.arrive(bytes((protocol.PROVISIONAL,)) + _encode(value))
 
-    def on_acknowledged(self, answer: protocol.SentAcknowledged) -> None:
+    def on_acknowledged(self, answer: protocol.SentAcknowledged | None) -> None:
         """A value has arrived, or never will."""
-        job = self._job
-        if (
-            self.phase is not Phase.SENDING
-            or job is None
-            or (answer.number, answer.attempt, answer.serial) != (job.number, job.attempt, self._serial)
-        ):
+        if not self.model.acknowledge(answer):
             return
         assert self._entry is not None
-        if answer.delivered:
-            self._entry.acknowledged[job.attempt] = answer.serial
-        if self._timer is not None:
-            self._timer.cancel()
-        self._go_on()
+        if answer is not None and answer.delivered:
+            self._entry.acknowledged[answer.attempt] = answer.serial
+        self._run()
 
     # The end.
 
-    def execute(self) -> None:
+    def _execute(self) -> None:
         """It is killed because the node wants that; no job that is wanted must die with it."""
-        job, entry = self._job, self._entry
-        if job is not None and entry is not None:
-            is_wanted = self.host.computer.is_wanted(self.host, job)
+        entry = self._entry
+        if entry is not None:
+            is_wanted = self.host.computer.is_wanted(self.host, self.model.job)
             if is_wanted and not entry.is_ended_by_us and not entry.is_given_up:
-                self.host.computer.world.fail(f"job {job.number} is killed for another")
+                self.host.computer.world.fail(f"job {entry.number} is killed for another")
         self.die(SIGKILL)
 
     def die(self, code: int) -> None:
         """It ends where it is."""
         if self.party.is_dead:
             return
-        if self._job is not None and self._entry is not None:
-            self._entry.died.add(self._job.attempt)
+        if self._entry is not None:
+            self._entry.died.add(self.model.job.attempt)
         self.party.kill()
-        self.phase = Phase.GONE
+        self.model.die()
         self.handle.replies.end()
         host = self.host
         if host.party.is_dead:

@@ -12,13 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dispy.core import scheduling as core
-from dispy.core.scheduling.ids import ClientId, NodeId
+from dispy.core.scheduling.ids import NodeId
 from dispy.journal import rows
-from dispy.net.heartbeat import TICKS
 from dispy.protocol import node
+from dispy.protocol.connection.heartbeat import TICKS
 from dispy.protocol.files import replace_entries
 from dispy.protocol.node import Compute, Ended, Job, NeedFiles
-from dispy.scheduler.link import NodeInfo, Target
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import Target
 from dispy.scheduler.service import SchedulerService
 from dispy.settings import PULSE_S, SILENT_PULSES
 
@@ -159,6 +160,10 @@ class Program:
         self._next_computation = 1
         self._next_object = 1
         self._next_request = 1
+        self.printed: list[core.TellPrinted] = []
+        """Output that was told and has not been answered."""
+        self.answers_at_once = True
+        """Whether output is answered as soon as it is told."""
         self.shipped = self.account.shipped
         self.read_s = 0.0001
         """How long it takes at most to read what a node asks for (seconds)."""
@@ -212,7 +217,7 @@ class Program:
                     self.service.reach(target)
 
     def _allocate(self, cluster: Cluster, info: NodeInfo) -> None:
-        computer = self._by_host[info.target.host]
+        computer = self._by_host[info.ip_addr]
         if computer in cluster.computers:
             cpus = cluster.wishes.get(computer.name, computer.cpus)
             if cpus > 0:
@@ -224,8 +229,8 @@ class Program:
                     cluster.journal.after_note(partial(self._use, cluster, info, cpus))
 
     def _use(self, cluster: Cluster, info: NodeInfo, cpus: int) -> None:
-        files = self._files_of(cluster, info.target.host)
-        self.service.handle(core.Allocate(cluster.number, info.node, cpus, files=files))
+        files = self._files_of(cluster, info.ip_addr)
+        self.service.handle(core.Allocate(core.EMBEDDED, cluster.number, info.node, cpus, files=files))
 
     def _files_of(self, cluster: Cluster, host: str) -> list[FileEntry] | None:
         """The files that a computation is to have at an address; None: those that it has everywhere."""
@@ -247,7 +252,7 @@ class Program:
             if cluster.number not in self._noted:
                 self._noted.add(cluster.number)
                 where.add_computation(cluster.number, self.name, cluster.options, b"")
-        target = info.target
+        target = self.service.target_of(info.node)
         where.add_node(
             rows.NodeRow(
                 info.node, target.host, target.port, target.name, info.name, False, SECRET.fingerprint()
@@ -288,7 +293,7 @@ class Program:
 
     def on_node_known(self, found: NodeInfo) -> None:
         """A node has introduced itself."""
-        computer = self._by_host[found.target.host]
+        computer = self._by_host[found.ip_addr]
         if computer.name in self.limits:
             self.limit(computer, self.limits[computer.name])
         for cluster in self.clusters.values():
@@ -298,16 +303,16 @@ class Program:
         """A node is lost: that must have been so."""
         self.world.note(self.name, reason)
         self.account.has_losses = True
-        self._tried.pop(found.target, None)
+        self._tried.pop(self.service.target_of(found.node), None)
         for journal in self._journals():
             journal.drop_node(found.node)
-        service = self._by_host[found.target.host].service
+        service = self._by_host[found.ip_addr].service
         is_there = service is not None and service.incarnation == found.node and not service.is_ending
         if not is_there:
             return
         if "does not answer" not in reason and "given up" not in reason and "silent" not in reason:
             self.world.fail(f"{self.name}: a node that is there is taken for dead: {reason}")
-        heard, stops = self.party.heard.get(found.target.host, (-1e9, 0))
+        heard, stops = self.party.heard.get(found.ip_addr, (-1e9, 0))
         since = self.party.awake() - heard
         if since < SILENT_S - LOOK_S * (self.party.stops - stops):
             self.world.fail(
@@ -369,12 +374,26 @@ class Program:
             if entry.status:
                 self.world.fail(f"{self.name}: job {number} waits again after its end")
 
+    def answer_printed(self) -> None:
+        """Say that all output that was told has arrived."""
+        while self.printed:
+            action = self.printed.pop(0)
+            self.service.handle(
+                core.AnswerPrinted(action.client, action.computation, action.node, action.serial)
+            )
+
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
         """A job sent a provisional result."""
         self.account.on_told_value(action.value)
+        value = action.value
+        told = node.AcknowledgeProvisional(value.computation, value.number, value.attempt, value.serial)
+        self.service.handle(core.AnswerValue(action.client, found.node, told))
 
     def on_printed(self, action: core.TellPrinted) -> None:
         """Running jobs have printed something."""
+        self.printed.append(action)
+        if self.answers_at_once:
+            self.answer_printed()
         for printed in action.printed:
             said = said_by(printed.number, printed.attempt)
             at = printed.stdout_at
@@ -388,7 +407,7 @@ class Program:
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a cluster, or ceased to be."""
         if action.is_usable:
-            computation = self.service.state.computations.get(action.computation)
+            computation = self.service.state.computations.get((core.EMBEDDED, action.computation))
             if computation is None or action.node not in computation.placements:
                 self.world.fail(f"{self.name}: a node is said to be usable that is not there")
 
@@ -405,15 +424,15 @@ class Program:
             self.world.after(0.01 * self.world.chance(), self.party, self._return, cluster, found)
 
     def _return(self, cluster: Cluster, info: NodeInfo) -> None:
-        computer = self._by_host[info.target.host]
+        computer = self._by_host[info.ip_addr]
         cpus = cluster.wishes.get(computer.name, computer.cpus)
         if cluster.number in self.clusters:
             self._use(cluster, info, cpus)
 
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """A node takes more or fewer jobs, for another reason."""
+    def on_placement(self, action: core.TellPlacement, found: NodeInfo) -> None:
+        """Something of a computation on a node has changed."""
 
-    def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
+    def on_files_needed(self, client: core.ClientId, message: NeedFiles, found: NodeInfo) -> None:
         """A node wants pieces of files."""
         if message.computation in self.clusters:
             self._reader.put((message, found.node))
@@ -422,9 +441,11 @@ class Program:
         message, asker = self._reader.get()
         pieces, unreadable = self.shipped.answer(message)
         if pieces:
-            self.world.soon(self.party, self.service.send_pieces, asker, message.computation, pieces)
+            self.world.soon(
+                self.party, self.service.send_pieces, asker, core.EMBEDDED, message.computation, pieces
+            )
         for item in unreadable:
-            self.world.soon(self.party, self.service.send_unreadable, asker, item)
+            self.world.soon(self.party, self.service.send_unreadable, asker, core.EMBEDDED, item)
         if not self._reader.empty():
             self._reader.wake(self.read_s * self.world.chance())
 
@@ -504,7 +525,7 @@ class Program:
             setup_timeout_s=setup_timeout_s,
             files=cluster.files,
         )
-        self.service.handle(core.AddComputation(ClientId(0), compute, is_reentrant))
+        self.service.handle(core.AddComputation(core.EMBEDDED, number, compute, is_reentrant))
         for info in self.service.nodes():
             self._allocate(cluster, info)
         return cluster
@@ -517,9 +538,9 @@ class Program:
             cluster.journal.submitted(jobs, is_pinned=pinned is not None)
         if pinned is not None:
             for job in jobs:
-                self.service.handle(core.SubmitJobs(cluster.number, [job], pinned))
+                self.service.handle(core.SubmitJobs(core.EMBEDDED, cluster.number, [job], pinned))
         else:
-            self.service.submit(core.SubmitJobs(cluster.number, jobs))
+            self.service.submit(core.SubmitJobs(core.EMBEDDED, cluster.number, jobs))
             self.service.schedule_tick()
         return numbers
 
@@ -530,7 +551,9 @@ class Program:
         job = self._accept(cluster, task, pinned)
         self.account.entries[job.number].files = files
         self.shipped.hold(files)
-        self.service.handle(core.SubmitJobs(cluster.number, [job], pinned, {job.number: files}))
+        self.service.handle(
+            core.SubmitJobs(core.EMBEDDED, cluster.number, [job], pinned, {job.number: files})
+        )
         self.service.schedule_tick()
 
     def _hold(self, cluster: Cluster, files: list[FileEntry]) -> None:
@@ -548,8 +571,8 @@ class Program:
         """Put files into working directories, of all computers or one; who did that waits before doing so again."""
         if cluster.sending:
             return
-        placements = self.service.state.computations[cluster.number].placements
-        hosts = {info.node: info.target.host for info in self.service.nodes()}
+        placements = self.service.state.computations[core.EMBEDDED, cluster.number].placements
+        hosts = {info.node: info.ip_addr for info in self.service.nodes()}
         for found, placement in list(placements.items()):
             if placement.is_open() and (computer is None or hosts.get(found) == computer.host):
                 request = self._next_request
@@ -562,7 +585,7 @@ class Program:
                     if entry.path in there:
                         there[entry.path].add(entry.digest)
                 message = node.PlaceFiles(cluster.number, request, files)
-                self.service.handle(core.SendFiles(found, message))
+                self.service.handle(core.SendFiles(core.EMBEDDED, found, message))
 
     def _accept(self, cluster: Cluster, task: Task, pinned: NodeId | None) -> Job:
         number = self._next_job
@@ -584,8 +607,8 @@ class Program:
             cluster.chains[job.number] = length
         if cluster.journal is not None:
             cluster.journal.submitted([job])
-        if cluster.journal is not None or not self.service.try_submit(cluster.number, job):
-            self.service.submit(core.SubmitJobs(cluster.number, [job]))
+        if cluster.journal is not None or not self.service.try_submit(core.EMBEDDED, cluster.number, job):
+            self.service.submit(core.SubmitJobs(core.EMBEDDED, cluster.number, [job]))
             self.service.schedule_tick()
 
     def _go_on_with_chain(self, cluster: Cluster, left: int) -> None:
@@ -599,7 +622,7 @@ class Program:
         for number in numbers:
             jobs[number].is_cancelled = True
         if numbers:
-            self.service.handle(core.CancelJobs(cluster.number, numbers))
+            self.service.handle(core.CancelJobs(core.EMBEDDED, cluster.number, numbers))
 
     def cancel_all(self, cluster: Cluster) -> None:
         """Cancel all jobs of a cluster."""
@@ -612,38 +635,42 @@ class Program:
         else:
             cluster.wishes[computer.name] = cpus
         for info in self.service.nodes():
-            if info.target.host == computer.host:
+            if info.ip_addr == computer.host:
                 if cpus == 0:
                     self.account.has_losses = True
                 wanted = computer.cpus if cpus is None else cpus
-                computation = self.service.state.computations.get(cluster.number)
+                computation = self.service.state.computations.get((core.EMBEDDED, cluster.number))
                 placement = computation.placements.get(info.node) if computation is not None else None
                 if wanted and placement is not None and placement.status is core.Status.LEAVING:
                     # As ``allocate_node`` does: what is being left is come back to.
-                    self.service.handle(core.Vacate(cluster.number, info.node, returns=True))
+                    self.service.handle(core.Vacate(core.EMBEDDED, cluster.number, info.node, returns=True))
                 else:
                     files = self._files_of(cluster, computer.host)
                     self.service.handle(
-                        core.Allocate(cluster.number, info.node, wanted, is_draining, files=files)
+                        core.Allocate(
+                            core.EMBEDDED, cluster.number, info.node, wanted, is_draining, files=files
+                        )
                     )
 
     def vacate(self, cluster: Cluster, computer: Computer, terminate: bool, returns: bool) -> None:
         """Leave a computer when what runs there has ended (``close_node``), and come back (``resetup_node``)."""
         for info in self.service.nodes():
-            if info.target.host == computer.host:
+            if info.ip_addr == computer.host:
                 self.account.has_losses = True
-                self.service.handle(core.Vacate(cluster.number, info.node, terminate, returns))
+                self.service.handle(
+                    core.Vacate(core.EMBEDDED, cluster.number, info.node, terminate, returns)
+                )
 
     def limit(self, computer: Computer, cpus: int) -> None:
         """Use no more than so many CPUs of a computer, with all clusters together (``set_node_cpus``)."""
         for info in self.service.nodes():
-            if info.target.host == computer.host:
+            if info.ip_addr == computer.host:
                 self.limits[computer.name] = cpus
                 self.service.handle(core.LimitNode(info.node, cpus))
 
     def pin(self, cluster: Cluster) -> NodeId | None:
         """A node that jobs of a cluster can be pinned to."""
-        placements = self.service.state.computations[cluster.number].placements
+        placements = self.service.state.computations[core.EMBEDDED, cluster.number].placements
         nodes = list(placements)
         return nodes[int(self.world.chance() * len(nodes))] if nodes else None
 
@@ -655,7 +682,7 @@ class Program:
         cluster.objects[number] = Object()
         if cluster.journal is not None:
             cluster.journal.put_object(number, data)
-        self.service.handle(core.PutObject(node.PutObject(cluster.number, number, data)))
+        self.service.handle(core.PutObject(core.EMBEDDED, node.PutObject(cluster.number, number, data)))
         return number
 
     def resume(
@@ -664,14 +691,16 @@ class Program:
         """Run jobs of a program that is dead; of each there is what was known of it."""
         for number, data in put:
             cluster.objects[number] = Object()
-            self.service.handle(core.PutObject(node.PutObject(cluster.number, number, bytes(data))))
+            self.service.handle(
+                core.PutObject(core.EMBEDDED, node.PutObject(cluster.number, number, bytes(data)))
+            )
         for job, before in zip(jobs, was, strict=True):
             entry = Entry(job.number, cluster.number, before.task, cluster.is_reentrant, None)
             entry.runs = before.runs
             if entry.task.object:
                 cluster.objects[entry.task.object].uses += 1
             self.account.submit(entry)
-        self.service.submit(core.SubmitJobs(cluster.number, jobs))
+        self.service.submit(core.SubmitJobs(core.EMBEDDED, cluster.number, jobs))
         self.service.schedule_tick()
 
     def drop(self, cluster: Cluster, number: int) -> None:
@@ -691,7 +720,7 @@ class Program:
     def _drop(self, cluster: Cluster, number: int) -> None:
         if cluster.journal is not None and cluster.number in self.clusters:
             cluster.journal.drop_objects([number])
-        self.service.handle(core.DropObjects(cluster.number, [number]))
+        self.service.handle(core.DropObjects(core.EMBEDDED, cluster.number, [number]))
 
     # Ending.
 
@@ -725,7 +754,7 @@ class Program:
             self.shipped.let_go(self.account.files[cluster.number])
             for files in cluster.sending.values():
                 self.shipped.let_go(files)
-            self.service.handle(core.CloseComputation(cluster.number))
+            self.service.handle(core.CloseComputation(core.EMBEDDED, cluster.number))
             self._end_journal(cluster)
 
     def leave(self) -> None:

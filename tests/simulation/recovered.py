@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dispy.client.job import DispyJob
-from dispy.client.recovery.dead_program import Dead, Session
+from dispy.client.recovery.dead_program import Dead, PastSession
 from dispy.core.execution.ids import ClientId
 from dispy.core.scheduling.withdrawal import CLOSED
 from dispy.journal.rows import GIVEN_UP
@@ -23,9 +23,9 @@ def check(recovery: Recovery, jobs: list[DispyJob]) -> None:
     truth = Truth(recovery)
     by_number: dict[int, DispyJob] = {}
     for job in jobs:
-        if job._number in by_number:
-            truth.fail(f"job {job._number} is returned twice")
-        by_number[job._number] = job
+        if job.number in by_number:
+            truth.fail(f"job {job.number} is returned twice")
+        by_number[job.number] = job
         truth.check_job(job)
     for one in recovery.found:
         for number in one.submitted:
@@ -72,7 +72,7 @@ class Truth:
 
     def check_job(self, job: DispyJob) -> None:
         """One job."""
-        number = job._number
+        number = job.number
         lives = self._lives(number)
         if not lives:
             self.fail(f"job {number} is returned, and nobody submitted it")
@@ -89,7 +89,7 @@ class Truth:
             self.fail(f"job {number} is returned as never started, and it was: {lives[0].runs}")
 
     def _check_final(self, job: DispyJob, lives: list[Entry]) -> None:
-        number, status = job._number, job.status
+        number, status = job.number, job.status
         value = b""
         if status == FINISHED:
             value = job.result
@@ -142,9 +142,9 @@ class Truth:
             computer.disk is not None and computer.disk.damaged for computer in self._estate.computers
         )
         if not is_own and not is_excused and not self._recovery.is_terminating:
-            self.fail(f"job {job._number} is returned as terminated, and it was not: {job.exception}")
+            self.fail(f"job {job.number} is returned as terminated, and it was not: {job.exception}")
 
-    def check_complete(self, one: Dead, session: Session, returned: dict[int, DispyJob]) -> None:
+    def check_complete(self, one: Dead, session: PastSession, returned: dict[int, DispyJob]) -> None:
         """What a node has produced is there, if nothing has happened to it since."""
         if one.journal.path in self._estate.short_released:
             return
@@ -193,10 +193,10 @@ def find_unended(recovery: Recovery) -> list[int]:
         # It may hold a CPU that others wait for.
         return waits
     for job in jobs:
-        one = next((one for one in recovery.found if job._number in one.submitted), None)
-        is_pinned = one is not None and one.submitted[job._number].is_pinned
+        one = next((one for one in recovery.found if job.number in one.submitted), None)
+        is_pinned = one is not None and one.submitted[job.number].is_pinned
         if not job._is_final and not is_pinned:
-            waits.append(job._number)
+            waits.append(job.number)
     return waits
 
 
@@ -205,7 +205,7 @@ def _is_endless(entry: Entry) -> bool:
     return entry.task.kind in (Kind.HANGS, Kind.DEAF) and not entry.status and not entry.is_given_up
 
 
-def find_kept(computer: Computer, session: Session, given_up: set[bytes]) -> str | None:
+def find_kept(computer: Computer, session: PastSession, given_up: set[bytes]) -> str | None:
     """What a node keeps for a program of which all was recovered or given up; those are not asked that the
     program itself had given up."""
     if computer.service is None or computer.disk is None:
@@ -219,7 +219,7 @@ def find_kept(computer: Computer, session: Session, given_up: set[bytes]) -> str
         for number in session.computations:
             if (client.id, number) in computer.service.machine.state.computations:
                 return f"computation {number}"
-            if any(batch.computation == number for batch in client.batches):
+            if any(batch.computation == number for batch in client.sent.kept):
                 return f"results of computation {number}"
             if any(jobs.computation == number for jobs in client.lost):
                 return f"a list of what was lost of computation {number}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dispy.client.job import DispyJob
-from dispy.client.recovery.dead_program import Dead, Session
+from dispy.client.recovery.dead_program import Dead, PastSession
 from dispy.client.recovery.node_queries import LOOK_S, Asking, by_program
 from dispy.client.recovery.resumed_jobs import Put, begin_session
 from dispy.client.recovery.steps import Wait, recovering
@@ -35,7 +35,7 @@ POLL_S = 0.05
 class Asked(Asking):
     """The nodes of one program; what is cancelled there is known to the account of its jobs."""
 
-    def __init__(self, sessions: list[Session], world: World, account: Account) -> None:
+    def __init__(self, sessions: list[PastSession], world: World, account: Account) -> None:
         super().__init__(sessions, lambda _: (), world)
         self._account = account
 
@@ -52,7 +52,7 @@ class Nodes:
     """Those that are asked, as ``client.recovery.node_queries.Net`` but for the thread."""
 
     def __init__(
-        self, world: World, party: Party, sessions: list[Session], ledger: dict[bytes, Account]
+        self, world: World, party: Party, sessions: list[PastSession], ledger: dict[bytes, Account]
     ) -> None:
         self.asking: list[Asking] = [
             Asked(group, world, ledger[group[0].identity]) for group in by_program(sessions)
@@ -115,7 +115,7 @@ class Resumed:
 
     def run(self, put: Put, messages: list[Job]) -> None:
         """As of the real one."""
-        self._by_number = {job._number: job for job in self.resumed_jobs}
+        self._by_number = {job.number: job for job in self.resumed_jobs}
         plain = [Job(job.number, job.attempt, bytes(job.payload)) for job in messages]
         self._estate.world.note(self.program.name, f"resumes jobs {[job.number for job in plain]}")
         self._estate.resumed += len(plain)
@@ -131,7 +131,7 @@ class Resumed:
         else:
             job.exception = ended.reason
             job._error = b""
-        job._cluster = None
+        job._session = None
         job._is_final = True
 
     def has_ended(self) -> bool:
@@ -253,7 +253,7 @@ class Recovery:
         self.nodes.close()
         self._world.note(
             self.party.name,
-            f"returns {[(job._number, job.status, job.exception and job.exception[:40]) for job in jobs[:40]]}"
+            f"returns {[(job.number, job.status, job.exception and job.exception[:40]) for job in jobs[:40]]}"
             f"{', and is done' if all(one.is_done for one in self.found) else ''}",
         )
         self.jobs = jobs

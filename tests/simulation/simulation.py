@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dispy.core.scheduling.explain import why_full, why_open
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.core.scheduling.state import Computation
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.watchdog import STALL_S
@@ -664,7 +665,7 @@ class Simulation:
             if not program.party.is_running:
                 continue
             for number, jobs in program.account.open.items():
-                computation = program.service.state.computations[number]
+                computation = program.service.state.computations[EMBEDDED, number]
                 for job in list(jobs)[:3]:
                     why = why_open(computation, job)
                     if (
@@ -709,7 +710,7 @@ class Simulation:
 
     def _has_idle(self, program: Program, number: int) -> bool:
         """Whether a node has an idle CPU for a computation, and everything between them is in order."""
-        computation = program.service.state.computations[number]
+        computation = program.service.state.computations[EMBEDDED, number]
         links = program.service.links.values()
         if any(link.connection is not None and link.connection.is_sending for link in links):
             # Large arguments take their time on a slow line.

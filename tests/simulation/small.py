@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dispy.core.scheduling.state import Placement, Status
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import FINISHED
+from dispy.protocol.views import PlacementStatus as Status
+from dispy.protocol.views import PlacementView
 
 from .computer import Computer
 from .contents import MTIME_NS, make
@@ -40,10 +42,12 @@ class Place:
         self.computer.start()
         self.program = Program(world, network, ledger, 1, [self.computer])
 
-    def open(self, files: list[FileEntry] | None = None, **options: Any) -> Cluster:
+    def open(
+        self, files: list[FileEntry] | None = None, *, is_live: bool = False, **options: Any
+    ) -> Cluster:
         """A computation; the program finds the node within a moment."""
         return self.program.open_cluster(
-            False, [self.computer], 0.5, 100, is_live=False, files=files, **options
+            False, [self.computer], 0.5, 100, is_live=is_live, files=files, **options
         )
 
     def call(self, what: Any, *arguments: Any) -> None:
@@ -54,14 +58,14 @@ class Place:
         """Let time pass."""
         self.world.run(self.world.now + seconds)
 
-    def placement(self, cluster: Cluster) -> Placement:
+    def view(self, cluster: Cluster) -> PlacementView:
         """A computation on the node, as the program knows it."""
-        (placement,) = self.program.service.state.computations[cluster.number].placements.values()
-        return placement
+        (view,) = self.program.service.view(EMBEDDED, cluster.number).values()
+        return view
 
     def status(self, cluster: Cluster) -> Status:
-        """Likewise: how far it is."""
-        return self.placement(cluster).status
+        """How far a computation is on the node."""
+        return self.view(cluster).status
 
     def reset(self) -> None:
         """The connection breaks."""

@@ -8,9 +8,10 @@ import pytest
 
 from dispy.core.execution.events import FromClient
 from dispy.core.scheduling.explain import why_open
-from dispy.core.scheduling.state import Status
+from dispy.core.scheduling.ids import EMBEDDED
 from dispy.core.staging import Phase
 from dispy.protocol.node import FINISHED, Reconcile
+from dispy.protocol.views import PlacementStatus as Status
 
 from .contents import PIECE_MAX, PIECES_MAX, by_digest
 from .jobs import Kind, Task
@@ -126,7 +127,7 @@ def test_a_job_that_waits_for_its_files_says_so(tmp_path: Path) -> None:
         files = [file("a.bin", 1, 3 * PIECE_MAX), file("b.bin", 2, PIECE_MAX)]
         place.call(place.program.submit_with_files, cluster, Task(1000, Kind.PLAIN), None, files)
         place.wait(0.3)
-        computation = place.program.service.state.computations[cluster.number]
+        computation = place.program.service.state.computations[EMBEDDED, cluster.number]
         assert "it is receiving files: 0 of 2, 0 of 328 kB" in why_open(computation, 1)
         place.wait(10.0)
         place.check_all_finished()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispy.core.scheduling.state import Status
+from dispy.protocol.views import PlacementStatus as Status
 
 from .jobs import Task
 from .program import Cluster
@@ -25,7 +25,7 @@ def test_a_node_on_which_setup_fails_is_not_used(tmp_path: Path, per_worker: boo
         place.call(place.program.submit, opened[0], [Task(1000) for _ in range(5)])
         place.wait(10.0)
         assert place.status(opened[0]) is Status.FAILED
-        reason = place.placement(opened[0]).reason
+        reason = place.view(opened[0]).reason
         assert ("longer than" if how == "hangs" else "no module named x") in reason
         assert not place.program.open_jobs()
 
@@ -43,3 +43,17 @@ def test_what_was_set_up_in_some_workers_goes_on(tmp_path: Path) -> None:
         place.wait(5.0)
         assert place.status(opened[0]) is Status.READY
         place.check_all_finished()
+
+
+def test_a_program_with_one_cluster_has_one_host(tmp_path: Path) -> None:
+    """Its own node starts another one ahead when there was a second cluster."""
+    with small(tmp_path) as place:
+        service = place.computer.service
+        assert service is not None
+        place.call(place.open)
+        place.wait(5.0)
+        assert (service.hosts_started, service.spare) == (1, None)
+        place.call(place.open)
+        place.wait(5.0)
+        assert service.hosts_started == 3
+        assert service.spare is not None

@@ -221,6 +221,6 @@ def test_a_session_without_its_computation_does_not_hide_the_one_before(tmp_path
     try:
         assert [session.number for session in one.sessions] == [1, 2]
         assert one.last_options()[1].reentrant
-        assert [job._number for job in unstarted(one)] == [1]
+        assert [job.number for job in unstarted(one)] == [1]
     finally:
         one.close()

@@ -6,16 +6,18 @@ import asyncio
 import socket
 from collections.abc import Iterable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dispy.client.engine import node_discovery
-from dispy.client.recovery.dead_program import Session
+from dispy.client.backend.backend import Access, ClusterSpec, Wishes
+from dispy.client.backend.node_discovery import Discovery
+from dispy.client.backend.open_clusters import OpenCluster
+from dispy.client.recovery.dead_program import PastSession
 from dispy.client.recovery.node_queries import SILENT_S, Asking
-from dispy.core.recovery import PlaceStatus
+from dispy.core.recovery import PlacementStatus
 from dispy.journal.rows import NodeRow, Options
+from dispy.protocol.node import Compute
 from dispy.scheduler.link import Target
 from dispy.security import secrets
 from dispy.security.secrets import Secret
@@ -26,12 +28,10 @@ RANDOM = secrets.choose(secrets.generate())
 ELSEWHERE = "192.0.2.1"
 
 
-class Engine:
-    """An engine as ``node_discovery`` sees it, that notes what is dialed and what is refused."""
+class Service:
+    """A scheduler as ``node_discovery`` sees it, that notes what is dialed."""
 
     def __init__(self) -> None:
-        self._tried: dict[Target, float] = {}
-        self.service = self
         self.dialed: list[str] = []
         self.refused: list[str] = []
 
@@ -42,7 +42,20 @@ class Engine:
         self.dialed.append(target.host)
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
+        """Note what is refused, which the search for nodes tells."""
         self.refused.append(f"{target.host}: {error}")
+
+    def reach_now(self, access: Access, target: Target) -> None:
+        """Have an address dialed for a cluster."""
+        service: Any = self
+        discovery = Discovery(service, {}, lambda *_: None, lambda *_: None, self.on_unreachable)
+        discovery.reach_now(OpenCluster(spec(access)), target)
+
+
+def spec(access: Access) -> ClusterSpec:
+    """A cluster with a secret and certificates."""
+    wishes = Wishes([], wants_private=False)
+    return ClusterSpec("f", Compute(1, "f", b""), False, 1.0, access, wishes, None, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -59,22 +72,20 @@ def test_each_dial_of_a_cluster_is_looked_at(
     secret: Secret, host: str, tls: Tls | None, is_dialed: bool
 ) -> None:
     """Also of nodes that no ``nodes`` names: those that the list of this machine has under another address."""
-    engine: Any = Engine()
-    cluster: Any = SimpleNamespace(_secret=secret, _tls=tls)
+    service = Service()
     make = None if tls is None else partial(dialer_tls, tls)
-    node_discovery.reach_now(engine, cluster, Target(host, 9701, secret.key, tls=make))
-    assert engine.dialed == [host] * is_dialed
-    assert len(engine.refused) == (not is_dialed)
-    assert all(f"{host} is beyond loopback, and the secret was typed" in text for text in engine.refused)
+    service.reach_now(Access(secret, tls or Tls()), Target(host, 9701, secret.key, tls=make))
+    assert service.dialed == [host] * is_dialed
+    assert len(service.refused) == (not is_dialed)
+    assert all(f"{host} is beyond loopback, and the secret was typed" in text for text in service.refused)
 
 
 def test_a_socket_is_dialed_whatever_the_secret() -> None:
     """Nobody but this user can have made it."""
-    engine: Any = Engine()
-    cluster: Any = SimpleNamespace(_secret=TYPED, _tls=Tls())
-    node_discovery.reach_now(engine, cluster, Target(ELSEWHERE, 9701, TYPED.key, socket="/path"))
-    assert engine.dialed == [ELSEWHERE]
-    assert engine.refused == []
+    service = Service()
+    service.reach_now(Access(TYPED, Tls()), Target(ELSEWHERE, 9701, TYPED.key, socket="/path"))
+    assert service.dialed == [ELSEWHERE]
+    assert service.refused == []
 
 
 class Recovery:
@@ -87,8 +98,8 @@ class Recovery:
     def sought(self) -> Iterable[bytes]:
         return [] if self.reasons else list(self.places)
 
-    def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
-        assert status is PlaceStatus.SILENT
+    def give_up(self, incarnation: bytes, status: PlacementStatus, reason: str) -> None:
+        assert status is PlacementStatus.SILENT
         self.reasons.append(reason)
 
     def has_answer(self, peer: str) -> bool:
@@ -97,7 +108,7 @@ class Recovery:
 
 def asked(secret: Secret, host: str, port: int) -> tuple[Asking, Recovery]:
     """The questions of a recovery to one node, which the dead program had reached by the secret over TLS alone."""
-    session = Session(1, bytes(16), "study.py (1)", "")
+    session = PastSession(1, bytes(16), "study.py (1)", "")
     row = NodeRow(bytes(16), host, port, host, "far away", tls=True, fingerprint=secret.fingerprint())
     recovery: Any = Recovery(row.incarnation)
     session.nodes, session.recovery = [row], recovery

@@ -130,7 +130,9 @@ def tally_of(*reasons: str, name: str = "f", ended: int = 10) -> Tally:
 
 
 def ended_job(tally: Tally, reason: str, status: int = TERMINATED) -> DispyJob:
-    cluster = SimpleNamespace(_tally=tally, _shipped=SimpleNamespace(base=None), _files=[])
+    cluster = SimpleNamespace(
+        tally=tally, shipped=SimpleNamespace(base=None), options=SimpleNamespace(files=[])
+    )
     return DispyJob(1, 1, cluster, 0.0, status, _exception=reason, _error=b"", _is_final=True)
 
 
@@ -331,7 +333,7 @@ class Place:
         for name in ("data.csv", "sub/x.txt", "run.sh", "it's"):
             (self.here / name).write_text("1")
         self.cluster: Any = SimpleNamespace(
-            _shipped=SimpleNamespace(base=self.here), _files=[], _tally=Tally("f")
+            shipped=SimpleNamespace(base=self.here), options=SimpleNamespace(files=[]), tally=Tally("f")
         )
 
     def reason(self, function: Callable[[], object]) -> str:
@@ -340,15 +342,19 @@ class Place:
         job_namespace.note_missing(error, "n", str(self.there))
         return "".join(traceback.format_exception(error))
 
+    def explain(self, text: str, ip_addr: str | None) -> str:
+        """The reason with advice, as a job of this cluster gets it."""
+        return missing_files.explain(text, self.here, self.cluster.options.files, ip_addr)
+
     def added(self, function: Callable[[], object], ip_addr: str | None = "127.0.0.1") -> list[str]:
         """What is added to that, here and there."""
-        text = missing_files.explain(self.reason(function), self.cluster, ip_addr)
-        assert missing_files.explain(text, self.cluster, ip_addr) == text
+        text = self.explain(self.reason(function), ip_addr)
+        assert self.explain(text, ip_addr) == text
         return [line for line in text.splitlines() if line.startswith("dispy: ")]
 
     def send(self, *paths: str) -> None:
         """Have files in ``depends``."""
-        self.cluster._files = [SimpleNamespace(path=path) for path in paths]
+        self.cluster.options.files = [SimpleNamespace(path=path) for path in paths]
 
 
 @pytest.fixture

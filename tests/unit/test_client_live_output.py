@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +110,10 @@ def test_a_follower_who_takes_nothing_keeps_a_bounded_amount() -> None:
     assert follower.take().stdout == b"later"
 
 
+def asked(job: int, is_wanted: bool) -> None:
+    """Nobody is asked for output here."""
+
+
 class Called:
     """A callback, with the thread that calls it held until it is released."""
 
@@ -116,7 +122,9 @@ class Called:
         self.caller = Caller("callbacks")
         self.gate = threading.Event()
         self.caller.call(self.gate.wait, [()])
-        self.watching = Watching(lambda *call: self.calls.append(call), self.caller)
+        self.jobs: dict[int, DispyJob] = {}
+        threads: Any = SimpleNamespace(callbacks=self.caller)
+        self.watching = Watching(lambda *call: self.calls.append(call), threads, self.jobs, asked)
 
     def release(self) -> list[tuple[str, str]]:
         self.gate.set()
@@ -128,10 +136,10 @@ class Called:
 def test_a_callback_gets_all_of_every_job() -> None:
     called = Called()
     job, short = DispyJob(1, 1), DispyJob(2, 2)
-    jobs = {1: job, 2: short}
-    called.watching.on_printed(jobs, [printed(0, b"one "), Printed(7, 0, True, 0, b"of no job", 0, b"")])
-    called.watching.on_ended(jobs, [ended(b"one two"), ended(b"short", number=2), ended(number=3)])
-    called.watching.on_ended(jobs, [ended(ran=False)])
+    called.jobs.update({1: job, 2: short})
+    called.watching.on_printed([printed(0, b"one "), Printed(7, 0, True, 0, b"of no job", 0, b"")])
+    called.watching.on_ended([ended(b"one two"), ended(b"short", number=2), ended(number=3)])
+    called.watching.on_ended([ended(ran=False)])
     assert called.release() == [("stdout", "one "), ("stdout", "two"), ("stdout", "short")]
     assert [call[0] for call in called.calls] == [job, job, short]
 
@@ -139,14 +147,14 @@ def test_a_callback_gets_all_of_every_job() -> None:
 def test_a_callback_that_is_slow_misses_what_cannot_be_kept() -> None:
     """What is not missing in the output of the ended job comes then all the same."""
     called = Called()
-    jobs = {1: DispyJob(1, 1), 2: DispyJob(2, 2)}
+    called.jobs.update({1: DispyJob(1, 1), 2: DispyJob(2, 2)})
     piece = b"x" * 100_000
     count = 3 * PENDING_MAX // len(piece)
     for number in range(count):
-        called.watching.on_printed(jobs, [printed(number * len(piece), piece)])
-    called.watching.on_printed(jobs, [Printed(2, 0, True, 0, b"first", 0, b"")])
-    called.watching.on_ended(jobs, [ended(b"first, second", number=2)])
-    called.watching.on_ended(jobs, [Ended(1, 0, CANCELLED, 0.0, 0.0, b"")])
+        called.watching.on_printed([printed(number * len(piece), piece)])
+    called.watching.on_printed([Printed(2, 0, True, 0, b"first", 0, b"")])
+    called.watching.on_ended([ended(b"first, second", number=2)])
+    called.watching.on_ended([Ended(1, 0, CANCELLED, 0.0, 0.0, b"")])
     told = called.release()
     assert sum(len(text) for _, text in told) <= PENDING_MAX + 2 * len(piece)
     assert told[-1] == ("stdout", "first, second")
@@ -154,7 +162,9 @@ def test_a_callback_that_is_slow_misses_what_cannot_be_kept() -> None:
 
 def test_nothing_is_done_for_jobs_that_nobody_follows() -> None:
     caller = Caller("callbacks")
-    watching = Watching(None, caller)
+    jobs: dict[int, DispyJob] = {}
+    threads: Any = SimpleNamespace(callbacks=caller)
+    watching = Watching(None, threads, jobs, asked)
     assert not watching.is_active
     first, second = Follower(), Follower()
     watching.add(1, first)
@@ -165,7 +175,8 @@ def test_nothing_is_done_for_jobs_that_nobody_follows() -> None:
     assert watching.drop(1, second)
     assert not watching.is_active
     watching.add(1, first)
-    watching.on_ended({1: DispyJob(1, 1)}, [ended(b"all")])
+    jobs[1] = DispyJob(1, 1)
+    watching.on_ended([ended(b"all")])
     assert first.final == (0, (b"all", b""))
     assert not watching.is_active
     assert not watching.drop(1, first), "the job has ended"

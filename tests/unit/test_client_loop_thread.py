@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
@@ -18,6 +20,20 @@ class Idle(LoopThread):
     async def _main(self) -> None:
         self._ready.set_result(None)
         await self._stopping.wait()
+
+
+class Failing(LoopThread):
+    """A loop that ends by an error as soon as it is told to."""
+
+    async def _main(self) -> None:
+        self._ready.set_result(None)
+        self._told = asyncio.Event()
+        await self._told.wait()
+        self._failure = OSError("a certificate cannot be read")
+
+    def fail(self) -> None:
+        """Have the loop end by the error."""
+        self._told.set()
 
 
 class Broken(LoopThread):
@@ -51,6 +67,17 @@ def test_who_waits_for_a_loop_that_has_ended_is_told() -> None:
     thread.start()
     thread.stop_loop()
     with pytest.raises(UsageError, match="shut down"):
+        thread.result(thread.request(time.monotonic))
+
+
+def test_who_waits_for_a_loop_that_has_failed_gets_its_error() -> None:
+    """Whether the loop fails while they wait, or has before."""
+    thread = Failing("failing")
+    thread.start()
+    thread.post(thread.fail)
+    with pytest.raises(OSError, match="a certificate cannot be read"):
+        thread.result(Future())
+    with pytest.raises(OSError, match="a certificate cannot be read"):
         thread.result(thread.request(time.monotonic))
 
 

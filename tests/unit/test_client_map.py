@@ -17,41 +17,40 @@ from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Ended
 
 
 class Cluster:
-    """What a mapping needs of a cluster; runs chunks when it is told to."""
+    """What a mapping needs of a session; runs chunks when it is told to."""
 
     name = "double"
 
     def __init__(self, cpus: int = 2) -> None:
-        self.cpus = cpus
+        self._cpus = cpus
         self.open: list[Chunk] = []
         self.sizes: list[int] = []
         self.cancelled: list[int] = []
-        self._computation = SimpleNamespace(method=None, known=payload.NOTHING)
-        self._isolate = False
-        self._reentrant = False
-        self._is_plain = False
-        self._map_numbers = itertools.count(1)
-        self._is_closed = False
-        self._is_ending = False
+        self.computation = SimpleNamespace(method=None, known=payload.NOTHING)
+        self.options = SimpleNamespace(isolate=False, reentrant=False, is_plain=False, files=[])
+        self.shipped = SimpleNamespace(base=None)
+        self.map_numbers = itertools.count(1)
+        self.is_closed = False
+        self.is_ending = False
 
-    def _cpus(self) -> int:
-        return self.cpus
+    def cpus(self) -> int:
+        return self._cpus
 
-    def _submit_chunk(self, chunk: Chunk, data: bytes) -> None:
-        chunk._number = len(self.sizes)
+    def submit_chunk(self, chunk: Chunk, data: bytes) -> None:
+        chunk.number = len(self.sizes)
         self.open.append(chunk)
-        self.sizes.append(chunk._count)
+        self.sizes.append(chunk.count)
 
-    def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
+    def end_map(self, ended: Mapping, numbers: list[int]) -> None:
         self.cancelled = numbers
 
     def run(self, which: int = 0, item_s: float = 1e-6, only: int | None = None) -> Chunk:
         """Have a chunk end; after ``only`` items, if given."""
         chunk = self.open.pop(which)
-        items = payload.load_items(chunk._items)[:only]
+        items = payload.load_items(chunk.items)[:only]
         data = payload.dump([2 * item for item in items])
         reason = "" if only is None else str(only)
-        chunk.end(Ended(chunk._number, 0, FINISHED, 1.0, 1.0 + item_s * len(items), data, reason=reason))
+        chunk.end(Ended(chunk.number, 0, FINISHED, 1.0, 1.0 + item_s * len(items), data, reason=reason))
         return chunk
 
     def fail(self, status: int, data: bytes, reason: str) -> None:
@@ -61,7 +60,7 @@ class Cluster:
 
 def begin(cluster: Cluster, *iterables: Any, **options: Any) -> tuple[Mapping, Any]:
     chosen = Options(**options)
-    mapping = Mapping(cluster, iterables, chosen, cluster._submit_chunk, cluster._end_map)  # type: ignore[arg-type]
+    mapping = Mapping(cluster, iterables, chosen, cluster.submit_chunk, cluster.end_map)  # type: ignore[arg-type]
     results = mapping.results()
     next(results)
     return mapping, results
@@ -82,7 +81,7 @@ def test_begins_with_single_items_and_grows_by_what_they_take() -> None:
     assert set(cluster.sizes[10:]) <= {199, 200}
     assert len(cluster.open) == 10
     while len(cluster.sizes) < 40:
-        list(itertools.islice(results, cluster.run(item_s=1e-8)._count))
+        list(itertools.islice(results, cluster.run(item_s=1e-8).count))
     assert 1000 < cluster.sizes[-1] <= ITEMS_MAX
     cluster.run(-1, item_s=10.0)
     cluster.run(item_s=1e-8)
@@ -139,13 +138,13 @@ def test_what_is_given_back_is_cut_anew_in_its_place() -> None:
     _, results = begin(cluster, endless())
     seen: list[int] = []
     for _ in range(20):
-        seen += itertools.islice(results, cluster.run(item_s=1e-4)._count)
-    count = cluster.open[0]._count
+        seen += itertools.islice(results, cluster.run(item_s=1e-4).count)
+    count = cluster.open[0].count
     assert count > 100
     seen += itertools.islice(results, cluster.run(item_s=0.2, only=3).results())
-    pieces = [chunk for chunk in cluster.open if len(seen) <= chunk._first < len(seen) + count - 3]
+    pieces = [chunk for chunk in cluster.open if len(seen) <= chunk.first < len(seen) + count - 3]
     assert len(pieces) > 4
-    assert sum(chunk._count for chunk in pieces) == count - 3
+    assert sum(chunk.count for chunk in pieces) == count - 3
     for chunk in reversed(pieces):
         cluster.run(cluster.open.index(chunk), item_s=0.01)
     seen += itertools.islice(results, count - 3)
@@ -156,7 +155,7 @@ def test_more_nodes_more_chunks() -> None:
     cluster = Cluster(cpus=0)
     mapping, results = begin(cluster, endless())
     assert len(cluster.open) == 6
-    cluster.cpus = 8
+    cluster._cpus = 8
     mapping.on_nodes()
     cluster.run()
     assert next(results) == 0
@@ -183,7 +182,7 @@ def test_failures() -> None:
         next(results)
 
     _, results = begin(cluster := Cluster(), [5])
-    cluster._is_ending = True
+    cluster.is_ending = True
     cluster.fail(CANCELLED, b"", "cancelled")
     with pytest.raises(UsageError, match="was closed"):
         next(results)
@@ -283,8 +282,8 @@ def grown(cluster: Cluster, items: Any, **options: Any) -> tuple[Any, int]:
     """A map whose first open chunk has many items; its results, and how many were taken."""
     _, results = begin(cluster, items, keeps_errors=True, **options)
     seen = 0
-    while cluster.open[0]._count < 64:
-        seen += len(take(results, cluster.run(item_s=1e-4)._count))
+    while cluster.open[0].count < 64:
+        seen += len(take(results, cluster.run(item_s=1e-4).count))
     return results, seen
 
 
@@ -292,17 +291,17 @@ def grown(cluster: Cluster, items: Any, **options: Any) -> tuple[Any, int]:
 def test_items_of_a_process_that_died(is_reentrant: bool) -> None:
     """They may be run again, in smaller lots down to single items; or each has the error."""
     cluster = Cluster()
-    cluster._reentrant = is_reentrant
+    cluster.options.reentrant = is_reentrant
     results, first = grown(cluster, endless())
-    count = cluster.open[0]._count
+    count = cluster.open[0].count
     bad = first + 3
     before = len(cluster.sizes)
 
     def run_all() -> None:
-        while any(chunk._first < first + count for chunk in cluster.open):
-            chunk = min(cluster.open, key=lambda each: each._first)
+        while any(chunk.first < first + count for chunk in cluster.open):
+            chunk = min(cluster.open, key=lambda each: each.first)
             place = cluster.open.index(chunk)
-            if chunk._first <= bad < chunk._first + chunk._count:
+            if chunk.first <= bad < chunk.first + chunk.count:
                 cluster.open.pop(place).end(
                     Ended(0, 0, TERMINATED, 1.0, 2.0, b"", reason="killed by signal 9")
                 )
@@ -333,23 +332,23 @@ def mapping_of(results: Any) -> Mapping:
 def test_items_that_cannot_be_rebuilt_there_are_parted_from_the_others() -> None:
     cluster = Cluster()
     results, first = grown(cluster, endless())
-    count = cluster.open[0]._count
+    count = cluster.open[0].count
     cluster.fail(TERMINATED, payload.dump(PicklingError("no module x")), "cannot be rebuilt on the node")
     mapping_of(results)._note_ended()
-    pieces = [chunk for chunk in cluster.open if chunk._first < first + count]
-    assert sum(chunk._count for chunk in pieces) == count
-    assert all(chunk._count < count for chunk in pieces)
+    pieces = [chunk for chunk in cluster.open if chunk.first < first + count]
+    assert sum(chunk.count for chunk in pieces) == count
+    assert all(chunk.count < count for chunk in pieces)
 
 
 def test_results_that_cannot_be_sent_leave_the_rest_alone() -> None:
     """A worker says so in the place of each; what it did not run is run, once."""
     cluster = Cluster()
     results, first = grown(cluster, endless())
-    count = cluster.open[0]._count
+    count = cluster.open[0].count
     some = [2 * first, failed(PicklingError("lock"), first + 1), payload.Rest()]
     cluster.fail(TERMINATED, payload.dump_failure(some, b""), "cannot be sent")
     mapping_of(results)._note_ended()
-    pieces = sorted((chunk._first, chunk._count) for chunk in cluster.open if chunk._first < first + count)
+    pieces = sorted((chunk.first, chunk.count) for chunk in cluster.open if chunk.first < first + count)
     assert pieces[0][0] == first + 2
     assert sum(size for _, size in pieces) == count - 2
     assert take(results, 2) == [2 * first, "lock"]
@@ -410,7 +409,7 @@ def test_chosen_sizes_are_kept() -> None:
     cluster = Cluster(cpus=1)
     _, results = begin(cluster, range(100), size=30)
     assert cluster.sizes == [30, 30, 30, 10]
-    assert payload.load_call(cluster.open[0]._items)[3] == (float("inf"), 0)
+    assert payload.load_call(cluster.open[0].items)[3] == (float("inf"), 0)
     cluster.run(item_s=10.0)
     assert take(results, 30) == list(range(0, 60, 2))
 
@@ -419,7 +418,7 @@ def test_starred_items() -> None:
     cluster = Cluster()
     given: Any = [(1, 2), [3, 4], iter((5, 6)), zip([7], [8], strict=True)]
     begin(cluster, given, is_starred=True, size=4)
-    assert payload.load_items(cluster.open[0]._items) == [(1, 2), (3, 4), (5, 6), ((7, 8),)]
+    assert payload.load_items(cluster.open[0].items) == [(1, 2), (3, 4), (5, 6), ((7, 8),)]
     for bad, said in ((5, "5; cluster.map passes"), ("ab", "'ab'"), ({"a": 1}, r"\*\*item")):
         _, results = begin(cluster := Cluster(), [(1, 2), bad], is_starred=True, keeps_errors=True)
         cluster.fail(FINISHED, payload.dump([3]), "")

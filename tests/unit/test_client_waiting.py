@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,10 @@ from dispy.client import awaiting
 from dispy.client.job import FINISHED, TERMINATED, DispyJob
 from dispy.client.waiting import Watch, as_completed, wait
 from dispy.client.wakeup import Signal
+from dispy.system import process_identity
+
+HERE: Any = SimpleNamespace(pid=process_identity.pid)
+"""A session of this process: its jobs may be waited for."""
 
 
 def end(job: DispyJob, status: int = FINISHED) -> None:
@@ -25,7 +30,7 @@ def end(job: DispyJob, status: int = FINISHED) -> None:
 
 
 def test_each_who_waits_is_told_once() -> None:
-    job = DispyJob(1)
+    job = DispyJob(1, _session=HERE)
     watches = [Watch() for _ in range(3)]
     event = job.finish
     for watch in watches:
@@ -44,7 +49,7 @@ def test_each_who_waits_is_told_once() -> None:
 
 
 def test_a_lock_and_others() -> None:
-    job = DispyJob(1)
+    job = DispyJob(1, _session=HERE)
     assert not job.wait(0)
     assert not job.wait(0)
     watch = Watch()
@@ -58,7 +63,7 @@ def test_a_lock_and_others() -> None:
 
 def test_nothing_keeps_a_job_that_has_ended() -> None:
     watch = Watch()
-    job = DispyJob(1)
+    job = DispyJob(1, _session=HERE)
     job._add_waiter(watch)
     kept = weakref.ref(_Holder(watch))
     end(job)
@@ -73,7 +78,7 @@ class _Holder:
 
 
 def test_order_of_completion() -> None:
-    jobs = [DispyJob(n) for n in range(5)]
+    jobs = [DispyJob(n, _session=HERE) for n in range(5)]
     end(jobs[3])
     seen = as_completed(jobs)
     assert next(seen) is jobs[3]
@@ -88,7 +93,7 @@ def test_order_of_completion() -> None:
     [("FIRST_COMPLETED", [2]), ("FIRST_EXCEPTION", [2, 0]), ("ALL_COMPLETED", [2, 0])],
 )
 def test_wait_returns_when(return_when: str, done: list[int]) -> None:
-    jobs = [DispyJob(n) for n in range(3)]
+    jobs = [DispyJob(n, _session=HERE) for n in range(3)]
     end(jobs[2])
     if return_when != "FIRST_COMPLETED":
         end(jobs[0], TERMINATED)
@@ -119,7 +124,7 @@ def test_a_signal_is_never_lost() -> None:
 
 
 def test_one_wake_up_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [DispyJob(n) for n in range(100)]
+    jobs = [DispyJob(n, _session=HERE) for n in range(100)]
     sent = []
     send = awaiting._LoopPost.send
 
@@ -145,5 +150,5 @@ def test_loops_that_are_gone_are_forgotten() -> None:
         await job
 
     for n in range(5):
-        asyncio.run(run(DispyJob(n)))
+        asyncio.run(run(DispyJob(n, _session=HERE)))
     assert len([loop for loop in awaiting._posts if loop.is_closed()]) <= 1

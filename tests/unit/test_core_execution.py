@@ -138,7 +138,7 @@ def test_a_batch_of_results_has_no_more_bytes_than_fit() -> None:
     assert [result.number for batch in batches for result in batch.ended] == list(range(200))
     most = BATCH_SIZE_MAX // 60_000
     assert [len(batch.ended) for batch in batches] == [most] * (200 // most) + [200 % most]
-    assert list(machine.state.clients[CLIENT].batches) == batches
+    assert list(machine.state.clients[CLIENT].sent.kept) == batches
 
 
 def test_computations_together_have_no_more_jobs_waiting_than_one_message_lists() -> None:
@@ -175,7 +175,7 @@ def test_unwanted_jobs_let_go_of_their_segments() -> None:
     """After a reconnect they are dropped where they wait."""
     machine = machine_with_computation(1)
     run(machine, range(1, 4), stream=1)
-    actions = say(machine, node.Reconcile([node.Attempt(1, 0)], {1: 0}))
+    actions = say(machine, node.Reconcile([node.HeldJobs(1, [node.Attempt(1, 0)])], {1: 0}))
     assert core.Release(KEY, [2, 3]) in actions
 
 

@@ -131,7 +131,7 @@ def test_after_a_reconnect_a_job_that_waits_is_known_or_dropped() -> None:
     machine = ready()
     files = [JobFiles(1, [ENTRY]), JobFiles(2, [ENTRY])]
     say(machine, node.RunJobs(1, [Job(1, 0, b""), Job(2, 0, b"")], [], files))
-    answer = told(say(machine, node.Reconcile([Attempt(2, 0)], {1: 0})))[-1]
+    answer = told(say(machine, node.Reconcile([node.HeldJobs(1, [Attempt(2, 0)])], {1: 0})))[-1]
     assert answer == node.Reconciled([], [])
     assert machine.handle(execution.JobFilesReady(KEY, 1, 0), 0.0) == []
     assert offered(machine.handle(execution.JobFilesReady(KEY, 2, 0), 0.0)) == [[2]]
@@ -151,7 +151,7 @@ def test_who_recovers_a_dead_program_does_not_wait_for_its_files() -> None:
     "event",
     [
         execution.FromClient(CLIENT, node.CancelJobs(1, [Attempt(n, 0) for n in (1, 2, 4)])),
-        execution.FromClient(CLIENT, node.Reconcile([Attempt(3, 0)], {1: 0})),
+        execution.FromClient(CLIENT, node.Reconcile([node.HeldJobs(1, [Attempt(3, 0)])], {1: 0})),
         execution.FromClient(CLIENT, node.Recover([1])),
     ],
     ids=["cancelled", "not known after a reconnect", "recovered"],
@@ -172,9 +172,9 @@ def test_files_of_jobs_that_leave_are_given_up(event: execution.Event) -> None:
 
 def scheduler(is_ready: bool = True) -> Machine:
     machine = Machine()
-    machine.handle(core.AddComputation(core.ClientId(0), Compute(1, "f", b"", files=[ENTRY]), True), 0.0)
+    machine.handle(core.AddComputation(core.EMBEDDED, 1, Compute(1, "f", b"", files=[ENTRY]), True), 0.0)
     machine.handle(core.NodeUp(NODE, "n", 2, False), 0.0)
-    machine.handle(core.Allocate(1, NODE, 2), 0.0)
+    machine.handle(core.Allocate(core.EMBEDDED, 1, NODE, 2), 0.0)
     if is_ready:
         machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(1)), 0.0)
         machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 2, 8)), 0.0)
@@ -193,7 +193,9 @@ def test_a_node_may_have_files_of_its_own() -> None:
     machine = scheduler()
     machine.handle(core.NodeUp(OTHER, "o", 2, False), 0.0)
     own = FileEntry("b", bytes(32), 1, 0o644, 0)
-    (compute,) = sent(machine.handle(core.Allocate(1, OTHER, 2, files=[ENTRY, own]), 0.0), Compute)
+    (compute,) = sent(
+        machine.handle(core.Allocate(core.EMBEDDED, 1, OTHER, 2, files=[ENTRY, own]), 0.0), Compute
+    )
     assert isinstance(compute, Compute)
     assert compute.files == [ENTRY, own]
 
@@ -203,7 +205,8 @@ def test_jobs_carry_their_files_wherever_they_go() -> None:
     machine = scheduler()
     jobs = [Job(number, 0, b"") for number in range(1, 5)]
     batches = sent(
-        machine.handle(core.SubmitJobs(1, jobs, None, {2: [ENTRY], 3: [ENTRY]}), 0.0), node.RunJobs
+        machine.handle(core.SubmitJobs(core.EMBEDDED, 1, jobs, None, {2: [ENTRY], 3: [ENTRY]}), 0.0),
+        node.RunJobs,
     )
     found = [
         ([j.number for j in m.jobs], [f.number for f in m.files])
@@ -212,10 +215,10 @@ def test_jobs_carry_their_files_wherever_they_go() -> None:
     ]
     assert found == [([1], []), ([2], [2]), ([3], [3]), ([4], [])]
     machine.handle(core.FromNodeEvent(NODE, node.JobsEnded(1, 1, [Ended(2, 0, FINISHED, 0, 0, b"")])), 0.0)
-    assert list(machine.state.computations[1].files) == [3]
+    assert list(machine.state.computations[core.EMBEDDED, 1].files) == [3]
     machine.handle(core.NodeLost(NODE, "gone"), 0.0)
     machine.handle(core.NodeUp(OTHER, "o", 2, False), 0.0)
-    machine.handle(core.Allocate(1, OTHER, 2), 0.0)
+    machine.handle(core.Allocate(core.EMBEDDED, 1, OTHER, 2), 0.0)
     machine.handle(core.FromNodeEvent(OTHER, node.ComputationReady(1)), 0.0)
     batches = sent(machine.handle(core.FromNodeEvent(OTHER, node.Credit(1, 2, 8)), 0.0), node.RunJobs)
     found = [
@@ -224,15 +227,15 @@ def test_jobs_carry_their_files_wherever_they_go() -> None:
         if isinstance(m, node.RunJobs)
     ]
     assert found == [([1], []), ([3], [3]), ([4], [])]
-    machine.handle(core.CancelJobs(1, [3]), 0.0)
+    machine.handle(core.CancelJobs(core.EMBEDDED, 1, [3]), 0.0)
     machine.handle(core.FromNodeEvent(OTHER, node.JobsReturned(1, [Attempt(3, 1)])), 0.0)
-    assert not machine.state.computations[1].files
+    assert not machine.state.computations[core.EMBEDDED, 1].files
 
 
 def test_files_are_sent_when_there_is_a_place_for_them() -> None:
     machine = scheduler(is_ready=False)
     message = node.PlaceFiles(1, 5, [ENTRY])
-    assert machine.handle(core.SendFiles(NODE, message), 0.0) == []
+    assert machine.handle(core.SendFiles(core.EMBEDDED, NODE, message), 0.0) == []
     assert sent(
         machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(1)), 0.0), node.PlaceFiles
     ) == [message]
@@ -251,15 +254,17 @@ def test_files_that_were_sent_come_with_the_computation_when_it_is_loaded_again(
     machine = scheduler()
     newer = FileEntry("a", b"\1" * 32, 2, 0o644, 0)
     for request, entry, reason in ((5, ENTRY, ""), (6, newer, ""), (7, at("b"), "no room")):
-        machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, request, [entry])), 0.0)
+        machine.handle(core.SendFiles(core.EMBEDDED, NODE, node.PlaceFiles(1, request, [entry])), 0.0)
         machine.handle(core.FromNodeEvent(NODE, node.FilesPlaced(1, request, reason)), 0.0)
     late = node.PlaceFiles(1, 8, [at("c")])
-    machine.handle(core.SendFiles(NODE, late), 0.0)
-    machine.handle(core.SubmitJobs(1, [Job(1, 0, b"")]), 0.0)
+    machine.handle(core.SendFiles(core.EMBEDDED, NODE, late), 0.0)
+    machine.handle(core.SubmitJobs(core.EMBEDDED, 1, [Job(1, 0, b"")]), 0.0)
     back = node.JobsReturned(1, [Attempt(1, 0)], "computation not known here")
     (compute,) = sent(machine.handle(core.FromNodeEvent(NODE, back), 0.0), Compute)
     assert compute.files == [newer]
-    assert machine.state.computations[1].compute.files == [ENTRY], "other nodes get them, too"
+    assert machine.state.computations[core.EMBEDDED, 1].compute.files == [ENTRY], (
+        "other nodes get them, too"
+    )
     ready = machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(1)), 0.0)
     assert sent(ready, node.PlaceFiles) == [late], "what was not there yet is not put there again"
 
@@ -268,31 +273,31 @@ def test_a_node_is_not_sent_more_files_than_it_could_be_told_of_again() -> None:
     machine = scheduler()
     for request in (1, 2):
         files = [at(f"{request}/{number}") for number in range(FILES_MAX // 2 - (request - 1))]
-        machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, request, files)), 0.0)
+        machine.handle(core.SendFiles(core.EMBEDDED, NODE, node.PlaceFiles(1, request, files)), 0.0)
         if request == 1:
             machine.handle(core.FromNodeEvent(NODE, node.FilesPlaced(1, request)), 0.0)
-    refused = machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, 3, [at("more")])), 0.0)
+    refused = machine.handle(core.SendFiles(core.EMBEDDED, NODE, node.PlaceFiles(1, 3, [at("more")])), 0.0)
     assert heard(refused) == [
         (3, f"with these the computation would have {FILES_MAX + 1} files; {FILES_MAX} are allowed")
     ]
     again = node.PlaceFiles(1, 4, files[:1])
-    assert sent(machine.handle(core.SendFiles(NODE, again), 0.0), node.PlaceFiles) == [again]
+    assert sent(machine.handle(core.SendFiles(core.EMBEDDED, NODE, again), 0.0), node.PlaceFiles) == [again]
 
 
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
         (core.NodeLost(NODE, "gone"), "gone"),
-        (core.CloseComputation(1), "the cluster was closed"),
+        (core.CloseComputation(core.EMBEDDED, 1), "the cluster was closed"),
         (core.FromNodeEvent(NODE, node.ComputationFailed(1, "broken")), "broken"),
-        (core.Allocate(1, NODE, 0), "the node was closed for this computation"),
+        (core.Allocate(core.EMBEDDED, 1, NODE, 0), "the node was closed for this computation"),
     ],
 )
 def test_who_waits_for_files_to_be_sent_is_told(event: core.Event, reason: str) -> None:
     machine = scheduler()
-    machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, 5, [ENTRY])), 0.0)
+    machine.handle(core.SendFiles(core.EMBEDDED, NODE, node.PlaceFiles(1, 5, [ENTRY])), 0.0)
     assert heard(machine.handle(event, 0.0)) == [(5, reason)]
-    again = heard(machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, 6, [ENTRY])), 0.0))
+    again = heard(machine.handle(core.SendFiles(core.EMBEDDED, NODE, node.PlaceFiles(1, 6, [ENTRY])), 0.0))
     assert [request for request, _ in again] == [6]
     assert again[0][1]
 
@@ -304,7 +309,7 @@ def test_a_node_has_no_more_jobs_than_it_can_list_the_files_of() -> None:
 
     def submit(numbers: range, files: list[FileEntry]) -> int:
         jobs = [Job(number, 0, b"") for number in numbers]
-        event = core.SubmitJobs(1, jobs, None, dict.fromkeys(numbers, files))
+        event = core.SubmitJobs(core.EMBEDDED, 1, jobs, None, dict.fromkeys(numbers, files))
         return len(sent(machine.handle(event, 0.0), node.RunJobs))
 
     assert submit(range(1, 51), [ENTRY]) == 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispy.core.recovery import Fate, Judge, PlaceStatus, Recovery
+from dispy.protocol.batches import Arrived
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     ABANDONED,
@@ -41,6 +42,14 @@ def held(open_jobs: list[int], batches: list[int], lost: list[int] = [], *, gaps
     return Held(jobs(open_jobs), batches, jobs(lost), gaps)
 
 
+def came(*batches: int) -> Arrived:
+    """Batches that have arrived before the node said what it holds."""
+    arrived = Arrived()
+    for batch in batches:
+        arrived.arrive(batch)
+    return arrived
+
+
 def judge(recovery: Recovery, number: int, *, sent_max: int | None = None, reentrant: bool = False) -> Fate:
     judged = Judge(recovery, sent_max=sent_max, is_reentrant=reentrant, is_last_word=False)
     return judged.fate((C, number))
@@ -50,11 +59,11 @@ def test_a_recovery_is_over_when_all_have_told_and_all_has_ended() -> None:
     recovery = Recovery([C], [A, B])
     assert recovery.on_welcome("a", welcome(A)) == [Recover([C])]
     recovery.on_ended("a", JobsEnded(1, C, [ended(1)]), "here")
-    recovery.on_held("a", held([2], [1]))
+    recovery.on_held("a", held([2], [1]), came(1))
     assert not recovery.is_told()
     assert recovery.sought() == [B]
     recovery.on_welcome("b", welcome(B))
-    recovery.on_held("b", held([], [4]))
+    recovery.on_held("b", held([], [4]), came())
     assert not recovery.is_told(), "a batch is missing"
     recovery.on_ended("b", JobsEnded(4, C, [ended(3)]), "there")
     assert recovery.is_told()
@@ -76,7 +85,7 @@ def test_what_nobody_has_may_have_ended_where_the_journal_has_gaps() -> None:
     """The program was told results that it could not note, and the nodes have forgotten them."""
     recovery = Recovery([C], [A])
     recovery.on_welcome("a", welcome(A))
-    recovery.on_held("a", held([], []))
+    recovery.on_held("a", held([], []), came())
     judged = Judge(recovery, sent_max=4, has_gaps=True, is_reentrant=False, is_last_word=False)
     assert judged.fate((C, 5)).is_unstarted, "above all that was sent"
     assert judged.fate((C, 4)).status == ABANDONED
@@ -89,7 +98,7 @@ def test_what_nobody_has_was_never_started_once_all_have_told() -> None:
     assert not judge(recovery, 4, sent_max=4).is_unstarted
     assert not judge(recovery, 5).is_unstarted, "the mark is not there"
     recovery.on_welcome("a", welcome(A))
-    recovery.on_held("a", held([3], []))
+    recovery.on_held("a", held([3], []), came())
     assert judge(recovery, 4) == Fate(None, is_unstarted=True)
     assert judge(recovery, 3) == Fate(None), "it runs"
 
@@ -110,7 +119,7 @@ def test_what_may_have_run_where_nobody_can_tell_is_not_run_again(status: PlaceS
 def test_the_next_node_speaks_for_the_one_before_it() -> None:
     recovery = Recovery([C], [A])
     recovery.on_welcome("b", welcome(B, before=[A]))
-    recovery.on_held("b", held([], [1], lost=[2]))
+    recovery.on_held("b", held([], [1], lost=[2]), came())
     assert not recovery.is_told()
     recovery.on_ended("b", JobsEnded(1, C, [ended(1)]), "here")
     assert recovery.places[A].status is PlaceStatus.RESTORED
@@ -122,7 +131,7 @@ def test_the_next_node_speaks_for_the_one_before_it() -> None:
 def test_gaps_are_no_certainty() -> None:
     recovery = Recovery([C], [A])
     recovery.on_welcome("b", welcome(B, before=[A]))
-    recovery.on_held("b", held([], [], gaps=True))
+    recovery.on_held("b", held([], [], gaps=True), came())
     assert recovery.places[A].status is PlaceStatus.GONE
     assert judge(recovery, 3).status == ABANDONED
 
@@ -140,16 +149,16 @@ def test_a_node_that_has_forgotten_us_or_was_given_up_is_left() -> None:
 def test_a_connection_that_breaks_is_asked_anew() -> None:
     recovery = Recovery([C], [A])
     recovery.on_welcome("a", welcome(A))
-    recovery.on_held("a", held([1], []))
+    recovery.on_held("a", held([1], []), came())
     assert recovery.is_told()
     recovery.on_broken("a")
     recovery.on_broken("a")
     assert recovery.sought() == [A]
     recovery.on_ended("a", JobsEnded(1, C, [ended(1)]), "here")
-    recovery.on_held("a", held([], []))
+    recovery.on_held("a", held([], []), came())
     assert not recovery.is_told(), "nobody has introduced itself"
     recovery.on_welcome("a", welcome(A))
-    recovery.on_held("a", held([], [1]))
+    recovery.on_held("a", held([], [1]), came())
     recovery.on_ended("a", JobsEnded(1, C, [ended(1)]), "here")
     assert recovery.is_whole()
 
@@ -160,7 +169,7 @@ def test_a_later_attempt_counts_more_and_chunks_count_nothing() -> None:
     recovery.on_ended("a", JobsEnded(1, C, [ended(1, 2)]), "here")
     recovery.on_ended("a", JobsEnded(2, C, [ended(1, 1), ended(100)]), "here")
     recovery.on_ended("a", JobsEnded(3, C + 1, [ended(2)]), "here")
-    recovery.on_held("a", held([100], [1, 2], lost=[101]))
+    recovery.on_held("a", held([100], [1, 2], lost=[101]), came(1, 2, 3))
     assert {key: result.ended.attempt for key, result in recovery.results.items()} == {(C, 1): 2}
     assert recovery.is_over()
     assert recovery.lost == {}
@@ -169,7 +178,7 @@ def test_a_later_attempt_counts_more_and_chunks_count_nothing() -> None:
 def test_jobs_that_come_back_unstarted_are_not_waited_for() -> None:
     recovery = Recovery([C], [A])
     recovery.on_welcome("a", welcome(A))
-    recovery.on_held("a", held([1, 2], []))
+    recovery.on_held("a", held([1, 2], []), came())
     recovery.on_returned("a", JobsReturned(C, [Attempt(1, 0), Attempt(2, 5)]))
     assert recovery.open_jobs() == {(C, 2)}, "another attempt"
     assert judge(recovery, 1).is_unstarted
@@ -183,7 +192,7 @@ def test_a_job_that_runs_again_has_not_ended() -> None:
     recovery.on_welcome("a", welcome(A))
     recovery.on_ended("a", JobsEnded(1, C, [ended(1), ended(2)]), "here")
     again = [HeldJobs(C, [Attempt(1, 1)])]
-    recovery.on_held("a", Held(again, [1], []))
+    recovery.on_held("a", Held(again, [1], []), came(1))
     assert [number for _, number in recovery.final_results()] == [2]
     assert recovery.open_jobs() == {(C, 1)}
     recovery.on_ended("a", JobsEnded(2, C, [ended(1, 1)]), "here")
@@ -194,6 +203,6 @@ def test_cancels_keep_to_the_limit() -> None:
     """A node would refuse more in one message."""
     recovery = Recovery([C], [A])
     recovery.on_welcome("a", welcome(A))
-    recovery.on_held("a", held(list(range(BATCH_MAX + 1)), []))
+    recovery.on_held("a", held(list(range(BATCH_MAX + 1)), []), came())
     cancels = [message for _, message in recovery.cancels()]
     assert [len(message.attempts) for message in cancels] == [BATCH_MAX, 1]

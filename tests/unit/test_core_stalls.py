@@ -85,16 +85,18 @@ def scheduler(**granted: Any) -> Machine:
     machine = Machine()
     machine.handle(core.NodeUp(NODE, "node", 2, False), 0.0)
     for number in (1, 2):
-        machine.handle(core.AddComputation(core.ClientId(0), Compute(number, "f", b""), False), 0.0)
-        machine.handle(core.Allocate(number, NODE, 2), 0.0)
+        machine.handle(core.AddComputation(core.EMBEDDED, number, Compute(number, "f", b""), False), 0.0)
+        machine.handle(core.Allocate(core.EMBEDDED, number, NODE, 2), 0.0)
         machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(number)), 0.0)
         machine.handle(core.FromNodeEvent(NODE, node.Credit(number, **granted)), 0.0)
-    machine.handle(core.SubmitJobs(1, [Job(n, 0, b"") for n in (1, 2, 3)]), 0.0)
+    machine.handle(core.SubmitJobs(core.EMBEDDED, 1, [Job(n, 0, b"") for n in (1, 2, 3)]), 0.0)
     return machine
 
 
 def stalled(machine: Machine, number: int = 1) -> str:
-    return find_stall(machine.state.computations[number], machine.state.computations.values())
+    return find_stall(
+        machine.state.computations[core.EMBEDDED, number], machine.state.computations.values()
+    )
 
 
 def test_a_node_that_begins_nothing() -> None:
@@ -107,7 +109,7 @@ def test_a_node_that_begins_nothing() -> None:
 
 def test_jobs_that_are_not_sent() -> None:
     machine = scheduler(slots=2, backlog=0)
-    computation = machine.state.computations[1]
+    computation = machine.state.computations[core.EMBEDDED, 1]
     placement = computation.placements[NODE]
     computation.free[NODE] = placement  # type: ignore[index]
     assert stalled(machine) == "1 job waits, and node node has room"
@@ -117,10 +119,10 @@ def test_jobs_that_are_not_sent() -> None:
 def test_cpus_that_are_used_by_others_are_a_reason(case: str) -> None:
     machine = scheduler(slots=2, backlog=0)
     if case == "of this program":
-        machine.handle(core.SubmitJobs(2, [Job(9, 0, b"")]), 0.0)
+        machine.handle(core.SubmitJobs(core.EMBEDDED, 2, [Job(9, 0, b"")]), 0.0)
         machine.handle(core.FromNodeEvent(NODE, node.JobsStarted(2, [node.Started(9, 0, 1.0)])), 1.0)
     elif case == "files":
-        machine.state.computations[1].files[2] = [ENTRY]
+        machine.state.computations[core.EMBEDDED, 1].files[2] = [ENTRY]
     elif case == "of another":
         machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 2, 0, "shared with another")), 0.0)
     else:

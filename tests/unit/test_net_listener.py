@@ -14,9 +14,10 @@ import pytest
 import uvloop
 
 from dispy.net.admission import SILENT_MAX, TOKENS_MAX
-from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.net.connection import Connection
 from dispy.net.listener import Listener
 from dispy.protocol import frames, limits
+from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.handshake import MAGIC, REFUSAL, Hello
 from dispy.protocol.node import from_node_decoder, to_node_decoder
 from dispy.security.tls import Tls, dialer_tls, listener_tls

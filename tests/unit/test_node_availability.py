@@ -49,18 +49,63 @@ def test_a_directory_that_is_gone_has_no_room(tmp_path: Path) -> None:
     assert Gauge(str(tmp_path / "gone"), Hand()).read().disk == 0
 
 
+def kernel(directory: Path, *, load: float, times: str, memory: str = "") -> str:
+    """Files as the kernel has them in ``/proc``."""
+    (directory / "loadavg").write_text(f"{load} 0.50 0.25 2/80 1234\n")
+    (directory / "stat").write_text(f"cpu  {times}\ncpu0 {times}\nintr 0\n")
+    (directory / "meminfo").write_text(memory)
+    return str(directory)
+
+
 @pytest.mark.parametrize(
-    ("load", "busy", "first", "later"),
-    [(0.0, 3.26, 100.0, 96.7), (1e9, 250.0, 0.0, 0.0), (0.0, -1.0, 100.0, 100.0)],
+    ("load", "times", "first", "later"),
+    [
+        # user, nice, system, idle, waiting for disks, interrupts (2), stolen, guests (2, in user and nice as well)
+        (0.0, "110 0 20 300 70 0 0 0 10 0", 100.0, 85.0),
+        (1e9, "1000 0 0 0 0 0 0 0 0 0", 0.0, 0.0),
+        (0.0, "100 0 0 200 0 0 0 0 0 0", 100.0, 100.0),  # nothing has passed
+        (0.0, "10 0 0 20 0 0 0 0 0 0", 100.0, 100.0),  # counters that jumped back
+        (0.0, "100 0 0 300", 100.0, 100.0),  # an old kernel
+    ],
 )
-def test_cpu_is_what_is_idle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: float, busy: float, first: float, later: float
-) -> None:
+def test_cpu_is_what_is_idle(tmp_path: Path, load: float, times: str, first: float, later: float) -> None:
     """By the load of the last minute at first, then by what was measured; whatever the system says, it is a share."""
-    monkeypatch.setattr(psutil, "getloadavg", lambda: (load, 0.0, 0.0))
-    monkeypatch.setattr(psutil, "cpu_percent", lambda _: busy)
     clock = Hand()
-    gauge = Gauge(str(tmp_path), clock)
+    proc = kernel(tmp_path, load=load, times="100 0 0 200 0 0 0 0 0 0")
+    gauge = Gauge(str(tmp_path), clock, proc)
     assert gauge.read().cpu == first
+    kernel(tmp_path, load=load, times=times)
     clock.now += FRESH_S
     assert gauge.read().cpu == later
+
+
+@pytest.mark.parametrize(
+    ("memory", "available", "swap"),
+    [
+        (
+            "MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable:   3 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n",
+            3072,
+            100.0,
+        ),
+        ("MemFree: 1 kB\nSwapTotal: 1000 kB\nSwapFree: 250 kB\nHugePages_Total:       0\n", 1024, 25.0),
+        ("", 0, 100.0),
+        ("nonsense\nMemAvailable:\n", 0, 100.0),
+    ],
+)
+def test_memory_and_swap(tmp_path: Path, memory: str, available: int, swap: float) -> None:
+    read = Gauge(str(tmp_path), Hand(), kernel(tmp_path, load=0.0, times="0", memory=memory)).read()
+    assert (read.memory, read.swap) == (available, swap)
+
+
+def test_numbers_are_those_of_psutil(tmp_path: Path) -> None:
+    read = Gauge(str(tmp_path), Hand()).read()
+    assert read.memory == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    assert read.disk == pytest.approx(psutil.disk_usage(str(tmp_path)).free, rel=0.2)
+
+
+def test_a_kernel_that_shows_nothing(tmp_path: Path) -> None:
+    """As in a container that hides it: all is idle, and nothing is known to be free."""
+    clock = Hand()
+    gauge = Gauge(str(tmp_path), clock, str(tmp_path / "none"))
+    clock.now += FRESH_S
+    assert (gauge.read().cpu, gauge.read().memory, gauge.read().swap) == (100.0, 0, 100.0)

@@ -53,7 +53,10 @@ ENDED = node.Ended(7, 1, node.TERMINATED, 1.0, 1.5, SECRET, reason="SECRET", std
         (node.PutObject(1, 2, SECRET), "PutObject computation=1 number=2 payload=<6 bytes>"),
         (node.Detach(), "Detach"),
         (node.NodeCpus(0), "NodeCpus cpus=0"),
-        (node.Reconcile([node.Attempt(1, 0)], {1: 0}), "Reconcile attempts=[1] computations=[1]"),
+        (
+            node.Reconcile([node.HeldJobs(1, [node.Attempt(7, 1)])], {1: 0}),
+            "Reconcile attempts=[HeldJobs(computation=1, attempts=[7.1])] computations=[1]",
+        ),
         (
             execution.Offer(WorkerId(3), worker.Record(5, [JOB])),
             "Offer worker=3 record=Record(record=5, jobs=[7 (6 bytes)])",

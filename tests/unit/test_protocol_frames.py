@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -29,14 +29,19 @@ def encode(frame: Frame) -> bytes:
     return frames.header(kind, len(body), stream) + body
 
 
+def frames_of(reader: FrameReader) -> Iterator[Frame]:
+    """All frames that are complete."""
+    while (frame := reader.next_frame()) is not None:
+        kind, stream, body = frame
+        yield kind, stream, bytes(body)
+
+
 class Collector:
     """A reader that remembers what it was handed."""
 
     def __init__(self, control_max: int = limits.CONTROL_FRAME_MAX) -> None:
         self.frames: list[Frame] = []
-        self.reader = FrameReader(
-            lambda kind, stream, body: self.frames.append((kind, stream, bytes(body))), control_max
-        )
+        self.reader = FrameReader(control_max)
 
     def feed(self, data: bytes) -> None:
         """Hand over all of ``data``, in as many steps as the reader's buffer takes."""
@@ -47,6 +52,7 @@ class Collector:
             space[:count] = view[:count]
             view = view[count:]
             self.reader.received(count)
+            self.frames += frames_of(self.reader)
 
     def feed_each(self, parts: Iterable[bytes]) -> None:
         for part in parts:
@@ -145,15 +151,13 @@ def test_a_reader_that_is_widened_takes_large_frames_and_streams() -> None:
 
 def test_a_limit_raised_by_a_frame_holds_for_one_that_came_with_it() -> None:
     seen = []
-
-    def on_frame(kind: int, stream: int, body: memoryview) -> None:
-        seen.append(len(body))
-        reader.widen()
-
-    reader = FrameReader(on_frame, 512)
+    reader = FrameReader(512)
     data = encode((frames.CONTROL, 0, b"a")) + encode((frames.CONTROL, 0, bytes(600)))
     reader.writable()[: len(data)] = data
     reader.received(len(data))
+    for _, _, body in frames_of(reader):
+        seen.append(len(body))
+        reader.widen()
     assert seen == [1, 600]
 
 
@@ -189,14 +193,15 @@ def test_there_is_always_room_for_more() -> None:
 
 
 def test_a_body_is_a_view_of_the_buffer_and_no_copy() -> None:
-    bodies = []
-    reader = FrameReader(lambda _kind, _stream, body: bodies.append(body))
+    reader = FrameReader()
     data = encode((frames.CONTROL, 0, b"before"))
     space = reader.writable()
     space[: len(data)] = data
     reader.received(len(data))
+    frame = reader.next_frame()
+    assert frame is not None
     space[frames.HEADER_SIZE : len(data)] = b"after!"
-    assert bytes(bodies[0]) == b"after!"
+    assert bytes(frame[2]) == b"after!"
 
 
 @pytest.mark.parametrize("value", [0, 1, limits.PAYLOAD_MAX, (1 << 64) - 1])
@@ -223,10 +228,7 @@ class Rooms:
         self.frames: list[Frame] = []
         self.memory = memoryview(bytearray(2 * limits.CHUNK_MAX))
         self.taken = 0
-        self.reader = FrameReader(
-            lambda kind, stream, body: self.frames.append((kind, stream, bytes(body))),
-            find_room=self._find_room,
-        )
+        self.reader = FrameReader(find_room=self._find_room)
 
     def _find_room(self, stream: int, length: int) -> memoryview | None:
         if stream != 1:
@@ -242,6 +244,7 @@ class Rooms:
             space[:count] = view[:count]
             view = view[count:]
             self.reader.received(count)
+            self.frames += frames_of(self.reader)
 
 
 BODY = bytes(range(256)) * 400
@@ -279,12 +282,11 @@ def test_after_a_chunk_that_was_placed_little_is_read_that_would_have_to_be_copi
 
 def test_a_reader_that_is_closed_lets_go_of_memory_that_is_not_its_own() -> None:
     memory = bytearray(len(BODY))
-    reader = FrameReader(
-        lambda _kind, _stream, _body: None, find_room=lambda _stream, length: memoryview(memory)[:length]
-    )
+    reader = FrameReader(find_room=lambda _stream, length: memoryview(memory)[:length])
     data = encode((frames.CHUNK, 1, BODY))[:100]
     reader.writable()[: len(data)] = data
     reader.received(len(data))
+    assert reader.next_frame() is None
     with pytest.raises(BufferError):
         memory.append(0)
     reader.close()

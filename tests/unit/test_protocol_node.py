@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
-from dispy.protocol.node import Attempt, Ended, Job, Started, from_node_decoder, to_node_decoder
+from dispy.protocol.node import Attempt, Ended, HeldJobs, Job, Started, from_node_decoder, to_node_decoder
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -20,7 +20,7 @@ ENTRY = FileEntry("a/b", bytes(range(32)), 100, 0o755, 1_700_000_000_000_000_000
 
 TO_NODE: list[Any] = [
     node.Attach(CLIENT, "program", 7),
-    node.Reconcile([Attempt(1, 2), Attempt(3, 4)], {5: 6}),
+    node.Reconcile([HeldJobs(5, [Attempt(1, 2), Attempt(3, 4)])], {5: 6}),
     node.Compute(1, "compute", b"code", 2, True, 0.5, "there", True, True, 7),
     node.RunJobs(1, [Job(1, 0, b"call"), Job(2, 3, b"", 9)], [2]),
     node.CancelJobs(1, [Attempt(1, 0)]),
@@ -60,7 +60,7 @@ FROM_NODE: list[Any] = [
     node.JobsReturned(1, [Attempt(1, 0)], "full"),
     node.Provisional(1, 2, 3, 4, b"value", 5),
     node.Provisional(1, 2, 3, 4, b"part", 5, 0, node.FilePart(6, "a/b", 7, 0o644, 8, 9, 10)),
-    node.Reconciled([Attempt(1, 0)], [1]),
+    node.Reconciled([HeldJobs(1, [Attempt(1, 0)])], [1]),
     node.Leaving("service hours"),
     node.NodeCpus(2),
     node.NeedFiles(1, [node.Piece(ENTRY.digest, 5, 6)]),

@@ -7,8 +7,9 @@ from typing import Any
 
 from dispy.errors import InternalError
 from dispy.protocol import node
-from dispy.scheduler.arrived_batches import take_shared
+from dispy.scheduler.large_arguments import LargeArguments
 from dispy.scheduler.link import Link, Target
+from dispy.scheduler.result_payloads import take_shared
 
 
 def test_a_result_that_is_gone_was_lost_and_its_job_may_run_again() -> None:
@@ -31,3 +32,23 @@ def test_a_node_to_which_something_cannot_be_said_is_lost() -> None:
     error = InternalError("a RunJobs of 9000000 bytes was to be sent")
     link.on_closed(known, error)
     assert failed == [error]
+
+
+def test_a_cancel_stops_the_arguments_of_its_own_job_only() -> None:
+    """A job of another computation may have the same number."""
+    sent = LargeArguments()
+    given_up: list[Any] = []
+
+    def give_up(group: Any) -> bool:
+        given_up.append(group)
+        return True
+
+    groups = iter(["first", "second"])
+    connection: Any = SimpleNamespace(send_streamed=lambda *_: next(groups), give_up=give_up)
+    for computation in (1, 2):
+        sent.send(connection, computation, node.Job(7, 0, b"large"), [], [])
+    cancel = node.CancelJobs(1, [node.Attempt(7, 0)])
+    assert sent.give_up(connection, cancel) == cancel.attempts
+    assert sent.give_up(connection, cancel) == []
+    sent.give_up_all(connection, 2)
+    assert given_up == ["first", "second"]

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -45,7 +45,7 @@ def warn(text: str, category: type[Warning] = UserWarning) -> None:
         category: Class of the warning, by which programs filter warnings.
     """
     level = 1
-    frame: FrameType | None = sys._getframe()
+    frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]  # the only way to callers' frames
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dispy":
         frame = frame.f_back
         level += 1
@@ -440,3 +440,23 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
 }
 """Checks for ``check_each``, by name of a parameter of ``JobCluster``: functions of the name and the value given that
 raise a ``DispyError`` if the value cannot be used."""
+
+
+def tuples_of(items: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the items of ``starmap`` as tuples.
+
+    Raises:
+        UsageError: An item is no tuple of arguments.
+    """
+    for number, item in enumerate(items):
+        if type(item) is tuple:
+            yield item
+        elif isinstance(item, (str, bytes, dict)) or not hasattr(item, "__iter__"):
+            hint = "cluster.map passes each item as the only argument"
+            if isinstance(item, dict):
+                hint += ": give it a function that calls yours with **item"
+            raise UsageError(
+                f"item {number} of starmap must be a tuple of arguments, not {describe(item)}", hint=hint
+            )
+        else:
+            yield tuple(item)

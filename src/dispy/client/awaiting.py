@@ -43,11 +43,11 @@ def wait_in_loop(job: Awaited) -> Generator[Any, None, None]:
     loop = get_running_loop()
     future = loop.create_future()
     waiter = _LoopWaiter(_post_of(loop), future)
-    job._add_waiter(waiter)
+    job._add_waiter(waiter)  # pyright: ignore[reportPrivateUsage]  # not for programs
     try:
         yield from future
     except BaseException:
-        job._drop_waiter(waiter)
+        job._drop_waiter(waiter)  # pyright: ignore[reportPrivateUsage]  # not for programs
         raise
 
 

@@ -1,7 +1,7 @@
 """``JobCluster``: a computation with its nodes and jobs, as programs use it.
 
-The methods are called on threads of the program. They check what they are given; the work is in the modules of
-``client.session`` and ``client.allocation``, most of it on the engine's loop.
+The methods are called on threads of the program. Each is a line or two around a function of ``client.session`` or
+``client.allocation``, which gets the session of the cluster: a cluster has a session, and nothing else.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from dispy import payload
-from dispy.client.allocation import node_views
+from dispy.client.allocation import node_views, placements
 from dispy.client.arguments import (
     check_dest_path,
     check_each,
@@ -23,18 +22,18 @@ from dispy.client.arguments import (
     check_setup,
     check_timeout,
     deadline,
-    describe,
     reentrant_or_not,
     renamed,
     warn,
 )
+from dispy.client.cluster_nodes import ClusterNodes
 from dispy.client.code.computation import Computation
+from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.callback_thread import Waited
-from dispy.client.engine.engine import Engine, engine, stop_engine
-from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
+from dispy.client.engine.engine import engine, stop_unused_engine
+from dispy.client.job import DispyJob
 from dispy.client.logger import set_level
-from dispy.client.map.chunk_job import Chunk
-from dispy.client.map.entry import Maps
+from dispy.client.map.entry import ClusterMaps
 from dispy.client.nodes import DispyNode, NodeNames
 from dispy.client.recovery import journaling
 from dispy.client.session import (
@@ -48,18 +47,15 @@ from dispy.client.session import (
     status_table,
     submission,
 )
-from dispy.client.session.failures import Tally
-from dispy.client.session.live_output import Watching
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
+from dispy.client.session.state import Options
 from dispy.client.tracebacks import brief, briefly
 from dispy.errors import PicklingError, UsageError
 from dispy.files.manifest import is_file_item
-from dispy.journal.writer import Journal
-from dispy.protocol.files import FileEntry
 from dispy.security.tls import Tls
 from dispy.settings import PULSE_S
-from dispy.system import current_directory, process_identity
+from dispy.system import current_directory
 
 logger = logging.getLogger("dispy.client")
 
@@ -76,7 +72,7 @@ class ClusterStatus(NamedTuple):
     jobs_pending: int
 
 
-class JobCluster(Maps):
+class JobCluster(ClusterMaps, ClusterNodes):
     """Run a function on all CPUs that can be found.
 
     Args:
@@ -194,7 +190,6 @@ class JobCluster(Maps):
         reseed: bool = True,
         results: str = "any",
     ) -> None:
-        super().__init__()
         check_place()
         note_root()
         dispy_port = renamed(dispy_port, port, "port", "dispy_port")
@@ -209,64 +204,86 @@ class JobCluster(Maps):
             tls=tls, loglevel=loglevel, secret=secret, max_queued=max_queued, job_status=job_status,
             cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed, results=results,
         )  # fmt: skip
-        renamed(None, node_port, "node_port", "dispy.config.NodePort")
-        self._reentrant = reentrant_or_not(reentrant)
-        startup.choose_nodes(self, nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls))
-        self._dest_path = check_dest_path(dest_path)
-        self._keeps_files = cleanup is False or cleanup is None
-        self.seed = payload.random_generators.new_seed() if seed is None else seed
-        self._seeding = payload.Seeding(self.seed, submission.next_number(), reseed)
-        self._computation = self._make_computation(
-            computation, depends, setup, startup.own_cleanup(cleanup)
-        )
-        self._shipped = files.Shipped(current_directory.directory())
-        self._files, self._held_files = self._take_files(depends)
-        for allocation in self._allocations:
-            self._code_for(allocation)  # arguments of setup that cannot be sent are refused here
+        is_reentrant = reentrant_or_not(reentrant)
+        chosen = startup.choose_nodes(nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls))
+        dest_path = check_dest_path(dest_path)
+        seed = payload.random_generators.new_seed() if seed is None else seed
+        seeding = payload.Seeding(seed, submission.next_number(), reseed)
+        made = Computation(computation, depends, setup, startup.own_cleanup(cleanup), seeding)
+        shipped = Shipped(current_directory.directory())
+        own = list(filter(is_file_item, depends or ()))
+        entries, held = shipped.take(own, program=made.program, extensions=made.extensions)
         check_setup(setup_per, setup_timeout, isolate)
-        self._isolate, self._exclusive = isolate, exclusive
-        self._is_plain = results == "plain"
-        self._setup_per, self._setup_timeout = setup_per, setup_timeout
-        self._pulse_s = PULSE_S if pulse_interval is None else pulse_interval
-        self._queued_max = sys.maxsize if max_queued is None else max_queued
-        self.name = self._computation.name
-        self._tally = Tally(self.name)
-        self.job_status, self.cluster_status = job_status, cluster_status
-        self.start_time = time.time()
+        options = Options(
+            access=chosen.access, secret_file=chosen.secret_file, owner=chosen.owner, computation=made,
+            files=entries, seed=seed, seeding=seeding, dest_path=dest_path,
+            keeps_files=cleanup is False or cleanup is None, isolate=isolate, setup_per=setup_per,
+            setup_timeout=setup_timeout, exclusive=exclusive, is_plain=results == "plain",
+            reentrant=is_reentrant, pulse_s=PULSE_S if pulse_interval is None else pulse_interval,
+            queued_max=sys.maxsize if max_queued is None else max_queued,
+        )  # fmt: skip
         startup.set_ports(dispy_port, node_port)
-        self._engine = self._find_engine()
-        self._watching = Watching(job_output, self._engine.callbacks, self._gives_bytes)
-        self._number = self._engine.new_computation()
+        running = engine()
+        self._session = session = startup.make_session(
+            options, chosen.wishes, shipped, held, running, running.backend, running.new_number(), self,
+            startup.Callbacks(job_status, cluster_status, job_output),
+        )  # fmt: skip
         if durable or recover_file is not None:
-            self._journal = self._open_journal(recover_file)
-        self._submit = submission.choose_way(max_queued is not None, self._journal is not None)
+            session.journal = journaling.open_journal(session, recover_file)
         set_level(loglevel)
-        self._is_closed = False
-        startup.prepare(self)
-        # Nodes may be quicker than this: no callback runs before the program has assigned the new cluster to a name.
-        with self._engine.callbacks.held():
-            self._engine.call(self._engine.add, self)
+        startup.open_session(session, max_queued is not None, running.add)
 
-    # Steps of making a cluster that ``Resumed`` does from a journal instead.
+    # What a program may read, and the callbacks, which it may replace.
 
-    def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
-        return Computation(computation, depends, setup, cleanup, self._seeding)
+    @property
+    def name(self) -> str:
+        """Name of the computation (of the function, or the path of the program)."""
+        return self._session.name
 
-    def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[files.Held]]:
-        items = list(filter(is_file_item, depends or ()))
-        made = self._computation
-        return self._shipped.take(items, program=made.program, extensions=made.extensions)
+    @property
+    def job_status(self) -> Callable[[DispyJob], object] | None:
+        """Callback for each provisional result and each end of a job; None: none."""
+        return self._session.job_status
 
-    def _find_engine(self) -> Engine:
-        return engine()
+    @job_status.setter
+    def job_status(self, value: Callable[[DispyJob], object] | None) -> None:
+        self._session.job_status = value
 
-    def _open_journal(self, recover_file: str | os.PathLike[str] | None) -> Journal:
-        return journaling.open_journal(self, recover_file)
+    @property
+    def cluster_status(self) -> Callable[[int, DispyNode | None, DispyJob | None], object] | None:
+        """Callback for each change of a job or node; None: none."""
+        return self._session.cluster_status
+
+    @cluster_status.setter
+    def cluster_status(
+        self, value: Callable[[int, DispyNode | None, DispyJob | None], object] | None
+    ) -> None:
+        self._session.cluster_status = value
 
     @property
     def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
         """Callback for what running jobs print; None: none. Read-only, as nodes are told of it when they begin."""
-        return self._watching.callback
+        return self._session.watching.callback
+
+    @property
+    def seed(self) -> int:
+        """Number that ``dispy_job_seed()`` in jobs depends on: as given, or chosen at random."""
+        return self._session.options.seed
+
+    @property
+    def start_time(self) -> float:
+        """Time when the cluster was made (seconds since the epoch)."""
+        return self._session.start_time
+
+    @property
+    def end_time(self) -> float | None:
+        """Time when jobs last ended and none was left (seconds since the epoch); None before that."""
+        return self._session.end_time
+
+    @property
+    def cpu_time(self) -> float:
+        """Sum of the run times of all ended jobs (seconds)."""
+        return self._session.cpu_time
 
     # Submitting.
 
@@ -283,7 +300,8 @@ class JobCluster(Maps):
             UsageError: The cluster is closed, or was made by a parent process.
         """
         try:
-            return self._submit(self, next(DispyJob.id_iter), None, args, kwargs)
+            session = self._session
+            return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
         except UsageError as error:
             raise brief(error) from error.__cause__
 
@@ -291,7 +309,7 @@ class JobCluster(Maps):
         """``submit`` a job with an id of the program's choice; None for an automatic one."""
         try:
             job_id = next(DispyJob.id_iter) if job_id is None else job_id
-            return self._submit(self, job_id, None, args, kwargs)
+            return self._session.submit(self._session, job_id, None, args, kwargs)
         except UsageError as error:
             raise brief(error) from error.__cause__
 
@@ -306,13 +324,15 @@ class JobCluster(Maps):
     @briefly
     def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
         """``submit_node`` with an id of the program's choice; None for an automatic one."""
-        self._check_open()
-        names = NodeNames(node, self._engine)
-        found = self._engine.call(self._find_open, names)
+        session = self._session
+        session.check_open()
+        names = NodeNames(node, session.known_nodes)
+        found = session.engine.call(placements.find_open, session, names)
         if found is None:
-            logger.warning("submit_node: node %s is not in use by cluster %s", names.text, self.name)
+            logger.warning("submit_node: node %s is not in use by cluster %s", names.text, session.name)
             return None
-        return self._submit(self, next(DispyJob.id_iter) if job_id is None else job_id, found, args, kwargs)
+        job_id = next(DispyJob.id_iter) if job_id is None else job_id
+        return session.submit(session, job_id, found, args, kwargs)
 
     # Data that many jobs read, and files.
 
@@ -330,7 +350,7 @@ class JobCluster(Maps):
             PicklingError: The object cannot be sent; says what in it.
             UsageError: The cluster is closed, or has 4096 objects that were put and not freed.
         """
-        return objects.put(self, value)
+        return objects.put(self._session, value)
 
     @briefly
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
@@ -351,7 +371,7 @@ class JobCluster(Maps):
         Raises:
             UsageError: There is no such file, it cannot be sent, or the cluster is closed.
         """
-        return files.send_file(self, path, node)
+        return files.send_file(self._session, path, node)
 
     # Cancelling and waiting.
 
@@ -368,20 +388,7 @@ class JobCluster(Maps):
             0 if the job is (being) cancelled; -1 if it had ended or is not one of this cluster. For several jobs: 0
             if all of them are cancelled.
         """
-        if self._is_closed or self._pid != process_identity.pid:
-            self._check_open()
-        if not isinstance(job, DispyJob):
-            return cancellation.cancel_several(self, job)
-        number = job._number
-        if self._jobs.get(number) is not job:
-            return -1
-        with self._status_guard:
-            if job._status < CANCELLED:
-                job._status = CANCELLED
-        self._cancels.append(number)
-        if not self._has_posted_cancels:
-            cancellation.post_cancels(self)
-        return 0
+        return cancellation.cancel(self._session, job)
 
     @briefly
     def wait(self, timeout: float | None = None) -> bool:
@@ -390,9 +397,7 @@ class JobCluster(Maps):
         Called in a callback, it waits for jobs only. Jobs that callbacks submit are waited for, too. False also if a
         callback is given up that waits for a lock, with a warning: see ``close``.
         """
-        if self._pid != process_identity.pid:
-            self._check_open()
-        return callbacks.wait_all(self, deadline(timeout)) is Waited.CALLED
+        return callbacks.wait_all(self._session, deadline(timeout)) is Waited.CALLED
 
     def __call__(self) -> bool:
         """Wait for all submitted jobs and their callbacks: ``wait`` without a timeout."""
@@ -402,8 +407,7 @@ class JobCluster(Maps):
 
     def status(self) -> ClusterStatus:
         """Returns the nodes as they are now, and the number of jobs that have not ended."""
-        nodes = node_views.last(self) if self._is_closed else self._engine.call(node_views.refresh, self)
-        return ClusterStatus(nodes, len(self._jobs))
+        return ClusterStatus(node_views.current(self._session), len(self._session.jobs))
 
     def print_status(self, wall_time: float | None = None) -> None:
         """Print a table of the nodes, the number of failed jobs and why the first failed, and total times.
@@ -411,11 +415,7 @@ class JobCluster(Maps):
         Args:
             wall_time: Seconds to compare the jobs' time with; None for the time since the cluster began.
         """
-        check_timeout(wall_time, "wall_time")
-        if wall_time is None:
-            wall_time = (self.end_time or time.time()) - self.start_time
-        nodes, pending = self.status()
-        status_table.print_table(self._tally, nodes, pending, self.cpu_time, wall_time)
+        status_table.print_session(self._session, check_timeout(wall_time, "wall_time"))
 
     def stats(self, wall_time: float | None = None) -> None:
         """Old name of ``print_status``."""
@@ -424,12 +424,7 @@ class JobCluster(Maps):
 
     def why(self, job: DispyJob) -> str:
         """Returns a sentence: where a job is, and why it has not ended (what it waits for, and on which node)."""
-        if not isinstance(job, DispyJob):
-            raise UsageError(f"why takes a job, not {describe(job)}", hint=cancellation.JOBS_ARE)
-        if job._is_final:
-            return f"it has ended: {STATUS_NAMES[job._status]}"
-        self._check_open()
-        return self._engine.call(explain.why, self, job)
+        return explain.why(self._session, job)
 
     # Ending.
 
@@ -451,14 +446,7 @@ class JobCluster(Maps):
             True when closed; False if jobs or callbacks are left after ``timeout``, and nothing has changed;
             None if the cluster was closed before.
         """
-        return shutdown.close(self, timeout, terminate)
-
-    def _is_unheard(self) -> bool:
-        """True if a failed program keeps results for ``recover_jobs``: a journal has them, no callback takes them."""
-        if callbacks.has_callbacks(self):
-            return False
-        has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))
-        return self._journal is not None or (has_jobs and self._number in self._engine.noted)
+        return shutdown.close(self._session, timeout, terminate)
 
     def shutdown(self) -> None:
         """Close, and end dispy's background thread once no other cluster of the program is open.
@@ -466,12 +454,10 @@ class JobCluster(Maps):
         Then all callbacks have been called, also those of other clusters; they are waited for as by ``close``.
         """
         self.close()
-        if self._pid == process_identity.pid and not self._engine.clusters:
-            self._engine.callbacks.wait_called(None, "shutdown")
-            stop_engine()
+        stop_unused_engine()
 
     def __enter__(self) -> JobCluster:
-        self._check_open()
+        self._session.check_open()
         return self
 
     def __exit__(
@@ -482,11 +468,7 @@ class JobCluster(Maps):
         After an exception a full journal stays, so that the results can be recovered. After Ctrl-C callbacks are
         waited for two seconds.
         """
-        self._keeps_journal = kind is not None
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            shutdown.close(self, None, terminate=True, is_interrupted=True)
-        else:
-            self.close(terminate=kind is not None)
+        shutdown.leave_block(self._session, kind)
 
     def __reduce__(self) -> NoReturn:
         raise PicklingError(
@@ -495,6 +477,7 @@ class JobCluster(Maps):
         )
 
     def __repr__(self) -> str:
-        done = sum([node.jobs_done for node in node_views.last(self)])
-        closed = ", closed" if self._is_closed else ""
-        return f"<JobCluster {self.name}: pending={len(self._jobs)}, done={done}{closed}>"
+        session = self._session
+        done = sum([node.jobs_done for node in node_views.last(session)])
+        closed = ", closed" if session.is_closed else ""
+        return f"<JobCluster {self.name}: pending={len(session.jobs)}, done={done}{closed}>"

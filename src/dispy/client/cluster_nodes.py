@@ -5,26 +5,20 @@ Each checks its arguments on the program's thread; the work is done by ``client.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dispy.client.allocation import node_choice, node_views, placements
-from dispy.client.arguments import check_flag, describe
-from dispy.client.engine import node_discovery
+from dispy.client.allocation import node_orders
 from dispy.client.job import DispyJob
-from dispy.client.nodes import DispyNode, NodeAllocate, NodeNames, find_nodes, parse_nodes
-from dispy.client.session.state import ClusterState
-from dispy.core.scheduling import Placement, TellNode
-from dispy.core.scheduling.ids import NodeId
-from dispy.errors import UsageError
-from dispy.scheduler.link import NodeInfo
 
-logger = logging.getLogger("dispy.client")
+if TYPE_CHECKING:
+    from dispy.client.session.state import Session
 
 
-class Steering(ClusterState):
-    """The part of a cluster that chooses and steers its nodes. ``JobCluster`` is one of these."""
+class ClusterNodes:
+    """The methods of ``JobCluster`` about nodes."""
+
+    _session: Session
+    """The record of the cluster."""
 
     # Which nodes.
 
@@ -40,12 +34,7 @@ class Steering(ClusterState):
         Raises:
             UsageError: Nothing in ``nodes`` names a node.
         """
-        self._check_open()
-        found = parse_nodes(nodes)
-        node_choice.check_reach(self, found)
-        node_discovery.warn_blind(self._engine, self, found)
-        self._engine.call(node_choice.discover, self, found)
-        return 0
+        return node_orders.discover(self._session, nodes)
 
     def allocate_node(self, node: Any) -> int:
         """Use more nodes, as if they had been in ``nodes``; or a node again that was closed or deallocated.
@@ -63,16 +52,7 @@ class Steering(ClusterState):
         Raises:
             UsageError: The value has a form that ``nodes`` cannot have.
         """
-        self._check_open()
-        found = find_nodes(node)
-        if not found:
-            return -1
-        node_choice.check_reach(self, found)
-        node_discovery.warn_blind(self._engine, self, found)
-        for one in found:
-            self._code_for(one)  # arguments of setup that cannot be sent are refused here
-        self._engine.call(node_choice.allocate_more, self, found)
-        return 0
+        return node_orders.allocate(self._session, node)
 
     def deallocate_node(self, node: Any) -> int:
         """Send a node no more jobs of this cluster. Jobs that run there go on, and what ``setup`` has loaded stays.
@@ -85,7 +65,7 @@ class Steering(ClusterState):
         Returns:
             0; -1 if the node is not in use by this cluster (with a warning).
         """
-        return self._steer(node, "deallocate_node", node_choice.deallocate)
+        return node_orders.deallocate(self._session, node)
 
     def close_node(self, node: Any, terminate_pending: bool = False) -> int:
         """Have this cluster leave a node: ``cleanup`` runs there, and its files are removed. Does not wait for that.
@@ -101,8 +81,7 @@ class Steering(ClusterState):
         Returns:
             0; -1 if the node is not in use by this cluster (with a warning).
         """
-        terminate = check_flag("terminate_pending", terminate_pending)
-        return self._steer(node, "close_node", node_choice.leave, terminate)
+        return node_orders.close(self._session, node, terminate_pending)
 
     def resetup_node(
         self, node: Any, terminate_pending: bool = False, *, setup_args: tuple[Any, ...] | None = None
@@ -125,42 +104,7 @@ class Steering(ClusterState):
         Raises:
             PicklingError: One of ``setup_args`` cannot be sent.
         """
-        terminate = check_flag("terminate_pending", terminate_pending)
-        if setup_args is not None:
-            if not isinstance(setup_args, tuple):
-                raise UsageError(
-                    f"setup_args must be a tuple, not {describe(setup_args)}",
-                    hint="setup_args=(value,) for one argument",
-                )
-            self._computation.code_with(setup_args)
-        return self._steer(node, "resetup_node", node_choice.set_up_again, terminate, setup_args)
-
-    def _steer(self, node: Any, what: str, act: Callable[..., None], *arguments: Any) -> int:
-        """Call a function about a node on the engine's loop, and wait for it.
-
-        Args:
-            node: The node as the program names it: ``DispyNode``, address or host name.
-            what: Name of the public method, for the warning.
-            act: Called with this cluster, the node's identity and ``arguments``.
-            arguments: Further arguments of ``act``.
-
-        Returns:
-            0; -1, with a warning, if the cluster does not use the node: then ``act`` is not called.
-        """
-        self._check_open()
-        names = NodeNames(node, self._engine)
-
-        def steer() -> int:
-            found = placements.find(self, names)
-            if found is None:
-                return -1
-            act(self, found, *arguments)
-            return 0
-
-        result = self._engine.call(steer)
-        if result:
-            logger.warning("%s: node %s is not in use by cluster %s", what, names.text, self.name)
-        return result
+        return node_orders.set_up_again(self._session, node, terminate_pending, setup_args)
 
     def set_node_cpus(self, node: Any, cpus: int) -> int:
         """Limit the CPUs of a node that this program uses, all its clusters together; jobs that run go on.
@@ -179,16 +123,7 @@ class Steering(ClusterState):
         Raises:
             UsageError: ``cpus`` is no whole number.
         """
-        self._check_open()
-        names = NodeNames(node, self._engine)
-        if isinstance(cpus, bool) or not isinstance(cpus, int):
-            raise UsageError(
-                f"cpus must be a number of CPUs, not {describe(cpus)}", hint="negative: all but so many"
-            )
-        used = self._engine.call(node_choice.set_cpus, self, names, cpus)
-        if used < 0:
-            logger.warning("set_node_cpus: node %s is not in use by cluster %s", names.text, self.name)
-        return used
+        return node_orders.set_cpus(self._session, node, cpus)
 
     # Their jobs.
 
@@ -206,51 +141,4 @@ class Steering(ClusterState):
         Raises:
             SilenceError: The node has not answered within ``config.MsgTimeout`` seconds, or the connection is broken.
         """
-        self._check_open()
-        names = NodeNames(node, self._engine)
-        if not check_flag("from_node", from_node):
-            jobs = self._engine.call(placements.running_jobs, self, names)
-        else:
-            jobs = placements.ask_running_jobs(self, names)
-        if jobs is None:
-            logger.warning("node_jobs: node %s is not in use by cluster %s", names.text, self.name)
-            return -1
-        return jobs
-
-    # What the engine asks and tells, on its loop. Methods, so that the engine need not know the modules behind them.
-
-    def _find_open(self, names: NodeNames) -> NodeId | None:
-        """Returns the identity of the node that ``names`` means if jobs can be submitted to it now; else None."""
-        return placements.find_open(self, names)
-
-    def _info(self, node: NodeId) -> NodeInfo | None:
-        """Returns what the engine knows of a node: name, addresses, CPUs, byte counts; None if it is gone."""
-        return placements.info(self, node)
-
-    def _placement(self, node: NodeId) -> Placement | None:
-        """Returns the scheduler's record of the computation on a node: status, CPUs, jobs; None: not there."""
-        return placements.placement(self, node)
-
-    def _allocated(self, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
-        """Returns the CPUs of a node to use, and the element of ``nodes`` that wants them; (0, None) for none."""
-        return node_choice.allocated(self, info)
-
-    def _has_other_node(self, private: NodeId) -> bool:
-        """True if the cluster uses another node than ``private``, the program's own: that may get no new jobs."""
-        return node_choice.has_other_node(self, private)
-
-    def _on_usable(self, action: TellNode, info: NodeInfo) -> None:
-        """Note that a node became usable for the cluster, or ceased to be (``action``); tell ``cluster_status``."""
-        node_views.on_usable(self, action, info)
-
-    def _on_node_changed(self, info: NodeInfo) -> None:
-        """Update CPUs and ``reason`` of a node's ``DispyNode``; tell ``cluster_status`` if they have changed."""
-        node_views.on_changed(self, info)
-
-    def _on_available(self, info: NodeInfo) -> None:
-        """Update ``avail_info`` of a node's ``DispyNode`` (CPU, memory, disk, swap), and tell ``cluster_status``."""
-        node_views.on_available(self, info)
-
-    def _refresh_nodes(self) -> list[DispyNode]:
-        """Update byte counts and running jobs of the nodes in use; returns all nodes in the order of ``status()``."""
-        return node_views.refresh(self)
+        return node_orders.jobs(self._session, node, from_node)

@@ -4,32 +4,33 @@ Theory of operation. The engine's thread ends a job: it sets the result and ``_s
 looks at ``_waiter``, and calls ``_wake`` if that is set. A thread that waits goes the other way round: it sets
 ``_waiter`` first, then looks at ``_is_final``. So one of the two sees the other, and no thread sleeps for ever.
 
-``_waiter`` is None, one waiter, or ``_Several``. A waiter is a bare lock (``wait`` of one thread), an Event
-(``finish``), or an object with ``on_ended`` (``client.waiting``, ``client.awaiting``). ``_waiters`` guards it.
+``_waiter`` is None, one waiter, or ``Several``. A waiter is a bare lock (``wait`` of one thread), an Event
+(``finish``), or an object with ``on_ended`` (``client.waiting``, ``client.awaiting``). ``guard`` guards it.
 """
 
 from __future__ import annotations
 
 import _thread
-import functools
 import itertools
 import threading
 from collections.abc import Generator, Iterator
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
 from dispy import payload
 from dispy.client.arguments import check_timeout
 from dispy.client.awaiting import wait_in_loop
-from dispy.client.session.failures import look, summary
-from dispy.client.session.missing_files import advice_in
-from dispy.errors import JobError
+from dispy.client.job_waiters import Several, guard, pack, release, waiters_in
+from dispy.client.session.failures import summary
+from dispy.client.session.missing_files import advice_in, explain
+from dispy.errors import JobError, UsageError
+from dispy.protocol.output_reader import Final, Reader
 from dispy.system import process_identity
 from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
+    from dispy.protocol.node import Ended
     from dispy.protocol.output_reader import Output
 
 CREATED = 5
@@ -59,6 +60,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     Attributes:
         id: Any object; a number that is unique in the process if none is given.
+        number: Number of the job on the way to nodes and back, as in logs, whatever ``id`` is.
         status: ``Created`` … ``Finished``; ``Cancelled`` and greater are final once ``finish`` is set.
         submit_time: When the job was submitted (seconds since the epoch).
         start_time: When its run began (seconds since the epoch, by the node's clock); None before.
@@ -86,11 +88,9 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     """Iterator over ids for jobs that are submitted without one; the program may replace it."""
 
     id: Any
-    _number: int = 0
-    """Number of the job on the way to nodes and back: unique in the process, whatever ``id`` is."""
-    _cluster: Any = None
-    """Cluster of the job: tells in which process the job can end, and whether output is bytes. In a recovered
-    job, whose cluster is gone, None or an object that tells only this (``rebuilt_jobs``). None for chunks of maps."""
+    number: int = 0
+    _session: Any = None
+    """Session of the cluster in which the job can end. None in a recovered job, and in chunks of maps."""
     submit_time: float = 0.0
     _status: int = CREATED
     """Status as set by the engine. ``status`` returns it, and notes a failure as seen, not to be reported."""
@@ -110,7 +110,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _error: Any = None
     """Pickled exception of a failed job, from which ``error`` makes one; None or empty: there is none."""
     _waiter: Any = None
-    """Waiters to wake when the job has ended: None, one, or ``_Several``; see the theory of operation above."""
+    """Waiters to wake when the job has ended: None, one, or ``Several``; see the theory of operation above."""
     _is_final: bool = False
     """True once the job has ended and all other attributes are set; set last, as other threads look at it first."""
 
@@ -118,7 +118,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     def status(self) -> int:
         """State of the job: ``Created``, ``Running``, ``ProvisionalResult``, or how it has ended."""
         if self._is_final and self._status != FINISHED:
-            look(self)  # a failure that the program sees is not reported at its end
+            self._look()  # a failure that the program sees is not reported at its end
         return self._status
 
     @status.setter
@@ -128,7 +128,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     @property
     def exception(self) -> str | None:
         """Traceback, or what else ended the job, as text; None on success."""
-        return look(self) if self._is_final else self._exception
+        return self._look() if self._is_final else self._exception
 
     @exception.setter
     def exception(self, value: str | None) -> None:
@@ -153,7 +153,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
         None while the job has not ended (``output`` reads it then), and if its end was never reported.
         """
-        return _shown(self._stdout, self._cluster)
+        return _shown(self._stdout)
 
     @stdout.setter
     def stdout(self, value: Any) -> None:
@@ -162,7 +162,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     @property
     def stderr(self) -> Any:
         """Error output of an ended job: text or bytes, cut like ``stdout``. None while the job has not ended."""
-        return _shown(self._stderr, self._cluster)
+        return _shown(self._stderr)
 
     @stderr.setter
     def stderr(self, value: Any) -> None:
@@ -208,21 +208,21 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         Returns:
             The waiter; the event that the job has already if another one is given, as a job has only one event.
         """
-        with _waiters:
-            before = _list(self._waiter)
+        with guard:
+            before = waiters_in(self._waiter)
             if isinstance(waiter, threading.Event):
                 for other in before:
                     if isinstance(other, threading.Event):
                         return other
-            self._waiter = _Several([*before, waiter]) if before else waiter
+            self._waiter = Several([*before, waiter]) if before else waiter
         if self._is_final:
             self._wake()
         return waiter
 
     def _drop_waiter(self, waiter: Any) -> None:
         """Remove a waiter that does not wait any more; nothing happens if it is not among the waiters."""
-        with _waiters:
-            self._waiter = _pack([other for other in _list(self._waiter) if other is not waiter])
+        with guard:
+            self._waiter = pack([other for other in waiters_in(self._waiter) if other is not waiter])
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended. Returns False if it has not after ``timeout`` seconds (None: no limit)."""
@@ -231,7 +231,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         if self._is_final:
             return True
         self._check_process()
-        with _waiters:
+        with guard:
             lock = self._waiter
             is_first = lock is None
             if is_first:
@@ -309,39 +309,158 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         Raises:
             UsageError: The job has not ended, and was submitted in another process.
         """
-        pieces: Iterator[Output] = _following().follow(self, follow)
+        self._check_process()
+        if self._is_final:
+            return iter(Reader(_is_raw(self._stdout)).finish(self._kept()))
+        pieces: Iterator[Output] = self._session.watching.follow(self, follow)
         return pieces
 
     def _check_process(self) -> None:
-        """Check that the job can end in this process: a job of a parent process never does.
+        """Check that the job can end in this process: a job of a parent process, or a recovered one, never does.
 
         Raises:
-            UsageError: The job has not ended, and belongs to a process that this one was forked from.
+            UsageError: The job has not ended, and nothing here would tell its end.
         """
-        if self._cluster is not None and self._cluster._pid != process_identity.pid and not self._is_final:
-            self._cluster._check_open()
+        if self._is_final:
+            return
+        if self._session is None:
+            raise UsageError(
+                "this job had not ended when recover_jobs returned, and nobody waits for it now",
+                hint="call recover_jobs again",
+            )
+        if self._session.pid != process_identity.pid:
+            self._session.check_open()
 
     def _wake(self) -> None:
         """Wake all waiters of the job. Set status, result and ``_is_final`` first: woken threads read these."""
         waiter = self._waiter
         if type(waiter) is _thread.LockType:
-            _release(waiter)
+            release(waiter)
             return
-        with _waiters:
-            told = _list(self._waiter)
+        with guard:
+            told = waiters_in(self._waiter)
             # The event stays with the job, as ``finish``; all others are told once.
-            self._waiter = _pack([other for other in told if isinstance(other, threading.Event)])
+            self._waiter = pack([other for other in told if isinstance(other, threading.Event)])
         for waiter in told:
             if type(waiter) is _thread.LockType:
-                _release(waiter)
+                release(waiter)
             elif isinstance(waiter, threading.Event):
                 waiter.set()
             else:
                 waiter.on_ended(self)
 
-    def _snapshot(self) -> DispyJob:
-        """Returns a copy of the job as it is now, for ``job_status``: later events of the job do not change it."""
-        return msgspec.structs.replace(self)
+    def _look(self) -> str | None:
+        """Returns why the ended job failed, and notes that the program has looked at it; None if it did not fail.
+
+        The reason is a traceback or a sentence. Advice about a missing file is added to it, and stored in the job
+        (``missing_files``). Failures of cancelled and recovered jobs are returned as they are.
+        """
+        reason, session = self._exception, self._session
+        if reason is not None and session is not None and self._status != CANCELLED:
+            session.tally.hear(reason)
+            base, files = session.shipped.base, session.options.files
+            reason = self._exception = explain(reason, base, files, self.ip_addr)
+        return reason
+
+    def _kept(self) -> Final:
+        """Returns the complete output of an ended job.
+
+        The attempt in it is None, as the job does not keep that number: a reader takes the output as that of the
+        attempt which it was reading.
+        """
+        return Final(None, (_bytes(self._stdout), _bytes(self._stderr)))
+
+    # What the engine tells the job.
+
+    def _begin(self, start: float, ip_addr: str) -> bool:
+        """Note that the job runs. True if it was ``Created`` until now. The caller holds the lock for statuses."""
+        self.ip_addr = ip_addr
+        self.start_time = start
+        if self._status != CREATED:
+            return False
+        self._status = RUNNING
+        return True
+
+    def _requeue(self) -> None:
+        """Note that the job waits again. The caller holds the lock for statuses."""
+        if self._status < CANCELLED:
+            self._status = CREATED
+        self.ip_addr = self.start_time = None
+
+    def _cancel(self) -> None:
+        """Note that the program has cancelled the job. The caller holds the lock for statuses."""
+        if self._status < CANCELLED:
+            self._status = CANCELLED
+
+    def _take_end(
+        self, ended: Ended, ip_addr: str, *, is_program: bool = False, is_plain: bool = False
+    ) -> bool:
+        """Set all but the result by the report of the job's end. The caller makes it final (``_finish``).
+
+        Address, times and output of a job that did not run stay as they are. The caller holds the lock for statuses.
+
+        Args:
+            ended: The report.
+            ip_addr: Address of the node that has sent it.
+            is_program: True: output is shown as bytes.
+            is_plain: True: nothing in the report may run code here.
+
+        Returns:
+            True if the job has no result because it was cancelled, by its program or on its node.
+        """
+        if ended.status == FINISHED:
+            self.ip_addr = ip_addr
+            self.start_time = ended.start
+            self.end_time = ended.end
+            self._stdout = Raw(ended.stdout) if is_program else ended.stdout
+            self._stderr = Raw(ended.stderr) if is_program else ended.stderr
+            self._value = ended.payload
+            self._is_encoded = True
+            self._status = FINISHED
+            return False
+        is_cancelled = CANCELLED in (self._status, ended.status) or ended.reason == "cancelled"
+        self._status = ended.status
+        if ended.ran:
+            self.ip_addr = ip_addr
+            self.start_time = ended.start
+            self.end_time = ended.end
+            if ended.reason != "cancelled":
+                self._stdout = Raw(ended.stdout) if is_program else ended.stdout
+                self._stderr = Raw(ended.stderr) if is_program else ended.stderr
+        self._fail(ended.reason, payload.PlainOnly(ended.payload) if is_plain else ended.payload)
+        return is_cancelled
+
+    def _end_here(self, status: int, reason: str) -> bool:
+        """End the job without the report of a node, as ``_take_end`` does. True if it was cancelled."""
+        is_cancelled = CANCELLED in (status, self._status)
+        self._status = status
+        self._fail(reason, b"")
+        return is_cancelled
+
+    def _fail(self, reason: str, error: Any) -> None:
+        """Set why the job has no result: a reason in words, and its exception, pickled."""
+        self._value = None
+        self._is_encoded = False
+        self._exception = reason or None
+        self._error = error
+
+    def _finish(self) -> None:
+        """Make the job final, and wake all that wait for it. Its attributes are set before."""
+        self._is_final = True
+        if self._waiter is not None:
+            self._wake()
+
+    def _provide(self, result: Any) -> DispyJob:
+        """Take a provisional result. Returns a copy of the job, for callbacks: later events do not change it.
+
+        The caller holds the lock for statuses.
+        """
+        if self._status < CANCELLED:
+            self._status = PROVISIONAL_RESULT
+        self.result = result
+        shot = msgspec.structs.replace(self)
+        shot._status = PROVISIONAL_RESULT
+        return shot
 
     def __repr__(self) -> str:
         status = STATUS_NAMES[self._status]
@@ -349,51 +468,29 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return f"<DispyJob id={self.id!r} status={status}{f': {summary(reason)}' if reason else ''}>"
 
 
-class _Several(list[Any]):
-    """List of two or more waiters of one job. Never changed, but replaced: a thread may be going through it."""
+class Raw(NamedTuple):
+    """Output of a program, which is shown as bytes; that of a function is decoded."""
+
+    data: bytes
 
 
-_waiters = threading.Lock()
-"""Guards changes of ``DispyJob._waiter`` between threads that wait and threads of the engine, which end jobs.
-
-One lock for all jobs, held only while the new value is made."""
-
-
-def _list(waiter: Any) -> list[Any]:
-    """Returns the waiters in the value of a ``_waiter``, oldest first. The caller must not change the list."""
-    if waiter is None:
-        return []
-    return waiter if type(waiter) is _Several else [waiter]
+def _shown(captured: Any) -> Any:
+    """Returns captured output as ``stdout`` and ``stderr`` give it: text, of a program bytes; None as it is."""
+    if type(captured) is Raw:
+        return captured.data
+    return captured.decode("utf-8", "backslashreplace") if isinstance(captured, bytes) else captured
 
 
-def _pack(waiters: list[Any]) -> Any:
-    """Returns the value of ``_waiter`` that stands for these waiters: None, the only one, or ``_Several``."""
-    return _Several(waiters) if len(waiters) > 1 else waiters[0] if waiters else None
+def _is_raw(captured: Any) -> bool:
+    """True if output is shown as bytes."""
+    return type(captured) is Raw
 
 
-def _release(lock: Any) -> None:
-    """Release the lock that a thread sleeps on in ``wait``, which wakes it. A lock that is free stays so."""
-    try:
-        lock.release()
-    except RuntimeError:  # another thread has released it already
-        pass
-
-
-@functools.cache
-def _following() -> ModuleType:
-    """Returns the module ``live_output``, for ``output``; imported at the first call, as it imports this module."""
-    from dispy.client.session import live_output  # here, as it imports this module
-
-    return live_output
-
-
-def _shown(captured: Any, cluster: Any) -> Any:
-    """Returns captured output as ``stdout`` and ``stderr`` give it: text, or bytes if the cluster runs a program.
-
-    Args:
-        captured: Output as it came (bytes); anything else, such as None, is returned as it is.
-        cluster: Cluster of the job; None: the output is text.
-    """
-    if not isinstance(captured, bytes) or getattr(cluster, "_gives_bytes", False):
-        return captured
-    return captured.decode("utf-8", "backslashreplace")
+def _bytes(captured: Any) -> bytes:
+    """Returns captured output as bytes; empty for None."""
+    if type(captured) is Raw:
+        return captured.data
+    # Only bytes come from nodes, but the program may have assigned a text.
+    return (
+        captured if isinstance(captured, bytes) else str(captured).encode() if captured is not None else b""
+    )

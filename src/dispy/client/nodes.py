@@ -7,18 +7,17 @@ import re
 import time
 import types
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dispy.client.arguments import describe, warn
 from dispy.client.job import CREATED
 from dispy.errors import UsageError
 from dispy.files.manifest import is_file_item
 from dispy.system import current_directory
-from dispy.system.addresses import is_loopback, resolve
+from dispy.system.addresses import LOOPBACK, is_loopback, resolve
 
 if TYPE_CHECKING:
-    from dispy.client.cluster import JobCluster
-    from dispy.scheduler.link import NodeInfo
+    from dispy.protocol.views import NodeInfo
 
 
 class DispyNodeAvailInfo(NamedTuple):
@@ -56,6 +55,9 @@ class DispyNode:
         avail_info: Resources that the node has to spare, or None if it has not told them.
         reason: Why the node runs no jobs of this cluster, or fewer than it has CPUs: other programs use it, or setup
             failed there, say. Empty if nothing stands in the way.
+        node_id: Identity of the node's process, by which methods of the cluster find the node. A node that is started
+            anew has another one. Empty: not known.
+        port: TCP port of the node; 0: not known.
     """
 
     Initialized: ClassVar[int] = CREATED - 1
@@ -66,11 +68,11 @@ class DispyNode:
     """Status for ``cluster_status``: CPUs, ``reason`` or ``avail_info`` of the node have changed."""
 
     __slots__ = (
-        "_node", "_port", "avail_cpus", "avail_info", "busy", "cpu_time", "cpus", "ip_addr", "jobs_done",
-        "jobs_failed", "name", "reason", "rx", "tx", "update_time",
+        "avail_cpus", "avail_info", "busy", "cpu_time", "cpus", "ip_addr", "jobs_done", "jobs_failed", "name",
+        "node_id", "port", "reason", "rx", "tx", "update_time",
     )  # fmt: skip
 
-    def __init__(self, ip_addr: str, name: str, cpus: int) -> None:
+    def __init__(self, ip_addr: str, name: str, cpus: int, node_id: bytes = b"", port: int = 0) -> None:
         self.ip_addr = ip_addr
         self.name = name
         self.cpus = cpus
@@ -84,13 +86,10 @@ class DispyNode:
         self.update_time = 0.0
         self.avail_info: DispyNodeAvailInfo | None = None
         self.reason = ""
-        self._node = b""
-        """Identity of the node's process, by which methods of the cluster find the node. A node that is started anew
-        has another one. Empty: not known."""
-        self._port = 0
-        """TCP port of the node; 0: not known, so that the default port is used."""
+        self.node_id = node_id
+        self.port = port
 
-    def _touch(self) -> None:
+    def touch(self) -> None:
         """Set ``update_time`` to now. Called after a change of the node; a refresh for ``status()`` is none."""
         self.update_time = time.time()
 
@@ -207,7 +206,7 @@ class NodeAllocate:
 
     def allocate(
         self,
-        cluster: JobCluster,
+        cluster: Any,
         ip_addr: str,
         name: str,
         cpus: int,
@@ -216,8 +215,8 @@ class NodeAllocate:
     ) -> int:
         """Returns how many CPUs of a node to use; 0 or less leaves the node to the next element of ``nodes``.
 
-        Called on the engine's loop when a node is found, and again when the node offers another number of CPUs. Must
-        be quick, as all jobs wait meanwhile. Values above the offer are capped. If this raises, the error is logged,
+        Called on a thread of its own, one call after the other, when a node is found, and again when the node offers
+        another number of CPUs. Values above the offer are capped. If this raises, the error is logged,
         and the node is not used.
 
         Args:
@@ -321,6 +320,11 @@ def find_nodes(nodes: Any) -> list[NodeAllocate]:
     )
 
 
+def covers_loopback(item: NodeAllocate) -> bool:
+    """True if an element of ``nodes`` covers a loopback address, so that it may name a node of this machine."""
+    return item.matches(LOOPBACK) or item.matches("::1")
+
+
 def sort_nodes(nodes: list[NodeAllocate]) -> list[NodeAllocate]:
     """Returns elements of ``nodes`` sorted, the most specific first: the first element that wants a node gets it.
 
@@ -345,7 +349,7 @@ def _parse_node(node: Any) -> NodeAllocate | None:
     if isinstance(node, str):
         return NodeAllocate(node)
     if isinstance(node, DispyNode):
-        return NodeAllocate(node.ip_addr, port=node._port or None)
+        return NodeAllocate(node.ip_addr, port=node.port or None)
     if isinstance(node, (tuple, list)) and node:
         if len(node) > 5:
             raise UsageError(
@@ -365,27 +369,6 @@ def _parse_node(node: Any) -> NodeAllocate | None:
     return None
 
 
-class KnownNodes(Protocol):
-    """Protocol of the engine's scheduler, as ``NodeNames`` needs it: it knows the linked nodes."""
-
-    def nodes(self) -> list[NodeInfo]:
-        """Returns descriptions of all nodes that are linked now; to be called on the engine's loop."""
-        ...
-
-
-class NodeSource(Protocol):
-    """Protocol of the engine, as ``NodeNames`` needs it: its scheduler, and calls on its loop."""
-
-    @property
-    def service(self) -> KnownNodes:
-        """The engine's scheduler, which knows the nodes that are linked."""
-        ...
-
-    def call(self, function: Callable[[], list[NodeInfo]]) -> list[NodeInfo]:
-        """Call a function on the engine's loop, wait for it, and return its result."""
-        ...
-
-
 class NodeNames:
     """The names by which a program means one node, given as ``DispyNode``, address or host name.
 
@@ -393,8 +376,8 @@ class NodeNames:
 
     Args:
         node: The value that the program gives.
-        engine: The engine; the names and addresses of its nodes need not be resolved, which spares the question to
-            the DNS where there is no network.
+        known: Returns the nodes that are connected: their names and addresses need not be resolved, which spares
+            the question to the DNS where there is no network.
 
     Attributes:
         id: Identity of the node (bytes), if a ``DispyNode`` was given; else empty, and ``names`` counts.
@@ -407,12 +390,12 @@ class NodeNames:
 
     __slots__ = ("id", "names", "text")
 
-    def __init__(self, node: Any, engine: NodeSource) -> None:
+    def __init__(self, node: Any, known: Callable[[], list[NodeInfo]]) -> None:
         self.id = b""
         self.names: set[str] = set()
         self.text = ""
         if isinstance(node, DispyNode):
-            self.id = node._node
+            self.id = node.node_id
             self.text = f"{node.name} ({node.ip_addr})"
             return
         if not isinstance(node, str) or not node:
@@ -422,7 +405,7 @@ class NodeNames:
             )
         self.text = node
         self.names.add(node)
-        if any(node in (info.name, *info.addresses()) for info in engine.call(engine.service.nodes)):
+        if any(node in (info.name, *info.addresses()) for info in known()):
             return
         try:
             self.names.add(resolve(node))

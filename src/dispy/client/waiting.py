@@ -59,13 +59,13 @@ def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[
     """
     watch = Watch()
     ended = watch.ended
-    before = [job for job in jobs if job._is_final]
+    before = [job for job in jobs if job._is_final]  # pyright: ignore[reportPrivateUsage]  # not for programs
     for job in before:
         del jobs[job]
     try:
         # Before the first job is handed out: from here on all others are queued in the order in which they end.
         for job in jobs:
-            job._add_waiter(watch)
+            job._add_waiter(watch)  # pyright: ignore[reportPrivateUsage]  # not for programs
         yield from before
         while jobs:
             if not ended and not watch.wait(until):
@@ -75,7 +75,7 @@ def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[
             yield job
     finally:
         for job in jobs:
-            job._drop_waiter(watch)
+            job._drop_waiter(watch)  # pyright: ignore[reportPrivateUsage]  # not for programs
 
 
 def wait(
@@ -109,13 +109,13 @@ def wait(
             done.add(job)
             del left[job]
             if return_when == FIRST_COMPLETED or (
-                return_when == FIRST_EXCEPTION and job._status != FINISHED
+                return_when == FIRST_EXCEPTION and job._status != FINISHED  # pyright: ignore[reportPrivateUsage]  # ``status`` counts as a look
             ):
                 break
     except TimeoutError:
         pass
     # Jobs that have ended meanwhile are done, too.
-    done.update([job for job in left if job._is_final])
+    done.update([job for job in left if job._is_final])  # pyright: ignore[reportPrivateUsage]  # not for programs
     return DoneAndNotDone(done, set(left) - done)
 
 
@@ -141,7 +141,7 @@ def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
             raise UsageError(f"{name} takes jobs, not {describe(job)}", hint="jobs are what submit returns")
     found = dict.fromkeys(several)
     for job in found:
-        job._check_process()
+        job._check_process()  # pyright: ignore[reportPrivateUsage]  # not for programs
     return found
 
 

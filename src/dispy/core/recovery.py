@@ -28,6 +28,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from dispy.protocol.batches import Arrived
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     ABANDONED,
@@ -103,8 +104,6 @@ class Answer(Struct):
     ``Held``."""
     awaited: set[int] = set()
     """Numbers of batches of results that ``Held`` has announced and that have not arrived yet."""
-    arrived: set[int] = set()
-    """Numbers of batches of results that have arrived. Some may come before the ``Held`` that announces them."""
 
 
 class Recovery:
@@ -166,10 +165,16 @@ class Recovery:
         )
         return [Recover(self.computations)]
 
-    def on_held(self, peer: Peer, message: Held) -> None:
+    def on_held(self, peer: Peer, message: Held, arrived: Arrived) -> None:
         """Take in which jobs are open on a peer or lost with it, and which batches of results it sends (``Held``).
 
-        The batches may arrive before or after this. Ignored if the peer was not asked (``on_welcome``).
+        Ignored if the peer was not asked (``on_welcome``).
+
+        Args:
+            peer: The peer.
+            message: Its answer.
+            arrived: Batches of the peer that have arrived before this, on this connection or an earlier one; the
+                others are awaited.
         """
         answer = self._answers.get(peer)
         if answer is None:
@@ -182,7 +187,7 @@ class Recovery:
             for attempt in jobs.attempts
             if attempt.number < self._jobs_below
         }
-        answer.awaited = set(message.batches) - answer.arrived
+        answer.awaited = {batch for batch in message.batches if not arrived.has(batch)}
         for jobs in message.lost:
             for attempt in jobs.attempts if jobs.computation in self.computations else ():
                 if attempt.number < self._jobs_below:
@@ -197,7 +202,6 @@ class Recovery:
         answer = self._answers.get(peer)
         if answer is None or message.computation not in self.computations:
             return
-        answer.arrived.add(message.batch)
         answer.awaited.discard(message.batch)
         for ended in message.ended:
             if ended.number >= self._jobs_below:

@@ -7,7 +7,6 @@ setuptools): then files are found by their names.
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
 import re
@@ -122,6 +121,8 @@ def _eligible(record: bytes, metadata: str) -> tuple[str, ...]:
         record: Content of the ``RECORD``: lines of CSV, with a path relative to the site directory in front.
         metadata: Name of the metadata directory that the ``RECORD`` lies in, such as "pillow-10.0.dist-info".
     """
+    import csv  # rare, and each program and node would load it
+
     lines = record.decode("utf-8", "replace").splitlines()
     paths = [row[0] for row in csv.reader(lines) if row]
     return tuple(path for path in paths if _is_eligible(path, metadata))

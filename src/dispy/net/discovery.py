@@ -236,6 +236,7 @@ def _write(listing: Listing) -> tuple[Path, str]:
     faults: list[str] = []
     # Other users can put something in the place of the second one, so another may serve.
     for base, make in ((state_path, private_directory), (runtime_path, own_directory)):
+        fault = ""
         for _ in range(3):
             try:
                 nodes = private_directory(make(base()) / "nodes")

@@ -31,7 +31,8 @@ from collections.abc import Awaitable, Callable
 
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.net.admission import HALF_OPEN_MAX, Admission, dialer_of
-from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.net.connection import Connection
+from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.frames import CONTROL, header
 from dispy.protocol.handshake import REFUSAL, find_fault
 from dispy.system.escaping import line

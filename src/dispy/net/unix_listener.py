@@ -17,7 +17,8 @@ from pathlib import Path
 
 from dispy.errors import RemoteProtocolError
 from dispy.net import unix_sockets
-from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.net.connection import Connection
+from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.system.escaping import line
 from dispy.system.log_writer import LogLimit
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispy.core import execution as core
@@ -46,11 +46,13 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
         _attach(service, connection, message)
         return
     if client in service.given_up:
+        _drop_payloads(connection, message)
         _refuse(service, connection, client, message)
         return
     if type(message) is node.Detach or type(message) is node.Recover:
         reporting.on_said(service, client, message)
     if service.stopped.is_set():
+        _drop_payloads(connection, message)
         _take_farewell(service, client, message)
         return
     ours = _OURS.get(type(message))
@@ -91,6 +93,23 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
                 # The client was told that the node leaves it. If its state stayed, the message that could not be sent
                 # would be sent again when it comes back, and fail again.
                 service.handle(core.FromClient(client, node.Detach()))
+
+
+def _drop_payloads(connection: Connection, message: node.ToNode) -> None:
+    """Let go of the payloads of a message that is not handled.
+
+    A stream is open until it is taken, and a peer that has too many open is refused: the client would lose its
+    connection for going on as usual.
+    """
+    parts: Sequence[Any] = (message,)
+    if type(message) is node.RunJobs:
+        parts = message.jobs
+    elif type(message) is node.FileData:
+        parts = message.pieces
+    for part in parts:
+        stream = getattr(part, "stream", 0)
+        if stream:
+            connection.take_stream(stream).discard()
 
 
 def _refuse(service: NodeState, connection: Connection, client: ClientId, message: node.ToNode) -> None:
@@ -155,8 +174,8 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
         service.told_available[connection] = service.clock.monotonic()
     if known is not None:
         welcome.known = True
-        welcome.last = known.next_batch - 1
-        welcome.kept = [batch.batch for batch in known.batches if batch.batch > message.received]
+        welcome.last = known.sent.last
+        welcome.kept = known.sent.numbers_after(message.received)
         welcome.before = known.before
     connection.send(welcome)
     if client in service.given_up:

@@ -72,11 +72,11 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
     why = f": {line(str(error))}" if isinstance(error, SilenceError) else ""
     here = [c for c in service.machine.state.computations.values() if c.client is known]
     open_count = sum(len(c.open) for c in here)
-    if not open_count and not known.batches:
+    if not open_count and not known.sent.kept:
         service.reports.say(f"{guest.name} has lost its connection{why}; no job of it is here")
         return
     jobs = counted(open_count, "job", zero="no")
-    results = counted(sum(len(batch.ended) for batch in known.batches), "result", zero="no")
+    results = counted(sum(len(batch.ended) for batch in known.sent.kept), "result", zero="no")
     lease_s = service.settings.lease_s
     until = "" if math.isinf(lease_s) else f" until {local_time(lease_s)}"
     service.reports.say(
@@ -224,12 +224,12 @@ def say_waits(service: NodeState) -> None:
     if longest_s >= 1:
         waits[-1] += f", the longest of them for {longest_s:.0f} s"
     for client in state.clients.values():
-        if client.is_dead or not (client.batches or not client.is_connected):
+        if client.is_dead or not (client.sent.kept or not client.is_connected):
             continue
         if not client.is_connected:
             waits.append(f"{brief(client.name)} to come back, or to be taken for dead")
         else:
-            results = sum(len(batch.ended) for batch in client.batches)
+            results = sum(len(batch.ended) for batch in client.sent.kept)
             waits.append(f"{brief(client.name)} to fetch {counted(results, 'result', zero='no')}")
     logger.info("the node is being drained, and waits for %s", "; for ".join(waits) or "nothing any more")
 

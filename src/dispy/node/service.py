@@ -79,6 +79,7 @@ class NodeService(NodeState):
         core.Cut: workers.cut,
         core.InterruptWorker: workers.interrupt,
         core.KillWorker: workers.kill,
+        core.EndWorker: workers.end,
         core.Pass: workers.pass_on,
         core.Look: workers.look,
         core.Unbuffer: workers.unbuffer,

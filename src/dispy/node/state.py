@@ -265,6 +265,8 @@ class NodeState:
     """Last ``StartHost`` or ``StageFiles`` for each computation, by key, that was opened again while in ``leaving``
     or ``dropping``. The action is performed when the key has left these tables: ``cleanup`` of one generation ends
     before the next one begins."""
+    hosts_started: int
+    """Number of host processes that were started so far, the first spare one included."""
     spare: HostProcess | None
     """Host that is started ahead, for the next computation. None: the next one waits for a new host's imports."""
     ending: list[HostProcess]
@@ -314,7 +316,7 @@ class NodeState:
         self.read_available = parts.read_available
         self.say = parts.say
 
-        self.machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
+        self.machine = Machine(parts.cpus, settings.lease_s, settings.silence_s, settings.idle_s)
         """The execution core: it gets events and returns actions, and does nothing by itself. Its ``state`` is only
         read here."""
         self._events = deque()
@@ -338,6 +340,7 @@ class NodeState:
         """Working directory that a thread has opened for a computation, or its error, while the action that has
         waited for it is performed."""
         self.spare = parts.spare
+        self.hosts_started = 1
         self.ending = []
         self._found = set(parts.found)
         self.short = {}

@@ -55,6 +55,7 @@ from dispy.payload.values import (
     is_plain,
     load,
     load_exception,
+    repack,
 )
 
 __all__ = [
@@ -106,6 +107,7 @@ __all__ = [
     "object_references",
     "random_generators",
     "read_bytes",
+    "repack",
     "scopes",
     "take_used",
     "whole",

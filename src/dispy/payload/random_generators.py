@@ -9,8 +9,6 @@ and a key. Equal generators stay equal in one process, and the same seed and key
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import logging
 import os
 import random
@@ -19,6 +17,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from dispy.payload.digest import blake2b
 from dispy.payload.modules.origins import MAINS, Origin, origin_of
 
 logger = logging.getLogger("dispy.payload")
@@ -169,7 +168,7 @@ def seed_of(seed: int, index: int, group: int = 0) -> int:
         index: Number of the job less that of the cluster's first (``Seeding.first``), or of the item in its map.
         group: 0 for jobs; the number of the map for items; -1 for chunks of maps: each group is mixed differently.
     """
-    base = hashlib.blake2b(b"%d %d" % (seed, group), digest_size=4, person=b"dispy job seed").digest()
+    base = blake2b(b"%d %d" % (seed, group), digest_size=4, person=b"dispy job seed").digest()
     mixed = (int.from_bytes(base) + index) & 0xFFFFFFFF
     # The last steps of MurmurHash3: each number of 32 bits becomes another one, and neighbours look unlike.
     mixed = ((mixed ^ mixed >> 16) * 0x85EBCA6B) & 0xFFFFFFFF
@@ -201,12 +200,17 @@ def reseed(generators: Iterable[Any], key: bytes) -> None:
 
 def _number(state: Any, key: bytes) -> int:
     """Returns a seed of 256 bits for ``reseed``, made of a generator's state, which may hold arrays, and a key."""
+    import hashlib  # not above: it loads OpenSSL, which each host would do
+    import json
+
     text = json.dumps(state, sort_keys=True, default=lambda value: value.tolist())
     return int.from_bytes(hashlib.sha256(key + text.encode()).digest())
 
 
 def _state_of_python(generator: random.Random) -> Any:
     """Returns the state of a ``random.Random``, for ``_number``; None if a class of the user's has no such state."""
+    import json
+
     try:
         state = generator.getstate()
         json.dumps(state)

@@ -60,7 +60,7 @@ def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
         for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
             yield default, f"a default of {where}"
         if hasattr(value, "__wrapped__"):
-            yield value.__wrapped__, where
+            yield value.__wrapped__, where  # pyright: ignore[reportFunctionMemberAccess]
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key, f"key {key!r:.60} of {where}"

@@ -257,3 +257,13 @@ def load_exception(payload: bytes | PlainOnly, text: str) -> BaseException | Non
         return None
     error.__cause__ = RemoteTraceback(text)
     return error
+
+
+def repack(data: Any) -> memoryview | None:
+    """Pickle a result again that was unpickled already (``data`` is a ``Ready``), and return the bytes.
+
+    None if ``data`` is still pickled: its bytes can be copied as they are.
+    """
+    if type(data) is Ready:
+        return memoryview(whole(dump(data.value)))
+    return None

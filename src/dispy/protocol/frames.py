@@ -36,7 +36,7 @@ ABORT = 5
 PING = 6
 
 PLACED = 0
-"""Kind that ``FrameReader`` passes on for a CHUNK whose body was received directly into its sink's memory. Never
+"""Kind that ``FrameReader`` returns for a CHUNK whose body was received directly into its sink's memory. Never
 sent: a peer that sends it is refused."""
 
 _HEADER = struct.Struct(">B3xIQ")  # kind, stream number (0 unless a stream is meant), bytes of the body
@@ -146,6 +146,10 @@ def guess_protocol(first: bytes) -> str:
     return "another protocol"
 
 
+Frame = tuple[int, int, memoryview]
+"""Kind, stream number and body of a frame that has arrived."""
+
+
 def _no_room(stream: int, length: int) -> memoryview | None:
     return None
 
@@ -153,28 +157,25 @@ def _no_room(stream: int, length: int) -> memoryview | None:
 class FrameReader:
     """Cuts a byte stream into frames, without copying bodies that fit the buffer.
 
-    Use: read into ``writable()``, then call ``received`` with the number of bytes read.
+    Use: read into ``writable()``, call ``received`` with the number of bytes read, then ``next_frame`` until it
+    returns None.
 
     The rest of a large chunk is received directly into its sink's memory (no copy): ``writable`` then returns that
     memory until the chunk is complete.
 
     Args:
-        on_frame: Called with kind, stream number and body of each complete frame, in order. The
-            body is a view of the buffer and valid only during the call.
         control_max: Bytes of the largest control frame accepted now. ``HANDSHAKE_FRAME_MAX`` before the peer's
             proof: frames of all other kinds are then refused, too, until ``widen``.
         find_room: Called with the stream number and length (bytes) of a chunk that is incomplete; returns
             memory of that length to receive the chunk, or None: it is received in the buffer.
-            With memory the frame is passed on as PLACED, with that memory as its body.
+            With memory the frame is returned as PLACED, with that memory as its body.
     """
 
     def __init__(
         self,
-        on_frame: Callable[[int, int, memoryview], None],
         control_max: int = limits.CONTROL_FRAME_MAX,
         find_room: Callable[[int, int], memoryview | None] = _no_room,
     ) -> None:
-        self._on_frame = on_frame
         self._find_room = find_room
         self.control_max = control_max
         self.streams_allowed = control_max > limits.HANDSHAKE_FRAME_MAX
@@ -208,7 +209,8 @@ class FrameReader:
     def writable(self) -> memoryview:
         """Returns the memory to read the next bytes into, of the buffer or of a sink; never empty.
 
-        Valid until the next call of ``received``, which must follow the read.
+        Call it when ``next_frame`` has returned None: bodies of frames are overwritten. Valid until the next call of
+        ``received``, which must follow the read.
         """
         if self._placed is not None:
             return self._placed[-self._missing :]
@@ -222,28 +224,45 @@ class FrameReader:
         return self._view[self._end :]
 
     def received(self, count: int) -> None:
-        """Process ``count`` bytes that were read into ``writable()``: pass on all complete frames.
+        """Note that ``count`` bytes were read into ``writable()``. Then call ``next_frame`` until it returns None."""
+        if self._placed is not None:
+            self._missing -= count
+        else:
+            self._end += count
+            self._read_max = self._size
+
+    def next_frame(self) -> Frame | None:
+        """Returns kind, stream number and body of the next complete frame; None if there is none before more bytes.
+
+        The body is a view of the buffer, valid until the next call of ``next_frame`` or ``writable``.
 
         Raises:
             RemoteProtocolError: A frame has an unknown kind or exceeds its limit. End the connection then.
         """
         if self._placed is not None:
-            self._received_placed(self._placed, count)
-            return
-        self._end += count
-        self._read_max = self._size
-        while self._end - self._start >= HEADER_SIZE:
-            kind, stream, length = _HEADER.unpack_from(self._buffer, self._start)
-            self._check(kind, length)
-            body = self._start + HEADER_SIZE
-            if self._end - body < length:
-                if kind == CHUNK and self._place(stream, body, length):
-                    return
-                if HEADER_SIZE + length > len(self._buffer):
-                    self._resize(HEADER_SIZE + length + self._size)
-                return
-            self._start = body + length
-            self._on_frame(kind, stream, self._view[body : body + length])
+            return self._next_placed(self._placed)
+        body = self._start + HEADER_SIZE
+        if body > self._end:
+            return None
+        kind, stream, length = _HEADER.unpack_from(self._buffer, self._start)
+        self._check(kind, length)
+        end = body + length
+        if end <= self._end:
+            self._start = end
+            return kind, stream, self._view[body:end]
+        if kind != CHUNK or not self._place(stream, body, length):
+            if HEADER_SIZE + length > len(self._buffer):
+                self._resize(HEADER_SIZE + length + self._size)
+        return None
+
+    def _next_placed(self, placed: memoryview) -> Frame | None:
+        """Returns the chunk that is received into ``placed``, a sink's memory, if it is complete, else None."""
+        if self._missing:
+            return None
+        self._placed = None
+        # The header of the next chunk follows, as a rule.
+        self._read_max = min(_HEAD_SIZE, self._size)
+        return PLACED, self._placed_stream, placed
 
     def _place(self, stream: int, body: int, length: int) -> bool:
         """Begin to receive the rest of an incomplete chunk directly into its sink: copies what is in the buffer.
@@ -266,14 +285,6 @@ class FrameReader:
         self._start = self._end = 0
         self._placed, self._placed_stream, self._missing = room, stream, length - here
         return True
-
-    def _received_placed(self, placed: memoryview, count: int) -> None:
-        self._missing -= count
-        if not self._missing:
-            self._placed = None
-            # The header of the next chunk follows, as a rule.
-            self._read_max = min(_HEAD_SIZE, self._size)
-            self._on_frame(PLACED, self._placed_stream, placed)
 
     def _check(self, kind: int, length: int) -> None:
         limit = _BODY_MAX.get(kind)

@@ -1,5 +1,8 @@
 """The handshake: two peers prove to each other that they know the same secret, before any other message.
 
+Who dials and who is what are independent: a client may dial a node, or a node a client. Both sides must agree on both
+roles, and each checks them.
+
 Four small frames. D is the dialer, L the listener:
 
     D → L   Hello      versions D speaks, D's role, a fresh nonce
@@ -11,6 +14,7 @@ Why each part is there:
 
 - The transcript is the bytes of Hello and Challenge. It binds versions, both nonces and D's role into the proof.
 - L's role ("node", …) is what L is and what D expects. It is never sent: a listener of another role fails the proof.
+  So no side is talked into another role than its own, nor a connection of one direction passed off as the other.
 - The two labels differ, so no proof can be sent back to its maker (reflection attack).
 - The dialer proves first, so a stranger gets no proof out of a listener.
 - ``channel`` is what no other connection has: under TLS the listener's certificate and this session, on plain
@@ -43,6 +47,12 @@ NONCE_SIZE = 32  # bytes
 
 SAME_SECRET = "give both sides the same secret"
 """Usual advice to the user where a proof fails."""
+
+
+def how_to_use_tls(role: str) -> str:
+    """Returns the advice for the user of a dialer in this role, where the peer speaks TLS and we do not."""
+    return "start this node without --no_tls" if role == "node" else "give tls=True"
+
 
 Nonce = Annotated[bytes, Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Role = Annotated[str, Meta(max_length=16)]
@@ -153,7 +163,7 @@ class Handshake:
 
     Args:
         key: The shared secret (32 bytes).
-        role: Our role: "client", "node", …
+        role: Our role: "client", "node", …; whoever dials.
         peer_role: The role that the peer must have.
         nonce: 32 fresh random bytes. A reused nonce would let an old proof be replayed.
         is_dialer: True if we made the connection.
@@ -254,5 +264,5 @@ class Handshake:
                 hint="install the same dispy on both sides",
             )
         if refused.tls:
-            return AuthenticationError("the peer speaks TLS only", hint="give tls=True")
+            return AuthenticationError("the peer speaks TLS only", hint=how_to_use_tls(self._role))
         return AuthenticationError("the peer refused our secret", hint=self._advice)

@@ -10,7 +10,7 @@ from __future__ import annotations
 KIB = 1024
 MIB = 1024 * KIB
 
-VERSION = 1
+VERSION = 2
 """Version of the protocol. Messages may gain optional fields; any other change needs a new version. Peers with
 different versions do not connect (``VersionError``)."""
 
@@ -41,7 +41,7 @@ other streams and messages go on."""
 
 STREAMS_MAX = 4096
 """Streams that may be open (announced, not yet taken by a message) at once in one direction of a connection. The
-receiver ends the connection when one more is opened; a sender does not count or wait."""
+receiver ends the connection when one more is opened; a sender counts, and has the others wait."""
 
 PAYLOAD_MAX = 64 * 1024 * MIB
 """Bytes of the largest payload that a stream may announce, 64 GiB: more than the memory of most machines today. The
@@ -50,12 +50,12 @@ receiver ends the connection for a larger one. A job's file that is larger is re
 
 BATCH_MAX = 4096
 """Items (jobs, results, attempts, …) of the longest list in one message. Senders spread longer lists over several
-messages (``protocol.batches``)."""
+messages (``protocol.message_sizes``)."""
 
 BATCH_SIZE_MAX = 1 * MIB
 """Bytes of payloads, output and reasons in one message of jobs or results: a message behind it waits as long as
-behind a chunk. Senders make several messages of more (``protocol.batches``); receivers do not check this one. The
-other fields take at most 128 bytes per job, 0.5 MiB together."""
+behind a chunk. Senders make several messages of more (``protocol.message_sizes``); receivers do not check this one.
+The other fields take at most 128 bytes per job, 0.5 MiB together."""
 
 OBJECTS_MAX = 4096
 """Shared objects in one computation: each is a file on the computation's nodes. A program that puts one more gets

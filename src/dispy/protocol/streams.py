@@ -158,6 +158,7 @@ class Source(Protocol):
     def read(self, start: int, size: int) -> bytes | memoryview:
         """Returns ``size`` bytes from position ``start`` on. They must not change until they have left: the socket
         may keep a reference to them."""
+        ...
 
     def close(self) -> None:
         """Free what the source holds (a file, a mapping): no more will be read. Called once, also if the payload is

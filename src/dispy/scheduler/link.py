@@ -17,7 +17,7 @@ the node's process: ``Welcome`` tells whether the same one answers.
     any           a message of ours is too large         closed       ``link_failed``: a redial would send it again
     any           ``close``                              closed       Detach, if the node is to forget us
 
-"The time" is five heartbeat intervals after the connection broke. A peer that was silent (``net.heartbeat``) has used
+"The time" is five heartbeat intervals after the connection broke. A peer that was silent (``SilenceError``) has used
 up all but one look of it, half an interval. It is counted in our own timer ticks, not by the clock: time in which
 this process stood still does not count.
 
@@ -30,11 +30,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
-from msgspec import Struct
-
-from dispy.core.scheduling.ids import NodeId
 from dispy.errors import (
     AuthenticationError,
     DispyError,
@@ -45,12 +43,14 @@ from dispy.errors import (
 )
 from dispy.net.connection import Connection
 from dispy.net.dialing import dial
-from dispy.net.heartbeat import TICKS
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
-from dispy.protocol.node import Available, from_node_decoder
-from dispy.protocol.streams import Group, MemorySource, Source
-from dispy.scheduler.arrived_batches import ArrivedBatches, take_parts
+from dispy.protocol.batches import Arrived
+from dispy.protocol.connection.heartbeat import TICKS
+from dispy.protocol.node import from_node_decoder
+from dispy.protocol.views import NodeId, NodeInfo
+from dispy.scheduler.large_arguments import LargeArguments
+from dispy.scheduler.result_payloads import drop_parts, take_parts
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.addresses import is_loopback
@@ -67,6 +67,10 @@ DIAL_S = 10.0
 SLOW_S = 1.5
 """Seconds without an introduction of the node, from the first dial, after which the owner is told that it is slow
 (``Owner.link_slow``). The link goes on trying."""
+
+ACKNOWLEDGE_S = 0.05
+"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
+the node keeps them."""
 
 REDIAL_S = 0.1
 """Pause (seconds) between two attempts to reach a node whose connection broke."""
@@ -94,38 +98,6 @@ class Target:
     name: str = field(default="", compare=False)
     tls: Callable[[], DialerTls] | None = field(default=None, compare=False, repr=False)
     socket: str = field(default="", compare=False)
-
-
-class NodeInfo(Struct):
-    """Description of one incarnation of a node, from its ``Welcome``.
-
-    ``node`` is the incarnation's id, ``target`` what the link dials, ``ip_addr`` the address at which it reached the
-    node. ``cpus`` is the number of CPUs that the node offers now (0: none). ``name`` and ``platform``: for the user.
-    """
-
-    node: NodeId
-    target: Target
-    name: str
-    cpus: int
-    platform: str
-    ip_addr: str
-    is_gone: bool = False
-    """True if the node is lost, or has left; it never becomes False again."""
-    bytes_sent: int = 0
-    """Bytes sent to the node over all connections; brought up to date by ``SchedulerService.nodes``."""
-    bytes_received: int = 0
-    """Bytes received from the node over all connections; brought up to date as ``bytes_sent``."""
-    shortage: str = ""
-    """Why the node offers no CPUs; empty if it offers some or has given no reason."""
-    available: Available | None = None
-    """Resources that are free on the node, as it said last; None if it has not said."""
-    aliases: list[str] = []
-    """Further addresses at which the node has answered. ``JobCluster(nodes=...)`` may name the node by any of
-    them."""
-
-    def addresses(self) -> list[str]:
-        """Returns all IP addresses at which the node has answered, ``ip_addr`` first."""
-        return [self.ip_addr, *self.aliases]
 
 
 class Owner(Protocol):
@@ -187,10 +159,11 @@ class Link:
         this process does not see it: they go over the connection, as streams."""
         self.connection: Connection | None = None
         """The connection that has proved itself; None while there is none: nothing can be sent."""
-        self.batches = ArrivedBatches()
-        self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
-        """Number of the computation, and streams, of attempts whose large arguments may still be under way, by job
-        number and attempt: so that a cancel can stop them. At 64 entries, ended ones are removed."""
+        self.arrived = Arrived()
+        """Which batches of results have arrived, and what may be acknowledged: the numbers of the present incarnation
+        of the node."""
+        self.large_arguments = LargeArguments()
+        """Large arguments of jobs that may still be under way on the present connection."""
         self._broken_at: float | None = None
         """Time (monotonic seconds) at which the connection broke, until the node has proved itself again; else None.
         Tells timers of an earlier break from those of this one."""
@@ -200,19 +173,14 @@ class Link:
         """Task that dials; None or done while no dial is under way."""
         self.is_closed = False
         """True once the link was closed or has failed: it does not dial again."""
-        self.acknowledge: node.Acknowledge | None = None
-        """Acknowledgement of results that leaves with the next message; None if there is nothing to acknowledge."""
-        self.is_acknowledging = False
-        """True while a timer runs that sends ``acknowledge`` by itself if no message has taken it along."""
+        self._is_acknowledging = False
+        """True while a timer runs that acknowledges results by itself if no message has taken that along."""
         self._past = (0, 0)
         """Bytes sent, and bytes received, over earlier connections that had proved themselves."""
         self._made: Connection | None = None
         """The last connection made, to be aborted by ``close``; it may not have proved itself yet."""
         self._heir: node.Welcome | None = None
         """``Welcome`` of the next incarnation while results that it has taken over are awaited, else None."""
-        self.noted = 0
-        """Number up to which all batches are also in the journal (``Owner.after_note``), and only these are
-        acknowledged; 0 without a journal."""
 
     def dial(self) -> None:
         """Begin to connect in background, unless that is under way: ``link_welcome`` or ``link_failed`` follows."""
@@ -283,7 +251,7 @@ class Link:
         self._refusals = 0
         # The node is back. From now on only the heartbeat counts: its Welcome may take its time.
         self._broken_at = None
-        received = self.batches.received if self._owner.after_note is None else self.noted
+        received = self.arrived.attach()
         connection.send(node.Attach(self._owner.identity, self._owner.name, received, self._owner.origin))
         connection.set_pulse(self._owner.pulse_s)
         if self._owner.pulse_s != PULSE_S:
@@ -303,8 +271,13 @@ class Link:
             raise RemoteProtocolError(f"{type(message).__name__} before Welcome")
         else:
             if type(message) is node.JobsEnded:
-                self.batches.note(message.batch)
+                if self.arrived.has(message.batch):
+                    # The node has sent it again, as the acknowledgement was lost or waits for the journal.
+                    drop_parts(connection, message)
+                    return
                 take_parts(connection, message, self._adopt)
+                self.arrived.arrive(message.batch)
+                self._release_arrived()
             elif type(message) is node.Provisional and message.stream:
                 message.payload = connection.take_stream(message.stream).data or b""
             elif type(message) is node.Provisional and message.segment:
@@ -320,25 +293,23 @@ class Link:
                 node.Leaving,
                 node.FilesPlaced,
             ):
-                message.reason = block(message.reason)
+                message.reason = block(message.reason)  # pyright: ignore[reportAttributeAccessIssue]  # they have one
             elif type(message) is node.Credit and message.reason:
                 message.reason = line(message.reason)
             self._owner.link_message(self, message)
             heir = self._heir
-            if heir is not None and self.batches.received >= heir.last and not self.is_closed:
+            if heir is not None and self.arrived.received >= heir.last and not self.is_closed:
                 self._owner.link_replaced(self)
                 self._enter(connection, heir)
 
     def _welcome(self, connection: Connection, message: node.Welcome) -> None:
         is_other = self.info is not None and self.info.node != message.node
-        if not message.known:
-            self.batches.forget()
-            self.noted = 0
-        else:
-            self.batches.expect(message)
+        self.arrived = self.arrived.compare(
+            message.last, message.kept, is_known=message.known, is_same=not is_other
+        )
         if is_other:
             assert self.info is not None
-            if self.info.node in message.before and self.batches.received < message.last:
+            if self.info.node in message.before and self.arrived.received < message.last:
                 # Results of the old incarnation come first. Otherwise their jobs would be reported as lost.
                 self._broken_at = None
                 self._heir = message
@@ -351,11 +322,11 @@ class Link:
         self._broken_at = None
         self.info = NodeInfo(
             NodeId(message.node),
-            self.target,
             line(message.name),
+            connection.peer_address,
+            self.target.port,
             message.cpus,
             line(message.platform),
-            connection.peer_address,
             available=message.available,
             aliases=self.info.aliases if self.info is not None and self.info.node == message.node else [],
         )
@@ -371,7 +342,7 @@ class Link:
         if self.connection is connection:
             self._past = self.traffic()
             self.connection = None
-            self._sending.clear()
+            self.large_arguments.clear()
         target = self.target
         logger.debug("the connection to %s:%d is gone: %s", target.host, target.port, error or "closed")
         if self.is_closed:
@@ -416,58 +387,41 @@ class Link:
                 self.connection.abort(SilenceError("given up"))
             self._fail(SilenceError("it does not answer any more"))
 
-    def send_job(
-        self,
-        connection: Connection,
-        computation: int,
-        job: node.Job,
-        watched: list[int],
-        files: list[node.JobFiles],
-    ) -> None:
-        """Send a job with its large arguments as a stream; messages that are sent meanwhile overtake it.
-
-        ``watched`` and ``files`` are the fields of its ``RunJobs``. The job can be stopped on its way (``give_up``).
-        """
-        bare = node.Job(job.number, job.attempt, b"")
-        parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
-        group = connection.send_streamed(parts, node.RunJobs(computation, [bare], watched, files))
-        if len(self._sending) >= 64:
-            self._sending = {key: entry for key, entry in self._sending.items() if not entry[1].is_over()}
-        self._sending[job.number, job.attempt] = computation, group
-
-    def give_up(self, connection: Connection, message: node.CancelJobs) -> list[node.Attempt]:
-        """Stop sending the large arguments of the jobs in a cancel; returns the attempts that the node will never
-        hear of: they need no cancel."""
-        given_up = []
-        for attempt in message.attempts if self._sending else ():
-            _, group = self._sending.pop((attempt.number, attempt.attempt), (0, None))
-            if group is not None and connection.give_up(group):
-                given_up.append(attempt)
-        return given_up
-
-    def give_up_all(self, connection: Connection, computation: int) -> None:
-        """Stop sending large arguments of all jobs of a computation, as it is being closed on the node."""
-        for key, (other, group) in list(self._sending.items()):
-            if other == computation:
-                connection.give_up(group)
-                del self._sending[key]
-
     def set_pulse(self) -> None:
         """Change the heartbeat interval on both sides: the owner's ``pulse_s`` has changed."""
         if self.connection is not None:
             self.connection.set_pulse(self._owner.pulse_s)
             self.connection.send(node.SetPulse(self._owner.pulse_s))
 
-    def send_acknowledge(self) -> None:
-        """Send the acknowledgement of results, if any. Without a connection drop it: ``Attach`` says it then."""
-        message, self.acknowledge = self.acknowledge, None
-        if message is not None and self.connection is not None:
-            self.connection.send(message)
+    def _release_arrived(self) -> None:
+        """Have the batches that have arrived acknowledged: soon, or, with a journal, once they are in it."""
+        arrived, loop = self.arrived, asyncio.get_running_loop()
+        if self._owner.after_note is None:
+            arrived.release(arrived.received)
+            # It waits for another message: a packet of its own would double those of a sequence of single jobs.
+            if not self._is_acknowledging:
+                self._is_acknowledging = True
+                loop.call_later(ACKNOWLEDGE_S, self._on_acknowledge_due)
+        else:
+            # In the loop's next turn: by then the notes of these results have been handed to the journal.
+            loop.call_soon(self._owner.after_note, partial(self._on_noted, arrived, arrived.received))
 
-    def on_acknowledge_due(self) -> None:
-        """Send the acknowledgement now, if no message has taken it along since the timer was started."""
-        self.is_acknowledging = False
-        self.send_acknowledge()
+    def _on_noted(self, arrived: Arrived, received: int) -> None:
+        """Acknowledge batches up to number ``received`` of ``arrived``: the journal has them."""
+        arrived.release(received)
+        self.acknowledge()
+
+    def _on_acknowledge_due(self) -> None:
+        """Acknowledge now, if no message has taken that along since the timer was started."""
+        self._is_acknowledging = False
+        self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Acknowledge what is due, if anything. Without a connection ``Attach`` will say it."""
+        number = self.arrived.due()
+        if number and self.connection is not None:
+            self.connection.send(node.Acknowledge(number))
+            self.arrived.tell(number)
 
     def traffic(self) -> tuple[int, int]:
         """Returns bytes sent, and bytes received, over all connections of this link that have proved themselves."""

@@ -6,14 +6,16 @@ from typing import Protocol
 
 from dispy.core import scheduling as core
 from dispy.protocol import node
-from dispy.scheduler.link import NodeInfo, Target
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import Target
 
 
 class Observer(Protocol):
     """The object that is told what happens: the client library's engine.
 
     All methods are called on the scheduler's loop, and must not block. ``found`` is the node that the news is about.
-    An ``action`` is the core's: it names computation and jobs by number (``core.scheduling.actions``).
+    An ``action`` is the core's: it names client, computation and jobs by number (``core.scheduling.actions``).
+    Messages of nodes name a computation by its number at its client, too.
     """
 
     def on_node_known(self, found: NodeInfo) -> None:
@@ -46,10 +48,12 @@ class Observer(Protocol):
         """Jobs wait in the queue again, for any node: their node was lost or gave them back."""
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """A job has sent a provisional result, or a part of a file, and waits for the observer's acknowledgement."""
+        """A job has sent a provisional result, or a part of a file, and waits until the observer gives the core
+        ``AnswerValue``."""
 
     def on_printed(self, action: core.TellPrinted) -> None:
-        """Running jobs that are watched have printed something. The node sends more when this is acknowledged."""
+        """Running jobs that are watched have printed something. The node sends more when the observer has given the
+        core ``AnswerPrinted``."""
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node has become usable for a computation, or is not usable any more (``action.is_usable``).
@@ -61,12 +65,12 @@ class Observer(Protocol):
         """A computation has left a node that it may return to, as asked (``Vacate.returns``). The observer allocates
         CPUs there anew, or gives the node up for this computation; until then jobs for this node alone wait."""
 
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """The reason has changed why a node takes fewer jobs of a computation than it has CPUs
-        (``Placement.shortage`` in the core's state; empty: there is none any more). The observer shows it."""
+    def on_placement(self, action: core.TellPlacement, found: NodeInfo) -> None:
+        """Something has changed about a computation on a node (``action.view``): its status, CPUs, slots, reasons, or
+        the connection. The observer shows it, and chooses nodes by it."""
 
-    def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
-        """A node asks for pieces of files. The observer answers with ``SchedulerService.send_pieces``."""
+    def on_files_needed(self, client: core.ClientId, message: node.NeedFiles, found: NodeInfo) -> None:
+        """A node asks for pieces of files of a client. The observer answers with ``SchedulerService.send_pieces``."""
 
     def on_files(self, action: core.TellFiles) -> None:
         """Files are in place in a computation's working directory on a node, or cannot be put there

@@ -14,21 +14,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
-
-import msgspec
 
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling.ids import NodeId
+from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.errors import SilenceError
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
 from dispy.protocol import limits, node
-from dispy.protocol.streams import MemorySource
-from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target, Trace
+from dispy.protocol.views import NodeInfo, PlacementView
+from dispy.scheduler.link import SLOW_S, Link, Target, Trace
 from dispy.scheduler.observer import Observer
+from dispy.scheduler.payloads import send_code, send_jobs, send_object, send_pieces
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
@@ -41,14 +39,6 @@ logger = logging.getLogger("dispy.scheduler")
 TICK_S = 0.02
 """Interval (seconds) in which the core looks for jobs that wait on one node while another is idle, and moves them
 (work stealing). Runs only while there are jobs and several nodes."""
-
-ACKNOWLEDGE_S = 0.05
-"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
-the node keeps them."""
-
-PIECES_BATCH = 256 * limits.KIB
-"""Bytes of small pieces of files at which a message is full: it is sent, and more pieces go into another one. A
-cancel may have to wait for one message: 2 ms at 1 Gbit/s."""
 
 
 class SchedulerService:
@@ -73,8 +63,8 @@ class SchedulerService:
         """Calls a function as soon as the results so far are written to the journal; None: there is no journal.
         Results are acknowledged only then, as nodes forget acknowledged results."""
         self.on_send: dict[int, Callable[[node.RunJobs], None]] = {}
-        """Functions that are called with each ``RunJobs`` before it leaves for a node, by number of the computation:
-        the journal notes the jobs' numbers."""
+        """Functions that are called with each ``RunJobs`` before it leaves for a node, by the number by which nodes
+        know the computation (``Computation.wire``): the journal notes the jobs' numbers."""
         self._given = given_prefix(identity) << GIVEN_BITS
         """Number of the last file that was linked into a node's directory (``Job.given``). Its upper bits name this
         scheduler, so that numbers of different programs differ."""
@@ -103,7 +93,7 @@ class SchedulerService:
             core.TellPrinted: observer.on_printed,
             core.TellNode: self._tell_node,
             core.TellVacated: lambda a: observer.on_vacated(a, self._info(a.node)),
-            core.TellCredit: lambda a: observer.on_credit(a, self._info(a.node)),
+            core.TellPlacement: lambda a: observer.on_placement(a, self._info(a.node)),
             core.TellFiles: observer.on_files,
         }
 
@@ -131,7 +121,7 @@ class SchedulerService:
             if link.connection is not None:
                 link.connection.flush()
 
-    def try_submit(self, computation: int, job: node.Job) -> bool:
+    def try_submit(self, client: ClientId, computation: int, job: node.Job) -> bool:
         """Submit a job from any thread, if it can leave for a node this moment.
 
         This is the path of a single job that the program waits for: the loop's thread need not wake up for it.
@@ -143,10 +133,12 @@ class SchedulerService:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            known = self.state.computations.get(computation)
+            known = self.state.computations.get((client, computation))
             if known is None or known.queue or not known.free or len(job.payload) >= limits.INLINE_MAX:
                 return False
-            for action in self.machine.handle(core.SubmitJobs(computation, [job]), self.clock.monotonic()):
+            for action in self.machine.handle(
+                core.SubmitJobs(client, computation, [job]), self.clock.monotonic()
+            ):
                 link = self._by_node.get(action.node) if type(action) is core.Send else None
                 if (
                     link is None
@@ -160,13 +152,13 @@ class SchedulerService:
 
     def _send_now(self, link: Link, connection: Connection, action: core.Action) -> bool:
         assert type(action) is core.Send
-        acknowledge = link.acknowledge
-        if not connection.try_send_now(
-            [acknowledge, action.message] if acknowledge is not None else [action.message]
-        ):
+        # The loop may begin anew with another ``Arrived`` meanwhile.
+        arrived = link.arrived
+        number = arrived.due()
+        messages = [node.Acknowledge(number), action.message] if number else [action.message]
+        if not connection.try_send_now(messages):
             return False
-        if link.acknowledge is acknowledge:
-            link.acknowledge = None
+        arrived.tell(number)
         return True
 
     def schedule_tick(self) -> None:
@@ -202,9 +194,9 @@ class SchedulerService:
         """True if there is a link to an address, connected or not."""
         return target in self.links
 
-    def ask_jobs(self, node_id: NodeId, computation: int, serial: int) -> None:
+    def ask_jobs(self, node_id: NodeId, client: ClientId, computation: int, serial: int) -> None:
         """Ask a node which jobs of a computation run there; ``Observer.on_jobs_listed`` gets the answer, with the
-        same ``serial``.
+        same ``serial``. The computation must be known.
 
         Raises:
             SilenceError: The connection to the node is broken, or the node is lost.
@@ -214,7 +206,7 @@ class SchedulerService:
             raise SilenceError(
                 "the connection to the node is broken and is being made again", hint="try again"
             )
-        link.connection.send(node.ListJobs(computation, serial))
+        link.connection.send(node.ListJobs(self.state.computations[client, computation].wire, serial))
 
     def is_sending(self, node_id: NodeId) -> bool:
         """True if large payloads, sent as streams, are on their way to a node: jobs may wait for them."""
@@ -235,6 +227,20 @@ class SchedulerService:
                 link.info.bytes_sent, link.info.bytes_received = link.traffic()
                 found.append(link.info)
         return found
+
+    def view(self, client: ClientId, computation: int) -> dict[NodeId, PlacementView]:
+        """Returns the view of each placement of a computation, as it was told last, with counts of jobs of now.
+
+        Empty if the computation is not known. On the loop.
+        """
+        known = self.state.computations.get((client, computation))
+        if known is None:
+            return {}
+        return {found: core.refresh(placement) for found, placement in known.placements.items()}
+
+    def target_of(self, node_id: NodeId) -> Target:
+        """Returns the address and secret by which a node is reached. Valid in ``Observer.on_node_gone``, too."""
+        return self._by_node[node_id].target
 
     def link_failed(self, link: Link, error: Exception) -> None:
         """Forget a node that cannot be reached or is lost, and tell the observer (see ``link.Owner``)."""
@@ -318,7 +324,7 @@ class SchedulerService:
             self._observer.on_available(link.info)
             return
         if type(message) is node.NeedFiles:
-            self._observer.on_files_needed(message, link.info)
+            self._pass_files_needed(link.info, message)
             return
         if type(message) is node.JobsListed:
             self._observer.on_jobs_listed(link.info, message)
@@ -329,6 +335,14 @@ class SchedulerService:
         self.handle(core.FromNodeEvent(link.info.node, message))
         if type(message) is node.NodeCpus:
             self._observer.on_cpus(link.info)
+
+    def _pass_files_needed(self, info: NodeInfo, message: node.NeedFiles) -> None:
+        """Tell the observer which files a node asks for; not if the computation is not on the node any more."""
+        known = self.state.nodes.get(info.node)
+        placement = known.placements.get(message.computation) if known is not None else None
+        if placement is not None:
+            message.computation = placement.computation.number
+            self._observer.on_files_needed(placement.computation.client, message, info)
 
     def _lose(self, link: Link, reason: str) -> None:
         info = link.info
@@ -342,8 +356,8 @@ class SchedulerService:
             del self.links[target]
         info.is_gone = True
         self.handle(core.NodeLost(info.node, reason))
-        self._by_node.pop(info.node, None)
         self._observer.on_node_gone(info, reason)
+        self._by_node.pop(info.node, None)
 
     def _info(self, node_id: NodeId) -> NodeInfo:
         info = self._by_node[node_id].info
@@ -358,104 +372,53 @@ class SchedulerService:
             return
         connection = link.connection
         message = action.message
-        if type(message) is node.Acknowledge:
-            # It waits for another message: a packet of its own would double the packets in a sequence of single jobs.
-            if not link.is_acknowledging:
-                link.is_acknowledging = True
-                self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
-            # Not the number of the last batch that came: one with a large payload may still be on its way.
-            if self.after_note is None:
-                link.acknowledge = node.Acknowledge(link.batches.received)
-            else:
-                # In the loop's next turn: by then the notes of these results have been handed to the journal.
-                self._loop.call_soon(
-                    self.after_note, partial(self._acknowledge_noted, link, link.batches.received)
-                )
-            return
-        if link.acknowledge is not None:
-            link.send_acknowledge()
+        link.acknowledge()
         if type(message) is node.RunJobs:
             if message.computation in self.on_send:
                 self.on_send[message.computation](message)
-            self._send_jobs(link, connection, message)
+            send_jobs(link, connection, message, self._give)
         elif type(message) is node.CancelJobs:
             self._send_cancel(link, connection, message)
         elif type(message) is node.PutObject and len(message.payload) >= limits.INLINE_MAX:
-            self._send_object(link, connection, message)
+            send_object(link, connection, message, self._give)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
-            large = msgspec.structs.replace(message, code=b"")
-            connection.send_streamed([(large, "stream", MemorySource(message.code))], large)
+            send_code(connection, message)
         else:
             if type(message) is node.CloseComputation:
-                link.give_up_all(connection, message.computation)
+                link.large_arguments.give_up_all(connection, message.computation)
             connection.send(message)
 
-    def _acknowledge_noted(self, link: Link, received: int) -> None:
-        """Acknowledge the batches of results up to number ``received``. ``after_note`` calls this once they are in
-        the journal: the node may forget them."""
-        link.noted = max(link.noted, min(received, link.batches.received))
-        link.acknowledge = node.Acknowledge(link.noted)
-        link.send_acknowledge()
-
-    def _send_jobs(self, link: Link, connection: Connection, message: node.RunJobs) -> None:
-        jobs = message.jobs
-        large = [job for job in jobs if len(job.payload) >= limits.INLINE_MAX]
-        if large:
-            jobs = [job for job in jobs if len(job.payload) < limits.INLINE_MAX]
-        if large and link.shared:
-            streamed = []
-            for job in large:
-                given = self._give(link, job.payload)
-                if given:
-                    jobs.append(node.Job(job.number, job.attempt, b"", given=given))
-                else:
-                    streamed.append(job)
-            large = streamed
-            message = node.RunJobs(message.computation, jobs, message.watched, message.files)
-        if jobs:
-            small = node.RunJobs(message.computation, jobs, message.watched, message.files)
-            connection.send(small if large else message)
-        for job in large:
-            watched = [job.number] if job.number in message.watched else []
-            files = [item for item in message.files if item.number == job.number]
-            link.send_job(connection, message.computation, job, watched, files)
-
-    def send_pieces(self, node_id: NodeId, computation: int, pieces: list[node.FilePiece]) -> None:
+    def send_pieces(
+        self, node_id: NodeId, client: ClientId, computation: int, pieces: list[node.FilePiece]
+    ) -> None:
         """Send pieces of files that a node has asked for: large ones as streams, small ones together in messages.
 
         If the node is not connected the pieces are dropped: it asks again after the reconnect.
         """
-        link = self._by_node.get(node_id)
-        connection = link.connection if link is not None else None
-        if connection is None or not connection.is_ready:
-            return
-        batch: list[node.FilePiece] = []
-        size = 0
-        for piece in pieces:
-            if len(piece.data) >= limits.INLINE_MAX:
-                bare = node.FilePiece(piece.digest, piece.offset, b"")
-                source = MemorySource(piece.data)
-                connection.send_streamed([(bare, "stream", source)], node.FileData(computation, [bare]))
-                continue
-            batch.append(piece)
-            size += len(piece.data)
-            if size >= PIECES_BATCH or len(batch) == limits.PIECES_MAX:
-                connection.send(node.FileData(computation, batch))
-                batch, size = [], 0
-        if batch:
-            connection.send(node.FileData(computation, batch))
+        connection = self._ready(node_id)
+        known = self.state.computations.get((client, computation))
+        if connection is not None and known is not None:
+            send_pieces(connection, known.wire, pieces)
 
-    def send_unreadable(self, node_id: NodeId, message: node.FileUnreadable) -> None:
+    def send_unreadable(self, node_id: NodeId, client: ClientId, message: node.FileUnreadable) -> None:
         """Tell a node that it will not get a file, which is gone or has changed. Dropped if it is not connected: it
         asks again after the reconnect."""
+        connection = self._ready(node_id)
+        known = self.state.computations.get((client, message.computation))
+        if connection is not None and known is not None:
+            message.computation = known.wire
+            connection.send(message)
+
+    def _ready(self, node_id: NodeId) -> Connection | None:
+        """Returns the connection to a node, if there is one that both sides have proved themselves on."""
         link = self._by_node.get(node_id)
-        if link is not None and link.connection is not None and link.connection.is_ready:
-            link.connection.send(message)
+        connection = link.connection if link is not None else None
+        return connection if connection is not None and connection.is_ready else None
 
     def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
         """Send a cancel. Large arguments of cancelled jobs that are still under way are stopped, and the core is told
         that the node has returned these jobs: it never had them."""
-        given_up = link.give_up(connection, message)
+        given_up = link.large_arguments.give_up(connection, message)
         if given_up:
             assert link.info is not None
             returned = node.JobsReturned(message.computation, given_up)
@@ -477,14 +440,6 @@ class SchedulerService:
         self._given += 1
         is_given = self.memory.link(data, f"{link.shared}/{GIVEN}/{self._given}")  # type: ignore[arg-type]
         return self._given if is_given else 0
-
-    def _send_object(self, link: Link, connection: Connection, message: node.PutObject) -> None:
-        data = message.payload
-        bare = node.PutObject(message.computation, message.number, b"", given=self._give(link, data))
-        if bare.given:
-            connection.send(bare)
-        else:
-            connection.send_streamed([(bare, "stream", MemorySource(data))], bare)
 
     def _tell_node(self, action: core.TellNode) -> None:
         if action.node in self._by_node:

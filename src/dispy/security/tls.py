@@ -16,10 +16,11 @@ import logging
 import os
 import ssl
 import tempfile
+import threading
 
 from msgspec import Struct
 
-from dispy.errors import AuthenticationError, InternalError, UsageError
+from dispy.errors import AuthenticationError, DispyError, InternalError, RemoteProtocolError, UsageError
 from dispy.system.addresses import is_loopback
 from dispy.system.directories import temporary_directory
 
@@ -140,8 +141,28 @@ class DialerTls(Struct, frozen=True):
         return fingerprint + cipher.session()
 
 
+class TlsError(RemoteProtocolError):
+    """TLS of a connection cannot go on: bytes were changed on their way, or the peer does not speak TLS, or ends it.
+
+    The text is meant for a peer that has proved itself; ``explain`` says more of others.
+
+    Args:
+        cause: OpenSSL's error.
+    """
+
+    def __init__(self, cause: ssl.SSLError) -> None:
+        self.cause = cause
+        super().__init__(
+            "the peer ended the connection"
+            if isinstance(cause, ssl.SSLZeroReturnError)
+            else f"what came was changed on its way: {cause.reason or cause}"
+        )
+
+
 class Cipher:
-    """TLS of one connection, apart from its socket: bytes in, bytes out. One thread at a time may call the methods.
+    """TLS of one connection, apart from its socket: bytes in, bytes out.
+
+    Any thread may call the methods. Whoever encrypts must send the bytes in the order in which they were encrypted.
 
     The TLS of asyncio is not used, since a job may be sent from any thread (``Connection.try_send_now``), and since a
     stranger's connection must cost little. A connection that is cut looks like one that was closed. That is safe, as
@@ -155,13 +176,15 @@ class Cipher:
         is_established: True once the handshake has succeeded on our side: bytes can be encrypted and read.
     """
 
-    __slots__ = ("_in", "_object", "_out", "is_established")
+    __slots__ = ("_in", "_lock", "_object", "_out", "is_established")
 
     def __init__(self, context: ssl.SSLContext, name: str | None) -> None:
         self._in = ssl.MemoryBIO()
         """Encrypted bytes from the socket that OpenSSL has not read yet."""
         self._out = ssl.MemoryBIO()
         """Encrypted bytes from OpenSSL that the caller has not taken for the socket yet."""
+        self._lock = threading.Lock()
+        """Guards ``_object`` and ``_out``: OpenSSL lets other threads run while it encrypts or decrypts."""
         self._object = context.wrap_bio(self._in, self._out, server_side=name is None, server_hostname=name)
         self.is_established = False
 
@@ -171,15 +194,18 @@ class Cipher:
         The caller must send the bytes of ``pending`` then, also after an error.
 
         Raises:
-            ssl.SSLError: The handshake failed. ``pending`` returns the alert for the peer.
+            TlsError: The handshake failed. ``pending`` returns the alert for the peer.
         """
         self._in.write(data)
         if not self.is_established:
             try:
-                self._object.do_handshake()
+                with self._lock:
+                    self._object.do_handshake()
                 self.is_established = True
             except ssl.SSLWantReadError:
                 pass
+            except ssl.SSLError as error:
+                raise TlsError(error) from error
 
     def read_into(self, buffer: memoryview) -> int:
         """Decrypt bytes that were fed, into a buffer; returns the number of bytes.
@@ -187,14 +213,17 @@ class Cipher:
         0 if there are none now, the handshake has not ended, or the peer has ended TLS.
 
         Raises:
-            ssl.SSLError: Bytes were changed on the way.
+            TlsError: Bytes were changed on the way.
         """
         if not self.is_established:
             return 0
         try:
-            return self._object.read(len(buffer), buffer)  # type: ignore[return-value]  # the count, with a buffer
+            with self._lock:
+                return self._object.read(len(buffer), buffer)  # type: ignore[return-value]  # the count, with a buffer
         except ssl.SSLWantReadError:
             return 0
+        except ssl.SSLError as error:
+            raise TlsError(error) from error
 
     @property
     def has_certificate(self) -> bool:
@@ -215,14 +244,19 @@ class Cipher:
         """Encrypt bytes; returns pending bytes and those for ``data``, to be sent in this order.
 
         Raises:
-            ssl.SSLWantReadError: The handshake has not ended (``is_established``).
+            TlsError: The handshake has not ended (``is_established``), or the peer has ended TLS.
         """
-        self._object.write(data)
-        return self._out.read()
+        try:
+            with self._lock:
+                self._object.write(data)
+                return self._out.read()
+        except ssl.SSLError as error:
+            raise TlsError(error) from error
 
     def pending(self) -> bytes:
         """Returns, once, bytes of TLS itself that must be sent: of the handshake, or an alert. Empty if none wait."""
-        return self._out.read()
+        with self._lock:
+            return self._out.read()
 
     def certificate(self) -> bytes:
         """Returns the certificate of the peer (DER); empty if it has shown none."""
@@ -302,21 +336,24 @@ _DISBELIEF = ("certificate", "unknown ca")
 """Words of OpenSSL's errors, in lower case, by which an alert is known as a peer's refusal of our certificate."""
 
 
-def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
-    """Returns an error that explains a failed TLS handshake to the user on our side.
+def explain(failed: TlsError, role: str, *, is_dialer: bool) -> DispyError:
+    """Returns an error that explains to the user on our side why TLS with a peer that has not proved itself failed.
 
     Args:
-        error: OpenSSL's error of the handshake.
-        is_dialer: True if we have dialed, and the user runs a client; otherwise the user runs a node. The advice
-            differs.
+        failed: Error of the ``Cipher``.
+        role: Our role ("client", "node"): the advice differs.
+        is_dialer: True if we have dialed.
     """
-    ours, theirs = ("client", "node") if is_dialer else ("node", "client")
+    error = failed.cause
+    if isinstance(error, ssl.SSLZeroReturnError):
+        return failed
+    ours, theirs = ("node", "client") if role == "node" else ("client", "node")
     reason = (error.reason or "").replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         return AuthenticationError(
             f"the peer's certificate is not believed: {error.verify_message}",
             hint=f"make one with 'dispy cert new {theirs} NAME'"
-            + (", NAME being how the node is addressed here" if is_dialer else ""),
+            + (f", NAME being how the {theirs} is addressed here" if is_dialer else ""),
         )
     if "did not return a certificate" in reason:
         return AuthenticationError(
@@ -328,14 +365,15 @@ def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
             hint=f"make one with 'dispy cert new {ours} NAME' and the authority that the peer believes",
         )
     if "wrong version number" in reason or "record layer failure" in reason or "packet length" in reason:
-        hint = "check the port; a node that was started with --no_tls is reached with tls=False"
+        advice = "; a node that was started with --no_tls is reached with tls=False"
         return AuthenticationError(
-            "the peer does not speak TLS", hint=hint if is_dialer else "check the port"
+            "the peer does not speak TLS",
+            hint="check the port" + (advice if is_dialer and theirs == "node" else ""),
         )
     return AuthenticationError(f"TLS with the peer failed: {reason or error}", hint="check the port")
 
 
-def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
+def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:  # pyright: ignore[reportPrivateUsage]  # no public name
     """Returns OpenSSL's settings for TLS 1.3 or later, for a listener or a dialer; a peer with less is refused."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

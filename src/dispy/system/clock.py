@@ -10,6 +10,8 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Returns seconds since an arbitrary moment; never goes back."""
+        ...
 
     def time(self) -> float:
         """Returns seconds since the epoch; goes back when the clock is set."""
+        ...

@@ -1,6 +1,5 @@
 """Name of this process: its PID, and the user and machine that run it."""
 
-import getpass
 import os
 import platform
 
@@ -12,6 +11,8 @@ pid = os.getpid()
 
 def user_and_host() -> str:
     """Returns user and machine of this program, for the logs of nodes: "alice@ws7"."""
+    import getpass  # which loads what asks for passwords: not for processes that never say who they are
+
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # an account without a name, as in containers

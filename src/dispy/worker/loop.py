@@ -138,7 +138,7 @@ class Worker:
 
         Called once, before the first job, if ``setup`` was called in this worker.
         """
-        self._threads = _thread._count()
+        self._threads = _thread._count()  # pyright: ignore[reportPrivateUsage]  # threading counts its own alone
         self._own_process.kept = set(children(os.getpid()))
 
     def serve(self) -> None:
@@ -231,7 +231,7 @@ class Worker:
             job_id: Any = job.number
             if len(call) >= payload.CHUNK_PARTS - 1:
                 job_id, tag = ids_of(call, job.number)
-            self._namespace["dispy_job_id"] = self._builtins["dispy_job_id"] = job_id
+            self._namespace["dispy_job_id"] = self._builtins["dispy_job_id"] = job_id  # pyright: ignore[reportIndexIssue]
             step = ""
             self._running = job
             if self._words[protocol.SLOT_INTERRUPT] == self._words[protocol.SLOT_CLAIM]:
@@ -343,7 +343,7 @@ class Worker:
         The worker then takes no other job and ends.
         Processes are looked for after a job that has started one, and once for each record, as C code may start some.
         """
-        if _thread._count() > self._threads or self._restorer.is_spoiled:
+        if _thread._count() > self._threads or self._restorer.is_spoiled:  # pyright: ignore[reportPrivateUsage]  # threading counts its own alone
             return True
         if not (is_last or self._restorer.has_spawned):
             return False

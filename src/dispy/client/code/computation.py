@@ -237,3 +237,20 @@ def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
         )
         return []
     return items
+
+
+def noted_computation(name: str, code: bytes, *, is_program: bool) -> Computation:
+    """Returns the computation of a dead program, of which its journal has the code: sent as it is, never loaded here.
+
+    Calls were adapted when they were submitted.
+    """
+    made = Computation.__new__(Computation)
+    made.name = name
+    made.code = code
+    made.known = payload.NOTHING
+    made.program = ""
+    made.extensions = []
+    made.method = None
+    made.is_program = is_program
+    made.adapts = False
+    return made

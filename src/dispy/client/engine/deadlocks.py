@@ -64,7 +64,7 @@ class Standing:
         Args:
             now: Time of the look (monotonic seconds).
         """
-        frames = sys._current_frames()
+        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  # the only way to frames of threads
         del frames[
             threading.get_ident()
         ]  # our own frame holds the dictionary: a cycle, which would keep all frames alive

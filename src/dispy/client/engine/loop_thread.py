@@ -18,7 +18,7 @@ from dispy.system.processes import fill_standard_descriptors
 
 T = TypeVar("T")
 
-LOOK_S = 1.0
+LOOK_S = 0.5
 """Seconds between two looks of a waiting thread whether the loop still runs: one that has ended answers nobody."""
 
 
@@ -39,6 +39,8 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._ready: Future[None] = Future()
         """Future that ``_main`` sets when other threads may call; ``start`` waits for it."""
+        self._failure: Exception | None = None
+        """Error by which ``_main`` has ended early, set there: ``result`` raises it. None: there was none."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -109,15 +111,19 @@ class LoopThread:
 
         Raises:
             UsageError: The loop has ended, as another thread stopped it meanwhile: the function will not be called.
+            Exception: The error by which the loop has ended early (``_failure``).
         """
         while True:
             try:
                 return future.result(LOOK_S)
             except TimeoutError:
+                # In this order: the loop may have answered and ended since the time was over.
+                has_ended = not self._thread.is_alive()
                 if future.done():
                     return future.result()
-                if not self._thread.is_alive():
-                    raise UsageError("dispy was shut down", hint="create a new cluster") from None
+                if has_ended:
+                    shut_down = UsageError("dispy was shut down", hint="create a new cluster")
+                    raise self._failure or shut_down from None
 
     def is_loop(self) -> bool:
         """True if the caller is on the thread of the loop."""

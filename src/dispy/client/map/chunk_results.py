@@ -15,7 +15,7 @@ from dispy.errors import JobError
 from dispy.system.wording import counted, of_error, short_repr
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import ClusterState
+    from dispy.client.session.state import Session
 
 
 class Settled(NamedTuple):
@@ -43,41 +43,41 @@ def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
             known which of them were run.
     """
     try:
-        failure = payload.load_failure(chunk._value) if chunk._value else None
+        failure = payload.load_failure(chunk.value) if chunk.value else None
     except Exception as error:
         return Settled(
             failed_whole(chunk, name, f"the results cannot be rebuilt here: {of_error(error)}"), True
         )
     if failure is None:
-        was_run = not chunk._value  # a value is the error for which the node could not rebuild the items
-        if chunk._count > 1 and (is_reentrant or not was_run):
+        was_run = not chunk.value  # a value is the error for which the node could not rebuild the items
+        if chunk.count > 1 and (is_reentrant or not was_run):
             return Settled([], True)
-        reason = chunk._exception or "no reason given"
-        if chunk._count > 1:
+        reason = chunk.exception or "no reason given"
+        if chunk.count > 1:
             reason += (
-                f"; these {counted(chunk._count, 'item')} were run in one process, and nobody knows how far it got: "
-                "with JobCluster(reentrant=True) they are run again, in smaller and smaller lots"
+                f"; these {counted(chunk.count, 'item')} were run in one process, and nobody knows how far it got: "
+                "with Session(reentrant=True) they are run again, in smaller and smaller lots"
             )
         return Settled(failed_whole(chunk, name, reason), True)
     results, data = failure
     if results and type(results[-1]) is payload.Rest:
         results.pop()
-    elif len(results) < chunk._count:
+    elif len(results) < chunk.count:
         item = shown_item(chunk, len(results))
-        results.append(payload.ItemFailed(data, chunk._exception or "", item))
+        results.append(payload.ItemFailed(data, chunk.exception or "", item))
     return Settled(results, False)
 
 
-def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list[Any]:
+def with_errors(chunk: Chunk, results: list[Any], session: Session) -> list[Any]:
     """Returns results of a chunk as the program gets them: with an exception in the place of each ``ItemFailed``.
 
     Args:
         chunk: The chunk.
         results: Its results, in the order of the items.
-        cluster: Cluster of the map.
+        session: Cluster of the map.
     """
     return [
-        item_error(cluster, chunk._first + place, result.error, result.text, result.item)
+        item_error(session, chunk.first + place, result.error, result.text, result.item)
         if type(result) is payload.ItemFailed
         else result
         for place, result in enumerate(results)
@@ -85,7 +85,7 @@ def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list
 
 
 def item_error(
-    cluster: ClusterState, number: int, data: bytes | payload.PlainOnly, text: str, item: str
+    session: Session, number: int, data: bytes | payload.PlainOnly, text: str, item: str
 ) -> Exception:
     """Returns the exception of an item, with the remote traceback as cause and a note that names the item.
 
@@ -93,13 +93,13 @@ def item_error(
     (``sys.exit`` in an item).
 
     Args:
-        cluster: Cluster of the map.
+        session: Cluster of the map.
         number: Number of the item in the map, from 0.
         data: The pickled exception; empty if it could not be pickled.
         text: The remote traceback.
         item: The item as ``repr`` shows it, shortened.
     """
-    text = explain(text, cluster, None)
+    text = explain(text, session.shipped.base, session.options.files, None)
     raised = payload.load_exception(data, text) if data else None
     if not isinstance(raised, Exception):
         message = f"item {number} of the map failed: {text if raised is None else of_error(raised)}"
@@ -108,7 +108,7 @@ def item_error(
         raised.__cause__ = cause
     elif advice_in(text):
         raised.add_note(advice_in(text))
-    raised.add_note(f"item {number} of the map of {cluster.name}: {item}")
+    raised.add_note(f"item {number} of the map of {session.name}: {item}")
     return raised
 
 
@@ -119,9 +119,9 @@ def shown_item(chunk: Chunk, place: int) -> str:
     the item's index in the chunk, from 0.
     """
     try:
-        return short_repr(payload.load_items(chunk._items)[place])
+        return short_repr(payload.load_items(chunk.items)[place])
     except Exception:  # the items cannot be rebuilt: this may be why the chunk failed
-        return f"<not shown: {counted(len(chunk._items), 'byte')}>"
+        return f"<not shown: {counted(len(chunk.items), 'byte')}>"
 
 
 def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
@@ -132,10 +132,10 @@ def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
         name: Name of the cluster.
         reason: Why it failed: a sentence or a traceback.
     """
-    last = chunk._first + chunk._count - 1
-    which = f"item {last}" if chunk._count == 1 else f"items {chunk._first} to {last}"
+    last = chunk.first + chunk.count - 1
+    which = f"item {last}" if chunk.count == 1 else f"items {chunk.first} to {last}"
     error = JobError(f"{which} of the map of {name}: {reason}")
-    if chunk._count == 1:
+    if chunk.count == 1:
         error.add_note(f"item {last} of the map: {shown_item(chunk, 0)}")
     return error
 
@@ -145,4 +145,4 @@ def failed_whole(chunk: Chunk, name: str, reason: str) -> list[Any]:
 
     Each is an object of its own, as raising an exception changes that.
     """
-    return [chunk_error(chunk, name, reason) for _ in range(chunk._count)]
+    return [chunk_error(chunk, name, reason) for _ in range(chunk.count)]

@@ -24,7 +24,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import payload
-from dispy.client.arguments import describe
+from dispy.client.arguments import tuples_of
 from dispy.client.job import FINISHED, TERMINATED
 from dispy.client.map import chunk_results
 from dispy.client.map.chunk_job import Chunk
@@ -34,7 +34,7 @@ from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
     from dispy.client.session.objects import Ref
-    from dispy.client.session.state import ClusterState
+    from dispy.client.session.state import Session
 
 CHUNK_S = 0.02
 """Intended run time of a chunk (seconds): 100 times the cost of a job, and short, as the last chunk is waited for."""
@@ -85,23 +85,27 @@ class Mapping:
     """One call of ``map``: its window of chunks. On the consumer's thread, but for ``on_ended`` and ``on_nodes``.
 
     Args:
-        cluster: The cluster whose computation is run.
+        session: The cluster whose computation is run.
         iterables: An iterable for each positional argument (with ``is_starred`` one of tuples); the shortest one ends
             the map.
         options: The choices of the program.
         submit: Called with a chunk and its pickled items, to send it as a job.
         end: Called with this object and the job numbers of unfinished chunks, to cancel those; must not wait.
+
+    Attributes:
+        is_plain: True if nothing that comes from nodes may run code here.
     """
 
     def __init__(
         self,
-        cluster: ClusterState,
+        session: Session,
         iterables: tuple[Iterable[Any], ...],
         options: Options,
         submit: Callable[[Chunk, payload.Buffer], None],
         end: Callable[[Mapping, list[int]], None],
     ) -> None:
-        self._cluster = cluster
+        self._session = session
+        self.is_plain = session.options.is_plain
         self._submit_chunk = submit
         self._end = end
         self._until = options.until
@@ -109,9 +113,9 @@ class Mapping:
         self._chosen_size = options.size
         self._size_max = options.size or ITEMS_MAX
         """Most items of the next chunk; becomes smaller when a chunk fails as a whole."""
-        bind = cluster._computation.method is not None
+        bind = session.computation.method is not None
         is_starred = bind or options.is_starred or len(iterables) > 1
-        number = next(cluster._map_numbers)
+        number = next(session.map_numbers)
         self._way: payload.Way = (is_starred, options.keeps_errors, options.constants, number)
         """Tells workers how to call the function with the items (see ``payload.Way``); sent with each chunk."""
         iterators = [iter(iterable) for iterable in iterables]
@@ -120,9 +124,9 @@ class Mapping:
         """Items left to be read, by the length hints of the iterables: the last chunks get smaller. None: unknown."""
         self._items: Iterator[Any] = iterators[0] if len(iterators) == 1 else zip(*iterators, strict=False)
         if options.is_starred:
-            self._items = _tuples(iterators[0])
+            self._items = tuples_of(iterators[0])
         if bind:
-            arguments = cluster._computation.arguments
+            arguments = session.computation.arguments
             tuples = self._items if options.is_starred else zip(*iterators, strict=False)
             self._items = (arguments(args, {}) for args in tuples)
         self._read = 0
@@ -170,7 +174,7 @@ class Mapping:
     def results(self) -> Generator[Any, None, None]:
         """Send the first chunks, yield None, then yield the result of each item, in the order of the items.
 
-        An error ends this: it is raised after the results of the items before it. ``Maps._begin_map`` takes the None:
+        An error ends this: it is raised after the results of the items before it. ``entry.begin_map`` takes the None:
         closing a generator that was never begun would not run its ``finally``, and its chunks would run on.
         """
         try:
@@ -180,9 +184,9 @@ class Mapping:
             while window:
                 self._wait_first()
                 chunk = window.popleft()
-                self._waiting_bytes -= len(chunk._value)
+                self._waiting_bytes -= len(chunk.value)
                 results, error = self._open_chunk(chunk)
-                chunk._value = None
+                chunk.value = None
                 if error is None:
                     self._fill()
                 else:
@@ -199,7 +203,7 @@ class Mapping:
         """Cancel the chunks that have not ended, and drop window, iterables and constants, as ``results`` ends.
 
         Does not wait: the garbage collector may call this, on any thread."""
-        self._end(self, [chunk._number for chunk in self._window if not chunk._is_final])
+        self._end(self, [chunk.number for chunk in self._window if not chunk.is_final])
         self._window.clear()
         self._items = iter(())
         self._error = None
@@ -218,11 +222,11 @@ class Mapping:
         while True:
             if self._note_ended():
                 self._fill()
-            if self._window[0]._is_final:
+            if self._window[0].is_final:
                 return
             if not self._signal.wait(self._has_news, self._until):
-                first = self._window[0]._first
-                raise TimeoutError(f"item {first} of the map of {self._cluster.name} has not ended in time")
+                first = self._window[0].first
+                raise TimeoutError(f"item {first} of the map of {self._session.name} has not ended in time")
 
     def _note_ended(self) -> bool:
         """Note chunks that have ended, learn from them, and cut anew what they have given back.
@@ -237,31 +241,33 @@ class Mapping:
         self._has_other_nodes = False
         while self._ended:
             chunk = self._ended.popleft()
-            chunk._is_final = True
+            chunk.is_final = True
             self._open -= 1
-            self._waiting_bytes += len(chunk._value)
-            if chunk._status == FINISHED:
+            self._waiting_bytes += len(chunk.value)
+            if chunk.status == FINISHED:
                 count = chunk.results()
                 if count:
                     self._learn(chunk, count)
-                if count < chunk._count:
+                if count < chunk.count:
                     self._cut_rest(chunk, count)
-                chunk._items = b""
+                chunk.items = b""
             elif self._keeps_errors and not self._is_over():
                 self._settle(chunk)
         return is_news
 
     def _settle(self, chunk: Chunk) -> None:
         """Note the results of a failed chunk, as errors are kept; send its other items again, in chunks behind it."""
-        chunk._ready, is_whole = chunk_results.settle(chunk, self._cluster.name, self._cluster._reentrant)
+        chunk.ready, is_whole = chunk_results.settle(
+            chunk, self._session.name, self._session.options.reentrant
+        )
         if is_whole:
-            self._size_max = max(1, min(self._size_max, chunk._count // FEWER))
-        if len(chunk._ready) < chunk._count:
-            self._cut_rest(chunk, len(chunk._ready))
+            self._size_max = max(1, min(self._size_max, chunk.count // FEWER))
+        if len(chunk.ready) < chunk.count:
+            self._cut_rest(chunk, len(chunk.ready))
 
     def _is_over(self) -> bool:
         """True if the cluster is closed, or is ending its jobs to be closed: then nothing is sent anew."""
-        return self._cluster._is_closed or self._cluster._is_ending
+        return self._session.is_closed or self._session.is_ending
 
     def _learn(self, chunk: Chunk, count: int) -> None:
         """Update mean run time and result size of items, for ``_size``, by a finished chunk that ran ``count``."""
@@ -272,39 +278,39 @@ class Mapping:
         else:
             self._runs_s = self._runs_s / 2 + seconds
             self._runs = self._runs / 2 + count
-        self._result_bytes = _learnt(self._result_bytes, len(chunk._value) / count)
+        self._result_bytes = _learnt(self._result_bytes, len(chunk.value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
         """Send a chunk's items behind its first ``count`` again, as smaller chunks that follow it in the window."""
         try:
-            rest = payload.load_items(chunk._items)[count:]
+            rest = payload.load_items(chunk.items)[count:]
         except Exception as error:
             self._lose_rest(
                 chunk, count, f"it cannot be rebuilt here, to be run elsewhere: {of_error(error)}"
             )
             return
-        pieces = max(2, 2 * self._cluster._cpus())
+        pieces = max(2, 2 * self._session.cpus())
         size = max(1, min(self._size(), -(-len(rest) // pieces)), -(-len(rest) // (8 * pieces)))
         place = self._window.index(chunk) + 1
         for start in range(0, len(rest), size):
             before = len(self._window)
-            self._submit(rest[start : start + size], chunk._first + count + start, place)
+            self._submit(rest[start : start + size], chunk.first + count + start, place)
             place += len(self._window) - before
-        chunk._count = count
+        chunk.count = count
 
     def _lose_rest(self, chunk: Chunk, count: int, reason: str) -> None:
         """Fail a chunk's items behind its first ``count``: keep a ``JobError`` for each, or raise one."""
-        name = self._cluster.name
-        if chunk._exception and not chunk._exception.isdecimal():
-            reason = chunk._exception
+        name = self._session.name
+        if chunk.exception and not chunk.exception.isdecimal():
+            reason = chunk.exception
         if not self._keeps_errors:
-            raise JobError(f"item {chunk._first + count} of the map of {name}: {reason}")
-        numbers = range(chunk._first + count, chunk._first + chunk._count)
+            raise JobError(f"item {chunk.first + count} of the map of {name}: {reason}")
+        numbers = range(chunk.first + count, chunk.first + chunk.count)
         lost: list[Exception] = [
             JobError(f"item {number} of the map of {name}: {reason}") for number in numbers
         ]
         self._enter_failed(lost, numbers[0], self._window.index(chunk) + 1)
-        chunk._count = count
+        chunk.count = count
 
     # Reading.
 
@@ -313,7 +319,7 @@ class Mapping:
         if self._is_exhausted:
             return
         # As many as run, as many on their way, and as many again twice for the time that the consumer is busy.
-        most = 4 * max(1, self._cluster._cpus()) + 2
+        most = 4 * max(1, self._session.cpus()) + 2
         while (
             not self._is_exhausted
             and self._open < most
@@ -326,13 +332,13 @@ class Mapping:
         """Returns the number of items of the next chunk: as chosen, else by run times and sizes (1 at first)."""
         if self._chosen_size is not None:
             return self._size_max
-        if self._runs == 0 or self._cluster._isolate:
+        if self._runs == 0 or self._session.options.isolate:
             return 1
         item_s = max(self._runs_s / self._runs, 1e-9)
         size = min(CHUNK_S / item_s, CHUNK_BYTES / max(self._item_bytes, self._result_bytes))
         size = min(size, self._size_max)
         if self._left is not None:
-            spread = self._left / (4 * max(1, self._cluster._cpus()))
+            spread = self._left / (4 * max(1, self._session.cpus()))
             size = min(size, max(spread, SHORT_S / item_s))
         return max(1, int(size))
 
@@ -370,7 +376,7 @@ class Mapping:
             self._submit_sendable(items, first, place, error)
             return
         self._item_bytes = _learnt(self._item_bytes, len(data) / len(items))
-        chunk = Chunk(0, _cluster=None, _mapping=self, _items=data, _first=first, _count=len(items))
+        chunk = Chunk(self, data, first, len(items))
         # Into the window before it is sent: Ctrl-C may end this at any point, and what is in the window is cancelled.
         self._open += 1
         self._enter(chunk, place)
@@ -415,16 +421,13 @@ class Mapping:
     def _enter_failed(self, failed: list[Exception], first: int, place: int | None) -> None:
         """Put a chunk that is never sent into the window: its results are these errors, from item ``first`` on."""
         count = len(failed)
-        chunk = Chunk(
-            0, _cluster=None, _status=TERMINATED, _value=b"", _ready=failed, _first=first, _count=count,
-            _is_final=True,
-        )  # fmt: skip
+        chunk = Chunk(None, b"", first, count, ready=failed, status=TERMINATED, is_final=True)
         self._enter(chunk, place)
 
     def _dump(self, items: list[Any], first: int) -> payload.Buffer:
         """Returns the pickle of a chunk: items, way of calling, and the run time after which it gives items back."""
         long_s = LONG_S if self._chosen_size is None else float("inf")
-        return payload.dump_chunk(items, self._way, long_s, first, self._cluster._computation.known)
+        return payload.dump_chunk(items, self._way, long_s, first, self._session.computation.known)
 
     # Results.
 
@@ -434,62 +437,44 @@ class Mapping:
         Returns:
             Results of its items, in order, and the error to raise after them; None: none, the map goes on.
         """
-        name = self._cluster.name
-        for stream, text in ((sys.stdout, chunk.stdout), (sys.stderr, chunk.stderr)):
-            if text and stream is not None:
-                stream.write(text)
-        if chunk._ready is not None:
-            return chunk_results.with_errors(chunk, chunk._ready, self._cluster), None
-        if chunk._status == FINISHED:
+        name = self._session.name
+        for stream, data in ((sys.stdout, chunk.stdout), (sys.stderr, chunk.stderr)):
+            if data and stream is not None:
+                stream.write(data.decode("utf-8", "backslashreplace"))
+        if chunk.ready is not None:
+            return chunk_results.with_errors(chunk, chunk.ready, self._session), None
+        if chunk.status == FINISHED:
             try:
-                results = payload.load_results(chunk._value)
+                results = payload.load_results(chunk.value)
             except Exception as error:
                 return self._not_rebuilt(chunk, error)
             return (
-                chunk_results.with_errors(chunk, results, self._cluster) if self._keeps_errors else results
+                chunk_results.with_errors(chunk, results, self._session) if self._keeps_errors else results
             ), None
         if self._is_over():
             return [], UsageError(
                 f"cluster {name} was closed while its map was running",
                 hint="close it after the last result",
             )
-        if not chunk._value:
-            return [], chunk_results.chunk_error(chunk, name, chunk._exception or "no reason given")
-        failure = payload.load_failure(chunk._value)
+        if not chunk.value:
+            return [], chunk_results.chunk_error(chunk, name, chunk.exception or "no reason given")
+        failure = payload.load_failure(chunk.value)
         if failure is None:
-            return [], chunk_results.chunk_error(chunk, name, chunk._exception or "")
-        results, data = failure
+            return [], chunk_results.chunk_error(chunk, name, chunk.exception or "")
+        results, pickled = failure
         item = chunk_results.shown_item(chunk, len(results))
-        number = chunk._first + len(results)
-        return results, chunk_results.item_error(self._cluster, number, data, chunk._exception or "", item)
+        number = chunk.first + len(results)
+        return results, chunk_results.item_error(
+            self._session, number, pickled, chunk.exception or "", item
+        )
 
     def _not_rebuilt(self, chunk: Chunk, error: Exception) -> tuple[list[Any], BaseException | None]:
         """Returns the pair for ``_open_chunk`` if results cannot be unpickled: ``JobError`` as error, or per item."""
         reason = f"the results cannot be rebuilt here: {error}"
         if not self._keeps_errors:
-            return [], chunk_results.chunk_error(chunk, self._cluster.name, reason)
-        self._size_max = max(1, min(self._size_max, chunk._count // FEWER))
-        return chunk_results.failed_whole(chunk, self._cluster.name, reason), None
-
-
-def _tuples(items: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield the items of ``starmap`` as tuples.
-
-    Raises:
-        UsageError: An item is no tuple of arguments.
-    """
-    for number, item in enumerate(items):
-        if type(item) is tuple:
-            yield item
-        elif isinstance(item, (str, bytes, dict)) or not hasattr(item, "__iter__"):
-            hint = "cluster.map passes each item as the only argument"
-            if isinstance(item, dict):
-                hint += ": give it a function that calls yours with **item"
-            raise UsageError(
-                f"item {number} of starmap must be a tuple of arguments, not {describe(item)}", hint=hint
-            )
-        else:
-            yield tuple(item)
+            return [], chunk_results.chunk_error(chunk, self._session.name, reason)
+        self._size_max = max(1, min(self._size_max, chunk.count // FEWER))
+        return chunk_results.failed_whole(chunk, self._session.name, reason), None
 
 
 def _learnt(past: float, mean: float) -> float:

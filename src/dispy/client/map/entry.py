@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingType
+from functools import partial
 from typing import TYPE_CHECKING, Any, Never
 
 from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
-from dispy.client.cluster_nodes import Steering
-from dispy.client.map.chunk_job import Chunk
 from dispy.client.map.chunks import Mapping, Options
 from dispy.client.session import cancellation, objects, submission
 from dispy.client.tracebacks import briefly
@@ -19,14 +17,18 @@ from dispy.errors import PicklingError, UsageError
 
 if TYPE_CHECKING:
     from dispy.client.session.objects import Ref
+    from dispy.client.session.state import Session
 
 OPTIONS = ("timeout", "return_exceptions", "constants", "chunksize")
 """Names of the options of ``map`` and ``starmap``. Other keyword arguments are refused, with the option that may have
 been meant."""
 
 
-class Maps(Steering):
-    """The part of a cluster that runs the computation over iterables. ``JobCluster`` is one of these."""
+class ClusterMaps:
+    """The methods of ``JobCluster`` that run the computation over iterables."""
+
+    _session: Session
+    """The record of the cluster."""
 
     @briefly
     def map(
@@ -76,7 +78,7 @@ class Maps(Steering):
                 hint = "the function is the cluster's, and not given again: cluster.map(items)"
             _check_iterable(f"argument {number} of map", iterable, hint)
         options = Options(False, deadline(timeout), check_flag("return_exceptions", return_exceptions))
-        return self._begin_map(iterables, options, constants, chunksize)
+        return _begin_map(self._session, iterables, options, constants, chunksize)
 
     @briefly
     def starmap(
@@ -97,77 +99,73 @@ class Maps(Steering):
         _refuse_others("starmap", others)
         _check_iterable("the argument of starmap", iterable, "cluster.starmap([(1, 2), (3, 4)])")
         options = Options(True, deadline(timeout), check_flag("return_exceptions", return_exceptions))
-        return self._begin_map((iterable,), options, constants, chunksize)
+        return _begin_map(self._session, (iterable,), options, constants, chunksize)
 
-    def _begin_map(
-        self,
-        iterables: tuple[Iterable[Any], ...],
-        options: Options,
-        constants: MappingType[str, Any] | None,
-        chunksize: int | None,
-    ) -> Iterator[Any]:
-        """Send the first chunks, and return the iterator over the results, in the order of the items.
 
-        Args:
-            iterables: One for each positional argument; for ``starmap`` one of tuples.
-            options: Choices of the program; ``constants`` and ``size`` are filled in here.
-            constants: Values by name of the argument, as the program gives them; None: there are none.
-            chunksize: Items of a chunk, as the program gives it; None: as many as take 20 ms.
-        """
-        size = _checked_size(chunksize)
-        self._check_open()
-        sent = self._put_constants(constants, 0 if options.is_starred else len(iterables))
-        options = options._replace(constants=sent, size=size)
-        mapping = Mapping(self, iterables, options, self._submit_chunk, self._end_map)
-        self._maps.add(mapping)
-        results = mapping.results()
-        next(results)
-        return results
+def _begin_map(
+    session: Session,
+    iterables: tuple[Iterable[Any], ...],
+    options: Options,
+    constants: MappingType[str, Any] | None,
+    chunksize: int | None,
+) -> Iterator[Any]:
+    """Send the first chunks, and return the iterator over the results, in the order of the items.
 
-    def _put_constants(self, constants: MappingType[str, Any] | None, given: int) -> Ref | None:
-        """Send the constants of a map to the nodes. Returns a reference to their dictionary; None if there are none.
+    Args:
+        session: The cluster.
+        iterables: One for each positional argument; for ``starmap`` one of tuples.
+        options: Choices of the program; ``constants`` and ``size`` are filled in here.
+        constants: Values by name of the argument, as the program gives them; None: there are none.
+        chunksize: Items of a chunk, as the program gives it; None: as many as take 20 ms.
+    """
+    size = _checked_size(chunksize)
+    session.check_open()
+    sent = _put_constants(session, constants, 0 if options.is_starred else len(iterables))
+    options = options._replace(constants=sent, size=size)
 
-        Args:
-            constants: Values by the name of the argument.
-            given: Number of positional arguments that every call has.
-
-        Raises:
-            PicklingError: A constant cannot be sent; says which.
-            UsageError: They are no dictionary by name, or do not fit the function.
-        """
-        if constants is None or (isinstance(constants, MappingType) and not constants):
-            return None
-        if not isinstance(constants, MappingType) or not all(isinstance(name, str) for name in constants):
-            raise UsageError(
-                f"constants must be a dictionary of arguments by name, not {describe(constants)}",
-                hint="constants={'seed': 3}",
-            )
-        self._computation.check_constants(constants, given)
-        values = dict(constants)
-        try:
-            return objects.put(self, values)
-        except PicklingError:
-            for name, value in values.items():
-                culprit = payload.find_culprit(value, f"constant {name!r}")
-                if culprit:
-                    hint = "give plain data, or create the object in the function"
-                    raise PicklingError(
-                        f"constants of a map cannot be sent: {culprit}", hint=hint
-                    ) from None
-            raise
-
-    def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
-        """Send a chunk with its pickled items (``data``) as a job, for ``Mapping``; on the consumer's thread."""
-        submission.submit_chunk(self, chunk, data)
-
-    def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
-        """Forget a map that has ended or was left, and cancel its unfinished chunks, for ``Mapping``.
-
-        Does not wait; on any thread. ``numbers`` are the job numbers of these chunks.
-        """
-        self._maps.discard(ended)
+    def end(ended: Mapping, numbers: list[int]) -> None:
+        """Forget a map that has ended or was left, and cancel its unfinished chunks. Does not wait; on any thread."""
+        session.maps.discard(ended)
         if numbers:
-            self._engine.post(cancellation.cancel_open, self, numbers)
+            session.engine.post(cancellation.cancel_open, session, numbers)
+
+    mapping = Mapping(session, iterables, options, partial(submission.submit_chunk, session), end)
+    session.maps.add(mapping)
+    results = mapping.results()
+    next(results)
+    return results
+
+
+def _put_constants(session: Session, constants: MappingType[str, Any] | None, given: int) -> Ref | None:
+    """Send the constants of a map to the nodes. Returns a reference to their dictionary; None if there are none.
+
+    Args:
+        session: The cluster.
+        constants: Values by the name of the argument.
+        given: Number of positional arguments that every call has.
+
+    Raises:
+        PicklingError: A constant cannot be sent; says which.
+        UsageError: They are no dictionary by name, or do not fit the function.
+    """
+    if constants is None or (isinstance(constants, MappingType) and not constants):
+        return None
+    if not isinstance(constants, MappingType) or not all(isinstance(name, str) for name in constants):
+        raise UsageError(
+            f"constants must be a dictionary of arguments by name, not {describe(constants)}",
+            hint="constants={'seed': 3}",
+        )
+    session.computation.check_constants(constants, given)
+    values = dict(constants)
+    try:
+        return objects.put(session, values)
+    except PicklingError:
+        for name, value in values.items():
+            culprit = payload.find_culprit(value, f"constant {name!r}")
+            if culprit:
+                hint = "give plain data, or create the object in the function"
+                raise PicklingError(f"constants of a map cannot be sent: {culprit}", hint=hint) from None
+        raise
 
 
 def _refuse_others(what: str, others: dict[str, Any]) -> None:
@@ -181,6 +179,8 @@ def _refuse_others(what: str, others: dict[str, Any]) -> None:
         UsageError: There is such an argument; says how to write it.
     """
     for name, value in others.items():
+        import difflib  # rare, and each program would load it
+
         meant = difflib.get_close_matches(name, [*OPTIONS, "chunk", "chunks"], 1, 0.75)
         if meant:
             name_meant = meant[0] if meant[0] in OPTIONS else "chunksize"

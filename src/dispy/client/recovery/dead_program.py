@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from dispy import payload
 from dispy.client.logger import notice
-from dispy.client.recovery.journaling import repack
 from dispy.core.recovery import PlaceStatus, Recovery, Result
 from dispy.errors import DispyError, UsageError
 from dispy.journal import files, reader
@@ -37,10 +36,12 @@ if TYPE_CHECKING:
     # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.
     import sqlite3
 
+    from dispy.client.job import DispyJob
+
 logger = logging.getLogger("dispy.client")
 
 
-class Session:
+class PastSession:
     """A program that had the journal: the one that died, or one that resumed its jobs and died as well.
 
     Attributes:
@@ -97,6 +98,7 @@ class Dead:
             short journal.
         is_plain: True if no byte of a node may run code here: only plain data is read. True if a cluster of the
             journal said so; ``recover_jobs`` can set it.
+        jobs: Jobs of this journal, rebuilt; ``make_jobs`` sets them.
 
     Raises:
         DispyError: The journal is damaged.
@@ -106,7 +108,7 @@ class Dead:
         self.journal = journal
         self.noted = noted
         self.is_done = False
-        self.sessions: list[Session] = []
+        self.sessions: list[PastSession] = []
         self.submitted: dict[int, Submitted] = {}
         self.told: dict[int, Result] = {}
         self.session_of: dict[int, int] = {}
@@ -115,6 +117,7 @@ class Dead:
         self.is_reentrant = False
         self.is_program = False
         self.is_plain = False
+        self.jobs: list[DispyJob] = []
         journal.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:
@@ -123,7 +126,7 @@ class Dead:
         Errors of SQLite and of decoding say that the journal is damaged; ``Journal.ask`` makes them ``DispyError``.
         """
         for found in reader.sessions(db):
-            session = Session(found.number, found.identity, found.program, found.boot)
+            session = PastSession(found.number, found.identity, found.program, found.boot)
             self.sessions.append(session)
             session.nodes = reader.nodes(db, found.number)
             for computation in reader.computations(db, found.number):
@@ -168,7 +171,7 @@ class Dead:
             with contextlib.suppress(OSError):
                 os.utime(self.journal.path, (self.noted, self.noted))
 
-    def session(self, number: int) -> Session:
+    def session(self, number: int) -> PastSession:
         """Return the session in which a job went on last, by number of the job: its nodes can tell of the job.
 
         That is the first session for a job that was never resumed, or is not in the journal.
@@ -180,7 +183,7 @@ class Dead:
         """Return secret and options of the last computation that was noted, to resume jobs by them.
 
         A program may have been killed after it had begun a session, and before it noted its computation: such a
-        session has no jobs. Call this after ``open_journal`` or ``open_all``, which fill ``Session.keys``.
+        session has no jobs. Call this after ``open_journal`` or ``open_all``, which fill ``PastSession.keys``.
         """
         return next(found for session in reversed(self.sessions) for found in session.keys.values())
 
@@ -254,7 +257,7 @@ def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
 
 
 def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
-    """Fill ``Session.keys`` of all journals, and return the journals. If one secret is not found, close them all.
+    """Fill ``PastSession.keys`` of all journals, and return the journals. If one secret is not found, close them all.
 
     Raises:
         UsageError: A secret is not found.
@@ -296,7 +299,7 @@ def _take_over(path: Path, noted: float) -> Dead:
         """Stand in for the loop of an engine: call a callback of the journal at once, on the journal's thread."""
         function()
 
-    journal = Journal(path, files.take_over, call, is_full=False, wait=True, repack=repack)
+    journal = Journal(path, files.take_over, call, is_full=False, wait=True, repack=payload.repack)
     try:
         return Dead(journal, noted)
     except BaseException:
@@ -305,7 +308,7 @@ def _take_over(path: Path, noted: float) -> Dead:
 
 
 def _prepare(one: Dead, given: dict[str, Any]) -> None:
-    """Fill ``Session.keys`` of one journal: one secret for each fingerprint that its computations name.
+    """Fill ``PastSession.keys`` of one journal: one secret for each fingerprint that its computations name.
 
     Raises:
         UsageError: A secret is not found.

@@ -15,15 +15,14 @@ the questions are asked anew. With each peer:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from typing import Any, TypeVar
 
 from dispy.client.engine.loop_thread import LoopThread
-from dispy.client.recovery.dead_program import Session, noted_tls
+from dispy.client.recovery.dead_program import PastSession, noted_tls
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.journal.rows import GIVEN_UP, USED, NodeRow
@@ -32,15 +31,16 @@ from dispy.net.dialing import dial
 from dispy.net.discovery import Listing, Lookout
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
+from dispy.protocol.batches import Arrived
 from dispy.protocol.node import from_node_decoder
-from dispy.scheduler.arrived_batches import take_output
 from dispy.scheduler.link import Target
+from dispy.scheduler.result_payloads import drop_parts, take_parts
 from dispy.security import reach
 from dispy.security.tls import DialerTls, check, dialer_tls
 from dispy.settings import PULSE_S
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
-from dispy.system.escaping import block, line, lines
+from dispy.system.escaping import block, line
 
 T = TypeVar("T")
 
@@ -51,10 +51,6 @@ its jobs stay there for a later recovery, and nothing is released. Also the limi
 REFUSED_S = 3.0
 """Seconds that replace ``SILENT_S`` for a node whose port refuses connections: nothing listens there. The time is
 enough for a node to be started anew."""
-
-CALL_S = 0.5
-"""Interval (seconds) in which a thread that waits for the loop (``Net.call``) looks whether the loop has ended by an
-error, and raises that: the answer would never come."""
 
 LOOK_S = 0.2
 """Interval (seconds) in which the loop looks for nodes, dials again those without a connection, and gives up nodes
@@ -95,9 +91,12 @@ class Ask:
         """True if the node is not dialed any more: a fault, the recovery ends, or the secret or version is wrong."""
         self._address = target.host
         """IP address of the node once it is connected, before that its host name: ``ip_addr`` of its jobs."""
-        self._asked: deque[tuple[Session, bool]] = deque()
+        self._asked: deque[tuple[PastSession, bool]] = deque()
         """``Recover`` questions without an answer, in the order sent: their session, and True if they belong to a
         release. The node answers in this order, so that each ``Held`` finds its session."""
+        self._arrived = Arrived()
+        """Batches of results that have arrived from the present run of the node. None is ever released, and so none
+        acknowledged: the node keeps them should this recovery die."""
         self._released: set[int] = set()
         """Sessions (Python's ``id`` of each) of which the node has said, after ``release``, that it keeps nothing."""
 
@@ -141,7 +140,7 @@ class Ask:
             for message in messages:
                 connection.send(message)
 
-    def _ask(self, session: Session, messages: list[node.ToNode], *, is_release: bool) -> None:
+    def _ask(self, session: PastSession, messages: list[node.ToNode], *, is_release: bool) -> None:
         """Send messages about a session; note each ``Recover`` in ``_asked``, so that ``Held`` finds its session."""
         self._asked.extend((session, is_release) for message in messages if type(message) is node.Recover)
         self.send(messages)
@@ -165,7 +164,7 @@ class Ask:
         """
         return all(id(session) in self._released for session in self._sessions())
 
-    def _sessions(self) -> list[Session]:
+    def _sessions(self) -> list[PastSession]:
         """Return the sessions of whose jobs the node may keep something: it knew the program on this connection."""
         return [session for session in self._asking.sessions if session.recovery.has_answer(self.peer)]
 
@@ -185,7 +184,7 @@ class Ask:
         self._address = connection.peer_address
         session = self._asking.sessions[0]
         connection.set_pulse(PULSE_S)
-        connection.send(node.Attach(session.identity, session.program, 0))
+        connection.send(node.Attach(session.identity, session.program, self._arrived.attach()))
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """Handle a message of the node: answers and news of jobs go to the ``Recovery`` of their session.
@@ -199,7 +198,7 @@ class Ask:
         match message:
             case node.Welcome():
                 message.name = line(message.name)
-                self.welcome = message
+                self._compare(message)
                 for session in self._asking.sessions:
                     self._ask(session, session.recovery.on_welcome(self.peer, message), is_release=False)
                 if self._asking.is_releasing:
@@ -210,9 +209,12 @@ class Ask:
                 session, is_release = self._asked.popleft()
                 if is_release and not message.open and not message.batches:
                     self._released.add(id(session))
-                session.recovery.on_held(self.peer, message)
+                session.recovery.on_held(self.peer, message, self._arrived)
+            case node.JobsEnded() if self._arrived.has(message.batch):
+                drop_parts(connection, message)  # from an earlier connection
             case node.JobsEnded():
-                _take_parts(connection, message)
+                take_parts(connection, message, _adopt_none, may_lose=False)
+                self._arrived.arrive(message.batch)
                 for recovery in self._recoveries(message.computation):
                     recovery.on_ended(self.peer, message, self._address)
             case node.JobsStarted():
@@ -233,6 +235,15 @@ class Ask:
                 if message.file is not None:
                     passed.delivered, passed.reason = False, "its program has died, and nobody takes files"
                 self.send([passed])
+
+    def _compare(self, message: node.Welcome) -> None:
+        """Note which run of the node answers, and which batches of results it sends: those that have arrived over an
+        earlier connection to the same run are not taken twice."""
+        is_same = self.welcome is None or self.welcome.node == message.node
+        self._arrived = self._arrived.compare(
+            message.last, message.kept, is_known=message.known, is_same=is_same
+        )
+        self.welcome = message
 
     def _recoveries(self, computation: int) -> list[Recovery]:
         """Return the recoveries of all sessions that have a computation of this number: they get news of its jobs."""
@@ -256,23 +267,9 @@ class Ask:
                 session.recovery.on_broken(self.peer)
 
 
-def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
-    """Put large results and outputs, which came as streams, into the ``Ended`` of the message that refer to them.
-
-    Characters in reasons that could control a terminal are escaped.
-
-    Raises:
-        MemoryError: There is no memory for a result.
-    """
-    for ended in message.ended:
-        if ended.reason:
-            ended.reason = lines(ended.reason)
-        if ended.stream:
-            data = connection.take_stream(ended.stream).data
-            if data is None:
-                raise MemoryError("there is not enough memory here for a job's result")
-            ended.payload = data
-        take_output(connection, ended)
+def _adopt_none(computation: int, segment: int) -> Sized:
+    """Refuse a result that a node names as a file of its memory: no node was told that its memory is seen here."""
+    raise ValueError("the node was not asked for files")
 
 
 class Asking:
@@ -294,7 +291,7 @@ class Asking:
 
     def __init__(
         self,
-        sessions: list[Session],
+        sessions: list[PastSession],
         running: Callable[[str], Iterable[Listing]] | None = None,
         clock: Clock = time,
     ) -> None:
@@ -316,7 +313,7 @@ class Asking:
         for session in self.sessions:
             self._decide(session, elapsed_s)
 
-    def _look_for(self, session: Session) -> None:
+    def _look_for(self, session: PastSession) -> None:
         """Dial the nodes of a session that are not connected, and nodes of this machine that have its secret."""
         for row in session.nodes:
             if row.incarnation in session.recovery.places and row.state == USED:
@@ -327,7 +324,7 @@ class Asking:
                 for listing in self._running(fingerprint):
                     self._reach(session, fingerprint, listing, listing.host, listing.socket_here())
 
-    def _decide(self, session: Session, elapsed_s: float) -> None:
+    def _decide(self, session: PastSession, elapsed_s: float) -> None:
         """Give up the nodes of a session that no peer speaks for, with a reason for the user.
 
         For ever (``GONE``) if another run answers under the node's name: the node was started anew without its
@@ -352,12 +349,12 @@ class Asking:
         return all(ask.welcome is not None or ask.error for ask in self._asks.values())
 
     def _reach(
-        self, session: Session, fingerprint: str, found: NodeRow | Listing, name: str, socket: str
+        self, session: PastSession, fingerprint: str, found: NodeRow | Listing, name: str, socket: str
     ) -> None:
         """Dial a node unless it is connected. Does nothing if the session has no such secret.
 
         Args:
-            session: Session that wants to ask the node, with the certificate files that its cluster used.
+            session: PastSession that wants to ask the node, with the certificate files that its cluster used.
             fingerprint: Fingerprint of the secret that the node has.
             found: The node, in the journal or in the list of this machine's nodes: its address, and if it speaks TLS.
             name: Name that the node's certificate must be for.
@@ -411,13 +408,13 @@ class Asking:
             ask.close()
 
 
-def by_program(sessions: list[Session]) -> list[list[Session]]:
+def by_program(sessions: list[PastSession]) -> list[list[PastSession]]:
     """Return the sessions in groups, one for each program, that is, for each identity under which nodes know it.
 
     A node that one journal of a program says is lost counts as lost in all its journals, also where the end of one is
     missing: a node forgets a client as a whole, so all clusters of the program were told.
     """
-    groups: dict[bytes, list[Session]] = {}
+    groups: dict[bytes, list[PastSession]] = {}
     for session in sessions:
         groups.setdefault(session.identity, []).append(session)
     for group in groups.values():
@@ -437,13 +434,11 @@ class Net(LoopThread):
         asking: The questions, one element for each program (identity). Use them only on the loop, by ``call``.
     """
 
-    def __init__(self, sessions: list[Session]) -> None:
+    def __init__(self, sessions: list[PastSession]) -> None:
         super().__init__("dispy recovery")
         self.asking = [Asking(group) for group in by_program(sessions)]
         self._started = time.monotonic()
         """When the recovery began (monotonic seconds); ``SILENT_S`` counts from here."""
-        self._error: Exception | None = None
-        """Error by which the loop has ended early, and which ``call`` raises; None while the loop goes on."""
         self.start()
 
     async def _main(self) -> None:
@@ -455,7 +450,7 @@ class Net(LoopThread):
                 for asking in self.asking:
                     asking.look(elapsed_s)
             except Exception as error:  # a certificate that cannot be read, say: the caller gets the error
-                self._error = error
+                self._failure = error
                 break
             try:
                 async with asyncio.timeout(LOOK_S):
@@ -473,11 +468,7 @@ class Net(LoopThread):
         Raises:
             Exception: The error of the function, or the one by which the loop has ended early.
         """
-        done = self.request(function)
-        while self._error is None:
-            with contextlib.suppress(TimeoutError):
-                return done.result(CALL_S)
-        raise self._error
+        return self.result(self.request(function))
 
     def wait(self, is_done: Callable[[], bool], until: float | None) -> bool:
         """Wait until a condition holds, which is checked on the loop every 5 ms. On any thread but the loop's.

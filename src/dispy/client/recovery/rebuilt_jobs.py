@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dispy import payload
-from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, TERMINATED, DispyJob
-from dispy.client.recovery.dead_program import Dead, Session
+from dispy.client.job import CANCELLED, CREATED, FINISHED, TERMINATED, DispyJob
+from dispy.client.recovery.dead_program import Dead, PastSession
 from dispy.core.recovery import Judge, Result
-from dispy.errors import NotPlainError, UsageError
+from dispy.errors import NotPlainError
 from dispy.protocol.node import Ended
 
 
@@ -22,50 +22,16 @@ class RunningJobs(Protocol):
     """Jobs that the cluster runs, ended or not. ``make_jobs`` returns these objects and makes no new ones."""
 
 
-class _Nowhere:
-    """Stand-in for the cluster of jobs that have not ended: waiting for one is an error, as nothing tells its end."""
-
-    _pid = -1
-    """Pid that no process has; a real cluster has the pid of the process that created it. A job whose cluster has
-    another pid than this process's calls ``_check_open`` instead of waiting."""
-    name = "recovered"
-    """Name in place of a cluster's, should a message about a job ask its cluster for one."""
-
-    def _check_open(self) -> None:
-        """Refuse to wait for a job.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise UsageError(
-            "this job had not ended when recover_jobs returned, and nobody waits for it now",
-            hint="call recover_jobs again",
-        )
-
-
-nowhere = _Nowhere()
-"""Cluster of all rebuilt jobs that have not ended; one object for all of them, as it has no state."""
-
-
-class _OfProgram:
-    """Stand-in for the cluster of jobs that have ended, if it ran a program and not a function.
-
-    The job asks it how to show its output. Ended jobs of functions have no cluster (None).
-    """
-
-    _pid = -1
-    """Pid that no process has; a real cluster has the pid of the process that created it. Jobs read it before they
-    wait, and refuse to in a fork; a job that has ended ignores it, as it does not wait."""
-    _gives_bytes = True
-    """True: ``DispyJob.stdout`` and ``stderr`` return the captured bytes, and do not decode them to text."""
-
-
-_of_program = _OfProgram()
-"""Cluster of all rebuilt jobs of programs that have ended; one object for all of them, as it has no state."""
+Name = tuple[int, int]
+"""Name of a job in one journal: number of its computation, and its own. In a full journal, which has one cluster, the
+first is 0: a job keeps its number when it is resumed under another computation."""
 
 
 def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: bool) -> list[DispyJob]:
-    """Return all jobs of journals, with what became of them, in the order of their numbers. On the loop of ``Net``.
+    """Return all jobs of journals, with what became of them. On the loop of ``Net``.
+
+    Those of a cluster come in the order of their numbers. Jobs of clusters with full journals come in the order in
+    which they were submitted; those of other clusters, cluster by cluster, where their first known job has begun.
 
     Args:
         found: The journals.
@@ -73,43 +39,68 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
         is_last_word: True if nodes that do not answer are not asked another time: a job that one of them may have
             started counts as lost (``Abandoned``), and one that still runs as ``Cancelled``.
     """
-    jobs: dict[int, DispyJob] = {}
+    jobs: list[tuple[float, DispyJob]] = []
     for one in found:
         running = {
-            job._number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
+            job.number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
         }
         results = _results(one)
-        others = []
+        others: dict[Name, DispyJob] = {}
         """Jobs of this journal that have no result and are not run here; ``_judge`` says what became of them."""
-        for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
-            if number in running:
-                job = running[number]
-                if not job._is_final:
-                    job._cluster = nowhere
-            elif number in results:
-                job = _ended_job(one, number, results[number])
+        made: dict[Name, DispyJob] = {}
+        known = [(0, number) for number in (*one.submitted, *running)]
+        for name in sorted({*results, *known, *_mentioned(one)}):
+            if name[1] in running:
+                job = running[name[1]]
+                if not job._is_final:  # pyright: ignore[reportPrivateUsage]
+                    job._session = None  # pyright: ignore[reportPrivateUsage]  # nothing tells its end any more
+            elif name in results:
+                job = _ended_job(one, name[1], results[name])
             else:
-                job = _new_job(one, number, None)
-                others.append(job)
-            jobs[number] = job
+                job = others[name] = _new_job(one, name[1], None)
+            made[name] = job
         for session in one.sessions:
-            _judge(
-                one, session, [job for job in others if one.session(job._number) is session], is_last_word
-            )
-    return [job for _, job in sorted(jobs.items())]
+            of_session = {name: job for name, job in others.items() if one.session(name[1]) is session}
+            _judge(one, session, of_session, is_last_word)
+        one.jobs = list(made.values())
+        jobs += _timed(made)
+    return [job for _, job in sorted(jobs, key=lambda each: each[0])]
 
 
-def _results(one: Dead) -> dict[int, Result]:
-    """Return the end of each job of a journal that has ended, and the IP address of its node, by number of the job.
+def _timed(jobs: dict[Name, DispyJob]) -> list[tuple[float, DispyJob]]:
+    """Return the jobs of one journal, each with the time by which it is sorted (seconds since the epoch).
+
+    These times never fall within a cluster, so that its jobs stay in the order of their numbers.
+    """
+    begun: dict[int, float] = {}
+    for (computation, _), job in jobs.items():
+        if job.start_time is not None:
+            begun[computation] = min(job.start_time, begun.get(computation, job.start_time))
+    latest: dict[int, float] = {}
+    timed = []
+    for (computation, _), job in jobs.items():
+        time = job.submit_time or begun.get(computation, 0.0)
+        latest[computation] = max(time, latest.get(computation, 0.0))
+        timed.append((latest[computation], job))
+    return timed
+
+
+def _name(one: Dead, computation: int, number: int) -> Name:
+    """Return the name of a job, as ``Name`` says."""
+    return (0, number) if one.journal.is_full else (computation, number)
+
+
+def _results(one: Dead) -> dict[Name, Result]:
+    """Return the end of each job of a journal that has ended, and the IP address of its node, by name of the job.
 
     If both the journal and a node have the end of a job, the journal's counts: the dead program was told that.
     """
     results = {
-        number: result
+        _name(one, computation, number): result
         for session in one.sessions
-        for (_, number), result in session.recovery.final_results().items()
+        for (computation, number), result in session.recovery.final_results().items()
     }
-    return results | one.told
+    return results | {(0, number): result for number, result in one.told.items()}
 
 
 def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, list[Ended]]:
@@ -130,17 +121,16 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
     if not one.journal.is_full:
         return found
     results = _results(one)
+    own = {id(job) for job in one.jobs}
     for job in jobs:
-        if job._number in one.told or not job._is_final:
+        if id(job) not in own or job.number in one.told or not job._is_final:  # pyright: ignore[reportPrivateUsage]
             continue
         # A result counts also if the job was submitted too late to be in the journal.
-        result = results.get(job._number)
+        result = results.get((0, job.number))
         if result is None:
-            if not is_whole or job._number not in one.submitted:
+            if not is_whole or job.number not in one.submitted:
                 continue
-            ended = Ended(
-                job._number, 0, job._status, 0.0, 0.0, b"", reason=job._exception or "", ran=False
-            )
+            ended = Ended(job.number, 0, job.status, 0.0, 0.0, b"", reason=job.exception or "", ran=False)
             result = Result(ended, "")
         found.setdefault(result.ip_addr, []).append(result.ended)
     return found
@@ -152,7 +142,7 @@ def unstarted(one: Dead) -> list[DispyJob]:
     These are jobs that were submitted and never started; if jobs are reentrant, also jobs that may have been started.
     """
     results = _results(one)
-    left = [number for number in sorted(one.submitted) if number not in results]
+    left = [number for number in sorted(one.submitted) if (0, number) not in results]
     found = []
     for session in one.sessions:
         if not session.recovery.computations:
@@ -165,20 +155,20 @@ def unstarted(one: Dead) -> list[DispyJob]:
     return found
 
 
-def _mentioned(one: Dead) -> set[int]:
-    """Return the numbers of jobs that nodes have named without a result: open or lost ones.
+def _mentioned(one: Dead) -> set[Name]:
+    """Return the names of jobs that nodes have named without a result: open or lost ones.
 
     A short journal has no jobs, so these are found by the nodes' answers alone.
     """
     return {
-        number
+        _name(one, *key)
         for session in one.sessions
-        for names in (session.recovery.open_jobs(), session.recovery.lost)
-        for _, number in names
+        for keys in (session.recovery.open_jobs(), session.recovery.lost)
+        for key in keys
     }
 
 
-def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
+def _judge_of(one: Dead, session: PastSession, is_last_word: bool) -> Judge:
     """Return the ``core.recovery.Judge`` of a session: for each job without a result it says what became of it.
 
     It judges by the answers of nodes so far and by the session's mark; answers that come later need a new judge.
@@ -194,7 +184,7 @@ def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
     )
 
 
-def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
+def _judge(one: Dead, session: PastSession, jobs: dict[Name, DispyJob], is_last_word: bool) -> None:
     """Set status and reason of new jobs (``Created``) that have no result, all of one session.
 
     Jobs that are open on a node become ``Running``, with start time and IP address, if the node has started them,
@@ -203,21 +193,21 @@ def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool
     """
     recovery = session.recovery
     judge = _judge_of(one, session, is_last_word)
-    open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
-    for job in jobs:
-        key = open_jobs.get(job._number)
+    open_jobs = {_name(one, *key): key for key in recovery.open_jobs()}
+    for name, job in jobs.items():
+        key = open_jobs.get(name)
         if key is not None:
             if key in recovery.started:
-                started, job.ip_addr = recovery.started[key]
-                job.start_time = started.start
-                job._status = RUNNING
+                started, ip_addr = recovery.started[key]
+                job._begin(started.start, ip_addr)  # pyright: ignore[reportPrivateUsage]
             if is_last_word:
                 _end(job, CANCELLED, "it was killed, and its node has not said how it ended")
         else:
-            keys = [(computation, job._number) for computation in recovery.computations]
+            own = [name[0]] if name[0] else recovery.computations
+            keys = [(computation, name[1]) for computation in own]
             key = next((key for key in keys if key in recovery.lost), keys[0])
             fate = judge.fate(key)
-            job._exception = fate.reason or None
+            job.exception = fate.reason or None
             if fate.status is not None:
                 _end(job, fate.status, fate.reason)
 
@@ -233,23 +223,11 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
     if ended.job_id:
         job_id = _load_id(payload.PlainOnly(ended.job_id) if one.is_plain else ended.job_id, number)
     job = _new_job(one, number, job_id)
-    job._cluster = _of_program if one.is_program else None
-    job._status = ended.status
-    if ended.ran:
-        job.ip_addr = result.ip_addr
-        job.start_time = ended.start
-        job.end_time = ended.end
-        job._stdout = ended.stdout
-        job._stderr = ended.stderr
-    if ended.status == FINISHED and one.is_plain:
+    is_plain = one.is_plain
+    job._take_end(ended, result.ip_addr, is_program=one.is_program, is_plain=is_plain)  # pyright: ignore[reportPrivateUsage]
+    if ended.status == FINISHED and is_plain:
         _fill_plain(job, ended)
-    elif ended.status == FINISHED:
-        job._value = ended.payload
-        job._is_encoded = True
-    else:
-        job._exception = ended.reason or None
-        job._error = payload.PlainOnly(ended.payload) if one.is_plain else bytes(ended.payload)
-    job._is_final = True
+    job._finish()  # pyright: ignore[reportPrivateUsage]
     return job
 
 
@@ -258,18 +236,14 @@ def _fill_plain(job: DispyJob, ended: Ended) -> None:
     try:
         job.result = payload.load(payload.PlainOnly(ended.payload))
     except NotPlainError as error:
-        job._status = TERMINATED
-        job._exception = f"the job's result is not taken: {error}"
-        job._error = b""
+        reason = f"the job's result is not taken: {error}"
+        job._end_here(TERMINATED, reason)  # pyright: ignore[reportPrivateUsage]
 
 
 def _end(job: DispyJob, status: int, reason: str) -> None:
     """End a job that has no result, for good, with a status and a reason (a sentence for ``job.exception``)."""
-    job._status = status
-    job._exception = reason
-    job._error = b""
-    job._is_final = True
-    job._cluster = None
+    job._end_here(status, reason)  # pyright: ignore[reportPrivateUsage]
+    job._finish()  # pyright: ignore[reportPrivateUsage]
 
 
 def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
@@ -289,7 +263,7 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
             job_id = apart.job_id
         except Exception:  # a class of the arguments cannot be imported here, say
             job_id = None
-    job = DispyJob(number if job_id is None else job_id, number, nowhere, 0.0, CREATED)
+    job = DispyJob(number if job_id is None else job_id, number, None, 0.0, CREATED)
     if submitted is not None:
         job.submit_time = submitted.time
     return job

@@ -7,28 +7,33 @@ knows under which identity nodes have them. The notes come first, then the jobs 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from dispy import payload
-from dispy.client.cluster import JobCluster
-from dispy.client.code.computation import Computation
+from dispy.client.code.computation import noted_computation
+from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.engine import Engine
 from dispy.client.job import DispyJob
 from dispy.client.recovery.dead_program import Dead
 from dispy.client.recovery.journaling import note_computation
 from dispy.client.recovery.rebuilt_jobs import unstarted
+from dispy.client.session import shutdown
 from dispy.client.session.cancellation import cancel_all
 from dispy.client.session.completion import give_up_jobs
-from dispy.client.session.files import Held
-from dispy.core import scheduling as core
+from dispy.client.session.startup import Callbacks, choose_nodes, make_session, open_session
+from dispy.client.session.state import Options as ClusterOptions
+from dispy.client.session.state import Session
+from dispy.client.session.submission import adopt
 from dispy.journal import reader
-from dispy.journal.writer import Journal
-from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject
+from dispy.security.tls import Tls
+from dispy.settings import PULSE_S
+from dispy.system import current_directory
 from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.client")
@@ -39,80 +44,33 @@ Put = list[tuple[int, memoryview]]
 number upwards. Nodes get the objects before the jobs."""
 
 
-class Resumed(JobCluster):
-    """Cluster that runs jobs of a dead program that were never started, with an engine and an identity of its own.
+class Resumed:
+    """Runs jobs of a dead program that were never started, with an engine and an identity of its own.
 
-    Nodes, secret, TLS and options are those that the dead program's last session noted. The caller ends the cluster
-    by ``finish`` or ``leave``.
+    Nodes, secret, TLS and options are those that the dead program's last session noted. The caller ends it by
+    ``finish`` or ``leave``.
 
     Args:
-        one: The journal, a full one; this cluster writes its notes into it.
+        one: The journal, a full one, into which the notes about these jobs go.
 
     Attributes:
         dead: The journal.
-        resumed_jobs: The jobs that this cluster runs, by number upwards within each old session. ``resume_unstarted``
-            sets them before it calls ``run``.
+        resumed_jobs: The jobs that are run, by number upwards within each old session. ``resume_unstarted`` sets them
+            before it calls ``run``.
     """
 
     def __init__(self, one: Dead) -> None:
-        # Before the base class begins, which calls methods that need these.
         self.dead = one
         self.resumed_jobs: list[DispyJob] = []
+        self._engine = Engine()
+        """An engine of its own: nodes know it under another identity, and ``leave`` can stop it alone."""
         self._is_left = False
         """True once the engine was stopped by ``finish`` or ``leave``: there is nothing to stop any more."""
-        secret, options = one.last_options()
-        super().__init__(
-            None,
-            nodes=[(host, port or None, cpus) for host, port, cpus in options.nodes],
-            reentrant=options.reentrant,
-            isolate=options.isolate,
-            results="plain" if one.is_plain else "any",
-            setup_per=options.setup_per,
-            setup_timeout=options.setup_timeout,
-            exclusive=options.exclusive,
-            dest_path=options.dest_path or None,
-            cleanup=not options.keeps_files,
-            pulse_interval=options.pulse_s,
-            secret=secret.text(),
-            certfile=options.certfile or None,
-            keyfile=options.keyfile or None,
-            cafile=options.cafile or None,
-            tls=options.tls,
-            recover_file=one.journal.path,
-        )
-
-    def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
-        """Return the computation that the journal has: its code is sent to nodes as it is, and never loaded here.
-
-        ``JobCluster`` calls this when it is made; the arguments, of a computation given by a user, are ignored.
-        """
-        made = Computation.__new__(Computation)
-        made.name = self.dead.name
-        made.code = self.dead.code
-        made.known = payload.NOTHING
-        made.extensions = []
-        made.method = None
-        made.is_program = self.dead.is_program
-        made.adapts = False  # calls were adapted when they were submitted
-        return made
-
-    def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
-        """Return the files that the journal names, and the holders that read them from disk here when nodes ask."""
-        _, options = self.dead.last_options()
-        return options.files, self._shipped.restore(options.sources)
-
-    def _find_engine(self) -> Engine:
-        """Return a new engine: nodes know it under an identity of its own, and ``leave`` can stop it alone."""
-        return Engine()
-
-    def _open_journal(self, recover_file: Any) -> Journal:
-        """Note a new session and this cluster in the dead program's journal, which is open already, and return it."""
-        journal = self.dead.journal
-        begin_session(
-            self.dead, self._engine.post, self._engine.service.identity, self._engine.service.name
-        )
-        note_computation(self, journal)
-        return journal
+        self._session = session = _make_session(one, self._engine)
+        session.journal = one.journal
+        begin_session(one, self._engine.post, session.backend.identity, session.backend.name)
+        note_computation(session, one.journal)
+        open_session(session, False, self._engine.add)
 
     def run(self, put: Put, messages: list[Job]) -> None:
         """Submit ``resumed_jobs``, under the numbers that they had. Does not wait for their ends (``has_ended``).
@@ -121,43 +79,40 @@ class Resumed(JobCluster):
             put: Objects that the jobs refer to.
             messages: The jobs for the scheduler, in the order of ``resumed_jobs``.
         """
-        for job in self.resumed_jobs:
-            job._cluster = self
-            self._jobs[job._number] = job
+        adopt(self._session, self.resumed_jobs)
         self._engine.call(self._submit_resumed, put, messages)
 
     def _submit_resumed(self, put: Put, messages: list[Job]) -> None:
         """Give the scheduler the objects, then the jobs. On the loop of the engine."""
-        service = self._engine.service
+        session = self._session
         for number, data in put:
-            service.handle(core.PutObject(PutObject(self._number, number, data)))  # type: ignore[arg-type]
-        service.submit(core.SubmitJobs(self._number, messages))
-        service.schedule_tick()
+            session.backend.put(PutObject(session.number, number, data))  # type: ignore[arg-type]
+        session.backend.submit(session.number, messages)
 
     def has_ended(self) -> bool:
         """True if all resumed jobs have ended."""
-        return not self._jobs
+        return not self._session.jobs
 
     def kill(self) -> None:
         """Cancel the jobs that have not ended: nodes kill those that run. Does not wait (``has_ended``).
 
         The caller calls ``give_up`` for those that have not ended in time.
         """
-        self._engine.call(cancel_all, self)
+        self._engine.call(cancel_all, self._session)
 
     def give_up(self) -> None:
         """End the jobs that have not ended as ``Abandoned``, without waiting for their nodes."""
-        if self._jobs:
-            self._engine.call(give_up_jobs, self)
+        if self._session.jobs:
+            self._engine.call(give_up_jobs, self._session)
 
     def finish(self) -> None:
         """Close the cluster, all of whose jobs have ended, and stop its engine: nothing stays on nodes.
 
         The journal stays open; the recovery closes it.
         """
-        self._journal = None  # removed by the recovery, which opened it
-        self._tally.hear_all()  # the jobs are returned: their failures are not told at the end of the program
-        self.close()
+        self._session.journal = None  # removed by the recovery, which opened it
+        self._session.tally.hear_all()  # the jobs are returned: their failures are not told at the end of the program
+        shutdown.close(self._session, None, terminate=False)
         self._is_left = True
         self._engine.stop()
 
@@ -169,6 +124,46 @@ class Resumed(JobCluster):
         if not self._is_left:
             self._is_left = True
             self._engine.leave()
+
+
+def _make_session(one: Dead, engine: Engine) -> Session:
+    """Returns the session that runs jobs of a dead program: its choices are those that the journal has."""
+    secret, noted = one.last_options()
+    nodes = [(host, port or None, cpus) for host, port, cpus in noted.nodes]
+    tls = Tls(noted.certfile or None, noted.keyfile or None, noted.cafile or None, noted.tls)
+    chosen = choose_nodes(nodes, secret.text(), None, tls)
+    options = ClusterOptions(
+        access=chosen.access,
+        secret_file=noted.secret_file or None,
+        owner=chosen.owner,
+        computation=noted_computation(one.name, one.code, is_program=one.is_program),
+        files=noted.files,
+        seed=0,
+        seeding=payload.Seeding(0, 1, False),
+        dest_path=noted.dest_path,
+        keeps_files=noted.keeps_files,
+        isolate=noted.isolate,
+        setup_per=noted.setup_per,
+        setup_timeout=noted.setup_timeout,
+        exclusive=noted.exclusive,
+        is_plain=one.is_plain,
+        reentrant=noted.reentrant,
+        pulse_s=PULSE_S if noted.pulse_s is None else noted.pulse_s,
+        queued_max=sys.maxsize,
+    )
+    shipped = Shipped(current_directory.directory())
+    held = shipped.restore(noted.sources)
+    return make_session(
+        options,
+        chosen.wishes,
+        shipped,
+        held,
+        engine,
+        engine.backend,
+        engine.new_number(),
+        None,
+        Callbacks(),
+    )
 
 
 class Resuming(Protocol):
@@ -224,13 +219,13 @@ def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
         DispyError: The journal is damaged, or cannot be written to.
     """
     journal, session = one.journal, one.journal.session
-    numbers = msgspec.msgpack.encode([job._number for job in jobs])
+    numbers = msgspec.msgpack.encode([job.number for job in jobs])
     put = [(number, one.read_part(part)) for number, part in journal.ask(reader.objects)]
-    messages = [Job(job._number, 0, one.arguments(job._number)) for job in jobs]
+    messages = [Job(job.number, 0, one.arguments(job.number)) for job in jobs]
     # From here on the jobs are ours: a recovery of this program looks for them on the nodes of our session.
     journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
     for job in jobs:
-        job._exception = None  # why it was not run
+        job.exception = None  # why it was not run
     return put, messages
 
 
@@ -258,16 +253,16 @@ def resume_unstarted(
     made = []
     for one in found:
         jobs = call(partial(unstarted, one)) if one.journal.is_full else []
-        pinned = [job for job in jobs if one.submitted[job._number].is_pinned]
+        pinned = [job for job in jobs if one.submitted[job.number].is_pinned]
         if pinned:
             logger.warning(
                 "%s for one node and no other, or brought files; that is not resumed",
                 counted(len(pinned), "job was", "jobs were"),
             )
-        jobs = [job for job in jobs if not one.submitted[job._number].is_pinned]
+        jobs = [job for job in jobs if not one.submitted[job.number].is_pinned]
         if jobs:
-            cluster = make(one)
-            made.append(cluster)
-            cluster.resumed_jobs = jobs
-            cluster.run(*_take_jobs(one, jobs))
+            session = make(one)
+            made.append(session)
+            session.resumed_jobs = jobs
+            session.run(*_take_jobs(one, jobs))
     return made

@@ -32,7 +32,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from dispy import config
 from dispy.client.job import DispyJob
 from dispy.client.logger import notice
-from dispy.client.recovery.dead_program import Dead, Session
+from dispy.client.recovery.dead_program import Dead, PastSession
 from dispy.client.recovery.node_queries import Asking
 from dispy.client.recovery.rebuilt_jobs import by_address, load, make_jobs, why_not
 from dispy.client.recovery.resumed_jobs import Resuming, resume_unstarted
@@ -292,7 +292,9 @@ def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
         Jobs of this journal that have not ended, that is, were never started.
     """
     _note_ended(one, by_address(one, jobs, is_whole=True))
-    return [job for job in jobs if job._number in one.submitted and not job._is_final]
+    own = {id(job) for job in one.jobs}
+    left = [job for job in jobs if id(job) in own and job.number in one.submitted]
+    return [job for job in left if not job._is_final]  # pyright: ignore[reportPrivateUsage]  # not for programs
 
 
 def _keep(one: Dead, left: list[DispyJob]) -> None:
@@ -313,7 +315,7 @@ def _are_released(net: Nodes) -> bool:
     return all(asking.is_released() for asking in net.asking)
 
 
-def _say_what_is_missing(found: list[Dead], sessions: list[Session]) -> None:
+def _say_what_is_missing(found: list[Dead], sessions: list[PastSession]) -> None:
     """Log a warning with the nodes that have not answered, the number of jobs that have not ended, and what to do."""
     missing = [
         place.reason

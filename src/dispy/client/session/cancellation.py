@@ -10,19 +10,39 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dispy.client.arguments import describe
-from dispy.client.job import CANCELLED, DispyJob
+from dispy.client.job import DispyJob
 from dispy.client.session.inbox import take_inbox
-from dispy.core import scheduling as core
 from dispy.errors import UsageError
+from dispy.system import process_identity
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import ClusterState
+    from dispy.client.session.state import Session
 
 JOBS_ARE = "jobs are what submit returns"
 """Text of the hint in a ``UsageError`` about an argument that should be a job and is not."""
 
 
-def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
+def cancel(session: Session, job: DispyJob | Iterable[DispyJob]) -> int:
+    """Cancel a job, or several: the work of ``JobCluster.cancel``. On any thread; does not wait for the end.
+
+    Returns:
+        0 if the job is (being) cancelled; -1 if it had ended or is of another cluster. For several jobs: 0 if all of
+        them are cancelled.
+    """
+    if session.is_closed or session.pid != process_identity.pid:
+        session.check_open()
+    if not isinstance(job, DispyJob):
+        return _cancel_several(session, job)
+    if session.jobs.get(job.number) is not job:
+        return -1
+    with session.status_guard:
+        job._cancel()  # pyright: ignore[reportPrivateUsage]  # not for programs
+    session.cancels.append(job.number)
+    _post_cancels(session)
+    return 0
+
+
+def _cancel_several(session: Session, jobs: Iterable[DispyJob]) -> int:
     """Set several jobs to ``Cancelled``, and have the loop cancel them. On any thread; does not wait for their ends.
 
     Returns:
@@ -37,50 +57,49 @@ def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
     for job in several:
         if not isinstance(job, DispyJob):
             raise UsageError(f"cancel takes jobs, not {describe(job)}", hint=JOBS_ARE)
-    is_open = cluster._jobs.get
-    left = [job for job in several if is_open(job._number) is job]
-    with cluster._status_guard:
+    is_open = session.jobs.get
+    left = [job for job in several if is_open(job.number) is job]
+    with session.status_guard:
         for job in left:
-            if job._status < CANCELLED:
-                job._status = CANCELLED
-    cluster._cancels.extend([job._number for job in left])
-    post_cancels(cluster)
+            job._cancel()  # pyright: ignore[reportPrivateUsage]  # not for programs
+    session.cancels.extend([job.number for job in left])
+    _post_cancels(session)
     return 0 if len(left) == len(several) else -1
 
 
-def post_cancels(cluster: ClusterState) -> None:
-    """Have the loop cancel the jobs in ``cluster._cancels``. On any thread. Nothing more is posted while a call is
+def _post_cancels(session: Session) -> None:
+    """Have the loop cancel the jobs in ``session.cancels``. On any thread. Nothing more is posted while a call is
     on its way, as one call takes all of them."""
-    if not cluster._has_posted_cancels:
-        cluster._has_posted_cancels = True
-        cluster._engine.post(_take_cancels, cluster)
+    if not session.has_posted_cancels:
+        session.has_posted_cancels = True
+        session.engine.post(_take_cancels, session)
 
 
-def _take_cancels(cluster: ClusterState) -> None:
-    """Empty ``cluster._cancels``, and cancel these jobs in one event for the scheduler. On the loop.
+def _take_cancels(session: Session) -> None:
+    """Empty ``session.cancels``, and cancel these jobs in one event for the scheduler. On the loop.
 
     One event for all of them, as there may be a million.
     """
-    cluster._has_posted_cancels = False
-    popleft = cluster._cancels.popleft
-    cancel_open(cluster, [popleft() for _ in range(len(cluster._cancels))])
+    session.has_posted_cancels = False
+    popleft = session.cancels.popleft
+    cancel_open(session, [popleft() for _ in range(len(session.cancels))])
 
 
-def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
+def cancel_open(session: Session, numbers: Iterable[int]) -> None:
     """Have the scheduler cancel those of the jobs with these numbers that are unfinished. On the loop.
 
     Skipped are numbers of unknown and ended jobs, and of jobs whose end has come and whose result is being unpickled.
     """
-    take_inbox(cluster)
-    jobs, ended = cluster._jobs, cluster._ended
+    take_inbox(session)
+    jobs, ended = session.jobs, session.ended
     left = [number for number in numbers if number in jobs and number not in ended]
     if left:
-        cluster._engine.service.handle(core.CancelJobs(cluster._number, left))
+        session.backend.cancel(session.number, left)
 
 
-def cancel_all(cluster: ClusterState) -> None:
+def cancel_all(session: Session) -> None:
     """Have the scheduler cancel all unfinished jobs and chunks of a cluster that is being closed. On the loop.
 
     Sets no status: each job gets one when its end comes.
     """
-    cancel_open(cluster, list(cluster._jobs))
+    cancel_open(session, list(session.jobs))

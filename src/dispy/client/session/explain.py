@@ -6,23 +6,20 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from dispy.client.engine.local_nodes import covers_loopback
-from dispy.client.nodes import say_blind
+from dispy.client.arguments import describe
+from dispy.client.job import STATUS_NAMES, DispyJob
+from dispy.client.nodes import covers_loopback, say_blind
+from dispy.client.session.cancellation import JOBS_ARE
 from dispy.client.session.inbox import take_inbox
-from dispy.core.scheduling.explain import find_stall, why_full, why_open
-from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
+from dispy.protocol.views import PlacementStatus
 from dispy.system.addresses import own
-from dispy.system.escaping import line
 from dispy.system.wording import counted
 
 if TYPE_CHECKING:
-    from dispy.client.cluster_nodes import Steering
-    from dispy.client.job import DispyJob
-    from dispy.client.session.state import ClusterState
-    from dispy.net.discovery import Listing
-    from dispy.scheduler.link import NodeInfo
+    from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -34,7 +31,21 @@ HELD_S = 1.0
 nodes give, as that other programs use their CPUs. The jobs go on waiting."""
 
 
-def why(cluster: ClusterState, job: DispyJob) -> str:
+def why(session: Session, job: DispyJob) -> str:
+    """Returns where a job is and what it waits for, in words: the work of ``JobCluster.why``. On any thread.
+
+    Raises:
+        UsageError: The argument is no job of this cluster, or the cluster is closed.
+    """
+    if not isinstance(job, DispyJob):
+        raise UsageError(f"why takes a job, not {describe(job)}", hint=JOBS_ARE)
+    if job._is_final:  # pyright: ignore[reportPrivateUsage]  # ``status`` would count as a look at a failure
+        return f"it has ended: {STATUS_NAMES[job.status]}"
+    session.check_open()
+    return session.engine.call(_why, session, job)
+
+
+def _why(session: Session, job: DispyJob) -> str:
     """Returns where an unfinished job is and what it waits for, in words; on the loop.
 
     Nodes of the cluster that have been silent for more than two heartbeat intervals are named, too.
@@ -42,158 +53,119 @@ def why(cluster: ClusterState, job: DispyJob) -> str:
     Raises:
         UsageError: The job is not an unfinished one of this cluster.
     """
-    if cluster._jobs.get(job._number) is not job:
+    if session.jobs.get(job.number) is not job:
         raise UsageError(
-            f"{job!r} is not a job of cluster {cluster.name}",
+            f"{job!r} is not a job of cluster {session.name}",
             hint="ask the cluster that it was submitted to",
         )
-    take_inbox(cluster)
-    computation = cluster._engine.service.state.computations[cluster._number]
-    words = [why_open(computation, job._number) or _why_no_node(cluster)]
-    for info in cluster._engine.service.nodes():
-        silent_s = cluster._engine.service.silent_s(info.node)
-        if info.node in computation.placements and silent_s > 2 * cluster._engine.service.pulse_s:
-            words.append(f"node {info.name} has said nothing for {silent_s:g} s")
-    return "; ".join(words)
+    take_inbox(session)
+    where, silent = session.views.why(session.number, job.number)
+    return "; ".join([where or _why_no_node(session), *silent])
 
 
-def check_waiting(cluster: ClusterState) -> None:
+def check_waiting(session: Session) -> None:
     """Log why jobs of a cluster wait without a node that takes them, or stand still. Called each 0.2 s, on the loop.
 
     Waiting is a warning, once for each kind of reason. Standing still (nothing moves that could, for
     ``watchdog.STALL_S`` seconds) is an error; it is logged once, too.
     """
-    stalled = cluster._stall.look(_find_stall(cluster) if cluster._jobs else "", time.monotonic())
+    stalled = session.stall.look(
+        session.views.stalled(session.number) if session.jobs else "", time.monotonic()
+    )
     if stalled:
         logger.error(
-            "nothing of cluster %s has moved for %g s: %s", cluster.name, cluster._stall.limit_s, stalled
+            "nothing of cluster %s has moved for %g s: %s", session.name, session.stall.limit_s, stalled
         )
-    held = _why_held(cluster) if cluster._jobs and cluster._dispy_nodes else ""
-    if not cluster._jobs or (cluster._dispy_nodes and not held):
-        cluster._waiting_since = None
-        cluster._has_warned = ""
+    held = _why_held(session) if session.jobs and session.dispy_nodes else ""
+    if not session.jobs or (session.dispy_nodes and not held):
+        session.waiting_since = None
+        session.has_warned = ""
         return
     now = time.monotonic()
-    if cluster._waiting_since is None:
-        cluster._waiting_since = now
+    if session.waiting_since is None:
+        session.waiting_since = now
     kind = held or "no node"
-    if cluster._has_warned != kind and now - cluster._waiting_since > (HELD_S if held else WARN_S):
-        cluster._has_warned = kind
-        reason = held or _why_loading(cluster)
-        waiting = f"{_waiting(cluster)}: {reason}"
-        logger.warning("%s", waiting if reason else _why_no_node(cluster))
+    if session.has_warned != kind and now - session.waiting_since > (HELD_S if held else WARN_S):
+        session.has_warned = kind
+        reason = held or _why_loading(session)
+        waiting = f"{_waiting(session)}: {reason}"
+        logger.warning("%s", waiting if reason else _why_no_node(session))
 
 
-def _waiting(cluster: ClusterState) -> str:
+def _waiting(session: Session) -> str:
     """Returns the number of unfinished jobs for a message, as "3 jobs of cluster f wait"."""
-    of = f"of cluster {cluster.name}"
-    return counted(len(cluster._jobs), f"job {of} waits", f"jobs {of} wait")
+    of = f"of cluster {session.name}"
+    return counted(len(session.jobs), f"job {of} waits", f"jobs {of} wait")
 
 
-def _find_stall(cluster: ClusterState) -> str:
-    """Returns, in words, which jobs of a cluster stand still though a node could run them; empty if none do.
-
-    The words change when one of these jobs moves: equal words at two calls mean a standstill in between. Empty, too,
-    while a large payload is on its way to a node of the cluster.
-    """
-    service = cluster._engine.service
-    # A large payload is on its way for a while: that is no standstill.
-    if any(service.is_sending(node) for node in cluster._dispy_nodes):
-        return ""
-    return find_stall(service.state.computations[cluster._number], service.state.computations.values())
-
-
-def _why_held(cluster: ClusterState) -> str:
+def _why_held(session: Session) -> str:
     """Returns, in words, the reason that each node in use gives for taking no job now, as "node a: …; node b: …".
 
     Empty if a node takes or runs jobs, or gives no reason: no warning is due then.
     """
-    computation = cluster._engine.service.state.computations[cluster._number]
+    views = session.views.view(session.number)
     reasons = []
-    for node in cluster._dispy_nodes:
-        placement = computation.placements.get(node)
-        if placement is None or placement.granted[0] or placement.started or not placement.shortage:
+    for node, shown in session.dispy_nodes.items():
+        view = views.get(node)
+        if view is None or view.slots or view.started or not view.shortage:
             return ""
-        reasons.append(f"node {placement.node.name}: {placement.shortage}")
+        reasons.append(f"node {shown.name}: {view.shortage}")
     return "; ".join(reasons)
 
 
-def note_listed(cluster: Steering, listed: list[Listing]) -> None:
-    """Log (``debug``) which nodes of this machine a cluster has found, and which it looks for, if that has changed.
-
-    Args:
-        cluster: Cluster that looks for nodes.
-        listed: Listed nodes of this machine with the cluster's secret.
-    """
-    found = ", ".join(sorted(f"{item.name} at {item.host}:{item.port}" for item in listed)) or "none"
-    wanted = ", ".join(f"{a.host}:{a.port}" if a.port else a.host for a in cluster._allocations)
-    text = (
-        f"cluster {cluster.name} looks for nodes={wanted}; nodes of this machine with its secret: {found}"
-    )
-    if cluster._listed != text:
-        cluster._listed = text
-        logger.debug("%s", line(text))
-
-
-def why_unused(cluster: Steering, info: NodeInfo) -> str:
+def why_unused(session: Session, info: NodeInfo) -> str:
     """Returns, in words for the log, why a cluster does not use a node that is connected."""
-    if info.target.key != cluster._secret.key:
-        return "it has another secret"
     if not info.cpus:
         return info.shortage or "it offers no CPUs now"
-    said = cluster._set_aside.get(info.node)
+    said = session.set_aside.get(info.node)
     return (
         f"{said} was called for it"
         if said
-        else cluster._failures.get(info.name, "nothing in nodes= wants it")
+        else session.failures.get(info.name, "nothing in nodes= wants it")
     )
 
 
-def _why_loading(cluster: ClusterState) -> str:
+def _why_loading(session: Session) -> str:
     """Returns, in words, how far each node is that loads the computation: "node a: …; node b: …".
 
     Empty if no node is loading it.
     """
-    placements = cluster._engine.service.state.computations[cluster._number].placements.values()
+    views = session.views.view(session.number)
     return "; ".join(
-        f"node {placement.node.name}: {why_full(placement)}"
-        for placement in placements
-        if placement.status is Status.LOADING
+        f"node {info.name}: {views[info.node].progress or 'it is loading the computation, or runs its setup'}"
+        for info in session.views.nodes(session.number)
+        if info.node in views and views[info.node].status is PlacementStatus.LOADING
     )
 
 
-def _why_no_node(cluster: ClusterState) -> str:
+def _why_no_node(session: Session) -> str:
     """Returns sentences for the user: jobs wait, no node can be used, why each known one cannot, and what to do."""
-    shortages = {
-        info.name: info.shortage or "it offers no CPUs now"
-        for info in cluster._engine.service.nodes()
-        if not info.cpus
-    }
-    tried = sorted(cluster._unreachable.values())
+    known = session.views.nodes(session.number)
+    shortages = {info.name: info.shortage or "it offers no CPUs now" for info in known if not info.cpus}
+    tried = sorted(session.unreachable.values())
     # Shortages come last: that ``allocate`` returned 0 for a node without CPUs is no reason of its own.
-    tried += [f"{name}: {why}" for name, why in {**cluster._failures, **shortages}.items()]
-    known = [info for info in cluster._engine.service.nodes() if info.target.key == cluster._secret.key]
+    tried += [f"{name}: {why}" for name, why in {**session.failures, **shortages}.items()]
     tried += [
-        f"{info.name}: {cluster._set_aside[info.node]} was called for it, and allocate_node uses it again"
+        f"{info.name}: {session.set_aside[info.node]} was called for it, and allocate_node uses it again"
         for info in known
-        if info.node in cluster._set_aside
+        if info.node in session.set_aside
     ]
-    wanted = ", ".join(allocation.host for allocation in cluster._allocations)
-    said = f"{_waiting(cluster)}: no node of nodes={wanted} can be used."
+    wanted = ", ".join(allocation.host for allocation in session.wishes.allocations)
+    said = f"{_waiting(session)}: no node of nodes={wanted} can be used."
     if tried:
         said += f" Tried: {'; '.join(tried)}."
-    return " ".join([said, *_advice(cluster, known)])
+    return " ".join([said, *_advice(session, known)])
 
 
-def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
+def _advice(session: Session, known: list[NodeInfo]) -> list[str]:
     """Returns sentences that tell the user how to get a node; empty if connected nodes leave nothing to advise.
 
     Args:
-        cluster: Cluster without a node in use.
+        session: Cluster without a node in use.
         known: Connected nodes with the cluster's secret.
     """
     found = []
-    items = cluster._allocations
+    items = session.wishes.allocations
     for item in items:
         if item.ip_addr is None and not covers_loopback(item):
             if not any(item.matches(address) for info in known for address in info.addresses()):
@@ -201,9 +173,8 @@ def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
     if known:
         return found
     if any(covers_loopback(item) for item in items):
-        listed = cluster._engine.listed
-        if not listed.of(cluster._secret.fingerprint()):
-            others = listed.count_others(cluster._secret.fingerprint())
+        same, others = session.views.count_listed(session.number)
+        if not same:
             but = f" ({others} with another secret)" if others else ""
             found.append(
                 f"No dispynode of this machine with this secret is listed in {where_looked()}{but}."

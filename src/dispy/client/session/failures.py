@@ -14,15 +14,10 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from dispy.client.logger import notice
-from dispy.client.session.missing_files import explain
-from dispy.protocol.node import ABANDONED, CANCELLED
+from dispy.protocol.node import ABANDONED
 from dispy.system.escaping import line
-
-if TYPE_CHECKING:
-    from dispy.client.job import DispyJob
 
 logger = logging.getLogger("dispy.client")
 
@@ -188,22 +183,6 @@ def _cut(text: str) -> str:
     """Returns a text as one line, with control characters escaped; cut to ``SUMMARY_MAX`` characters with " ..."."""
     said = line(text.strip())
     return said if len(said) <= SUMMARY_MAX else f"{said[: SUMMARY_MAX - 4]} ..."
-
-
-def look(job: DispyJob) -> str | None:
-    """Returns why an ended job failed, and notes that the program has looked at it; None if it did not fail.
-
-    The reason is a traceback or a sentence. Advice about a missing file is added to it, and stored in the job
-    (``missing_files``). Failures of cancelled jobs are returned as they are.
-    """
-    reason = job._exception
-    if reason is None:
-        return None
-    tally: Tally | None = getattr(job._cluster, "_tally", None)
-    if tally is not None and job._status != CANCELLED:
-        tally.hear(reason)
-        reason = job._exception = explain(reason, job._cluster, job.ip_addr)
-    return reason
 
 
 # Reports of failures that the program has not looked at.

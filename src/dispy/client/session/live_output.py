@@ -15,16 +15,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from dispy.client.engine.callback_thread import Caller, call_now
+from dispy.client.engine.callback_thread import call_now
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.wakeup import Signal
-from dispy.core import scheduling as core
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended, Printed
 from dispy.protocol.output_reader import Final, Output, Reader, final_of
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import ClusterState
+    from dispy.client.engine.threads import Threads
 
 PENDING_MAX = 4 * MIB
 """Bytes of output that are kept for one reader that is slower: one follower, or the callback with all jobs together.
@@ -75,7 +74,7 @@ class Follower:
     def on_ended(self, job: DispyJob) -> None:
         """Note that the job has ended, and wake the reader. Called by the job, on the engine's threads.
 
-        ``_follow`` adds this object to the job's waiters for that.
+        ``Watching.follow`` adds this object to the job's waiters for that.
         """
         self.is_ended = True
         self.signal.wake()
@@ -96,22 +95,29 @@ class Watching:
 
     Args:
         callback: The user's ``job_output``, called with (job, stream, text) for all jobs; None: there is none.
-        caller: Thread that runs the callback.
-        is_binary: True if the callback gets bytes instead of text.
+        threads: Threads of the engine, one of which runs the callback.
+        jobs: Unfinished jobs of the cluster, by number.
+        ask: Has the node of a job (by number) send its output, from the first byte on, or (False) no more.
+        is_binary: True if callback and followers get bytes instead of text.
     """
 
     def __init__(
         self,
         callback: Callable[[DispyJob, str, str], object] | None,
-        caller: Caller,
+        threads: Threads,
+        jobs: Mapping[int, object],
+        ask: Callable[[int, bool], None],
         is_binary: bool = False,
     ) -> None:
+        self._threads = threads
+        self._jobs = jobs
+        self._ask = ask
         self._is_binary = is_binary
         self.callback = callback
         self.is_active = callback is not None
         """True if there is a callback or a follower. Ends of jobs must be passed to ``on_ended`` only then, which
         spares the path of every job a call."""
-        self._caller = caller
+        self._caller = threads.callbacks
         self._followers: dict[int, list[Follower]] = {}
         """Followers of unfinished jobs, by the job's number; jobs without a follower have no entry."""
         self._readers: dict[int, Reader] = {}
@@ -144,15 +150,14 @@ class Watching:
         self.is_active = self.callback is not None or bool(self._followers)
         return True
 
-    def on_printed(self, jobs: Mapping[int, DispyJob], printed: list[Printed]) -> None:
+    def on_printed(self, printed: list[Printed]) -> None:
         """Pass on pieces of output that nodes have sent: to followers, and to the callback unless it lags behind.
 
         Args:
-            jobs: Unfinished jobs by number. Pieces of other jobs are dropped.
-            printed: The pieces, in the order in which they came.
+            printed: The pieces, in the order in which they came. Those of jobs that have ended are dropped.
         """
         for item in printed:
-            job = jobs.get(item.number)
+            job = self._jobs.get(item.number)
             if job is None or type(job) is not DispyJob:
                 continue
             for follower in self._followers.get(item.number, ()):
@@ -163,11 +168,10 @@ class Watching:
                 reader = self._readers.setdefault(item.number, Reader(self._is_binary))
                 self._caller.call(self._tell, [(job, reader, item)], self.callback)
 
-    def on_ended(self, jobs: Mapping[int, DispyJob], ended: list[Ended]) -> None:
+    def on_ended(self, ended: list[Ended]) -> None:
         """Pass on the rest of the output of jobs that end, and forget the jobs. Call it before they are made final.
 
         Args:
-            jobs: Unfinished jobs by number, these included.
             ended: Reports of the ends, each with the complete output.
         """
         calls = []
@@ -177,12 +181,64 @@ class Watching:
             if self.callback is None:
                 continue
             reader = self._readers.pop(item.number, None)
-            job = jobs.get(item.number)
+            job = self._jobs.get(item.number)
             if type(job) is DispyJob and (reader is not None or item.stdout or item.stderr):
                 calls.append((job, reader or Reader(self._is_binary), final_of(item)))
         if calls:
             self._caller.call(self._tell_rest, calls, self.callback)
         self.is_active = self.callback is not None or bool(self._followers)
+
+    # Followers.
+
+    def follow(self, job: DispyJob, is_following: bool) -> Iterator[Output]:
+        """Yields (stream, text) pieces of a job's output: the work of ``DispyJob.output`` for a job that runs.
+
+        ``stream`` is ``"stdout"`` or ``"stderr"``; ``text`` is a str, or bytes if the job runs a program; stdout
+        first where both come at once. Only one thread may use the iterator. Yields nothing for a job that waits in
+        the queue if ``is_following`` is False.
+
+        Args:
+            job: The job.
+            is_following: True: outputs come until the job has ended, and the iterator waits for them. False: only
+                what the job has printed by now; waits at most ``ANSWER_S`` for the job's node.
+        """
+        reader = Reader(self._is_binary)
+        if not is_following and job.status == CREATED:
+            return
+        until = None if is_following else time.monotonic() + ANSWER_S
+        follower = Follower()
+        job._add_waiter(follower)  # pyright: ignore[reportPrivateUsage]  # not for programs
+        try:
+            self._threads.call(self._watch, job, follower)
+            while True:
+                is_last = follower.is_ended  # asked first: then nothing comes after what is pending
+                has_answer = bool(follower.pending)
+                while follower.pending:
+                    yield from reader.take(follower.take())
+                if is_last:
+                    yield from reader.finish(follower.final or job._kept())  # pyright: ignore[reportPrivateUsage]  # same
+                    return
+                if not is_following and has_answer:
+                    return
+                if not follower.signal.wait(follower.has_news, until):
+                    return
+        finally:
+            job._drop_waiter(follower)  # pyright: ignore[reportPrivateUsage]  # same
+            self._threads.post(self._unwatch, job, follower)
+
+    def _watch(self, job: DispyJob, follower: Follower) -> None:
+        """Add a follower of a job, and have its node send the output from its first byte on. On the loop.
+
+        Does nothing if the job has ended: the follower is woken as a waiter of the job.
+        """
+        if self._jobs.get(job.number) is job:
+            self.add(job.number, follower)
+            self._ask(job.number, True)
+
+    def _unwatch(self, job: DispyJob, follower: Follower) -> None:
+        """Remove a follower of a job; after the last one have the node send no more of its output. On the loop."""
+        if self.drop(job.number, follower):
+            self._ask(job.number, False)
 
     # On the callbacks' thread.
 
@@ -200,87 +256,3 @@ class Watching:
         assert self.callback is not None
         for output in outputs:
             call_now(self.callback, (job, *output))
-
-
-def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
-    """Returns an iterator of (stream, text) pieces that a job prints: the work of ``DispyJob.output``.
-
-    ``stream`` is ``"stdout"`` or ``"stderr"``; ``text`` is a str, or bytes if the job runs a program. Only one thread
-    may use the iterator.
-
-    Args:
-        job: The job; may have ended: then its complete output comes.
-        is_following: True: outputs come until the job has ended, and the iterator waits for them. False: only what
-            the job has printed by now; waits at most ``ANSWER_S`` for the job's node.
-
-    Raises:
-        UsageError: The job was submitted in another process.
-    """
-    job._check_process()
-    return _follow(job, is_following)
-
-
-def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
-    """Yields (stream, text) pieces of a job's output, stdout first where both come at once; arguments as ``follow``.
-
-    Apart from ``follow``, as a generator would raise the error of a wrong process only at its first ``next``. Yields
-    nothing for a job that waits in the queue if ``is_following`` is False.
-    """
-    reader = Reader(getattr(job._cluster, "_gives_bytes", False))
-    if job._is_final:
-        yield from reader.finish(_kept(job))
-        return
-    if not is_following and job._status == CREATED:
-        return
-    until = None if is_following else time.monotonic() + ANSWER_S
-    cluster = job._cluster
-    follower = Follower()
-    job._add_waiter(follower)
-    try:
-        cluster._engine.call(_watch, cluster, job, follower)
-        while True:
-            is_last = follower.is_ended  # asked first: then nothing comes after what is pending
-            has_answer = bool(follower.pending)
-            while follower.pending:
-                yield from reader.take(follower.take())
-            if is_last:
-                yield from reader.finish(follower.final or _kept(job))
-                return
-            if not is_following and has_answer:
-                return
-            if not follower.signal.wait(follower.has_news, until):
-                return
-    finally:
-        job._drop_waiter(follower)
-        cluster._engine.post(_unwatch, cluster, job, follower)
-
-
-def _watch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
-    """Add a follower of a job, and have its node send the output from its first byte on. On the loop.
-
-    Does nothing if the job has ended: the follower is woken as a waiter of the job.
-    """
-    if cluster._jobs.get(job._number) is job:
-        cluster._watching.add(job._number, follower)
-        cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number]))
-
-
-def _unwatch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
-    """Remove a follower of a job; after the last one have the node send the job's output no more. On the loop."""
-    if cluster._watching.drop(job._number, follower):
-        cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number], False))
-
-
-def _kept(job: DispyJob) -> Final:
-    """Returns the complete output of an ended job, from its ``_stdout`` and ``_stderr``.
-
-    The attempt in it is None, as the job does not keep that number: a reader takes the output as that of the attempt
-    which it was reading.
-    """
-    return Final(None, (_bytes(job._stdout), _bytes(job._stderr)))
-
-
-def _bytes(kept: object) -> bytes:
-    """Returns an output attribute of a job (``_stdout`` or ``_stderr``) as bytes; empty for None."""
-    # Only bytes come from nodes, but the program may have assigned a text.
-    return kept if isinstance(kept, bytes) else str(kept).encode() if kept is not None else b""

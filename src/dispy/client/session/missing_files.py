@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,7 +20,7 @@ from dispy.system import current_directory
 from dispy.system.addresses import is_loopback
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import ClusterState
+    from dispy.protocol.files import FileEntry
 
 _SIGN = "dispy: this program has "
 """Beginning of the line of advice that is added to a reason. A reason that has it already gets no second one."""
@@ -56,21 +55,22 @@ LISTED_MAX = 1000
 ignored, so the advice may be to list a file that is listed."""
 
 
-def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
+def explain(reason: str, base: Path | None, files: list[FileEntry], ip_addr: str | None) -> str:
     """Returns ``reason``, with a line of advice added if it names a file that a node lacks and this machine has.
 
     A reason that has a line of advice already is returned as it is. Looks into this machine's file system.
 
     Args:
         reason: Why a job, or a node's ``setup``, failed.
-        cluster: Cluster of the job or node.
+        base: Directory that sent files are relative to; None: none.
+        files: Descriptions of the files that all nodes get.
         ip_addr: Address of the node; None if that is not known.
     """
     if _SIGN in reason:
         return reason
     for name in _names(reason):
         with suppress(OSError, ValueError):
-            advice = _advice(name, cluster, ip_addr)
+            advice = _advice(name, base, files, ip_addr)
             if advice:
                 return f"{reason.rstrip()}\n{advice}\n"
     return reason
@@ -118,6 +118,8 @@ def _unquoted(text: str) -> list[str]:
 
 def _words(command: str) -> list[str]:
     """Returns the words of a command, which was given as a list or as a text for the shell; at most ``NAMES_MAX``."""
+    import shlex  # rare, and each program would load it
+
     with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         words = ast.literal_eval(command) if command.startswith("[") else shlex.split(command)
         return [word for word in words[:NAMES_MAX] if isinstance(word, str)]
@@ -131,7 +133,7 @@ def _evaluated(quoted: list[str]) -> Iterator[str]:
             yield os.fsdecode(ast.literal_eval(text))
 
 
-def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
+def _advice(name: str, base: Path | None, files: list[FileEntry], ip_addr: str | None) -> str:
     """Returns a line that says how jobs can find a path; empty if there is nothing to advise.
 
     There is none if the path does not exist on this machine, if jobs have it under this name already, or if it is
@@ -139,12 +141,12 @@ def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
     Args:
         name: Path as the job has written it.
-        cluster: Cluster of the job.
+        base: Directory that sent files are relative to; None: none.
+        files: Descriptions of the files that all nodes get.
         ip_addr: Address of the node; None if that is not known.
     """
     if not name or name in (".", ".."):
         return ""
-    base = cluster._shipped.base
     if os.path.isabs(name):
         if ip_addr is None or is_loopback(ip_addr) or not os.path.exists(name):
             return ""
@@ -158,7 +160,7 @@ def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
     inside = base is not None and found.startswith(f"{base}{os.sep}")
     placed = os.path.relpath(found, base) if inside else os.path.basename(found)
     is_renamed = placed != os.path.normpath(name)
-    if _is_sent(placed, cluster):
+    if _is_sent(placed, files):
         return f"{_SIGN}{found!r}, and jobs find it as {placed!r}" if is_renamed else ""
     where = f", and jobs find it as {placed!r}" if is_renamed else ""
     return (
@@ -178,9 +180,7 @@ def _places(name: str, base: Path | None) -> Iterator[str]:
         yield os.path.normpath(os.path.join(directory, name))
 
 
-def _is_sent(placed: str, cluster: ClusterState) -> bool:
+def _is_sent(placed: str, files: list[FileEntry]) -> bool:
     """True if all nodes get a file at this path of the working directory, or one below it, with the computation."""
     below = f"{placed}/"
-    return any(
-        entry.path == placed or entry.path.startswith(below) for entry in cluster._files[:LISTED_MAX]
-    )
+    return any(entry.path == placed or entry.path.startswith(below) for entry in files[:LISTED_MAX])

@@ -1,7 +1,7 @@
 """Objects that many jobs of a cluster read: ``put`` sends one to all nodes and returns a ``Ref``.
 
 Life of an object. The program holds its ``Ref``; an unfinished job holds the references in its arguments
-(``cluster._held``), and a ``Ref`` holds those inside its own object. When the last holder is gone, ``Ref.__del__``
+(``session.held``), and a ``Ref`` holds those inside its own object. When the last holder is gone, ``Ref.__del__``
 notes the number, and the loop tells the nodes to free the object. ``__del__`` may run on any thread and inside any
 code, so it only appends to a deque and posts a call.
 """
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from dispy import payload
 from dispy.client.session.inbox import take_inbox
-from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import PutObject
@@ -22,7 +21,8 @@ from dispy.system import process_identity
 from dispy.system.wording import counted
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import ClusterState
+    from dispy.client.code.shipped_files import Held
+    from dispy.client.session.state import Session
 
 _numbers = itertools.count(1)
 """Source of numbers of objects, from 1: unique in the process, never reused."""
@@ -42,10 +42,10 @@ class Ref(payload.Reference):
         size: Size of the pickled object, as it travels (bytes).
     """
 
-    __slots__ = ("__weakref__", "_cluster", "_inner", "size")
+    __slots__ = ("__weakref__", "_inner", "_session", "size")
 
-    def __init__(self, cluster: ClusterState, size: int, inner: list[Ref]) -> None:
-        self._cluster = cluster
+    def __init__(self, session: Session, size: int, inner: list[Ref]) -> None:
+        self._session = session
         self._inner = inner
         """References inside the object. Held so that their objects stay on the nodes as long as this one."""
         super().__init__(next(_numbers))
@@ -53,18 +53,22 @@ class Ref(payload.Reference):
         _refs[self.number] = self
 
     def __del__(self) -> None:
-        cluster = getattr(self, "_cluster", None)
-        if cluster is not None:
+        session = getattr(self, "_session", None)
+        if session is not None:
             try:  # at the interpreter's end the globals of modules are None already
-                _drop_later(cluster, self.number)
+                _drop_later(session, self.number)
             except (AttributeError, TypeError):
                 pass
 
+    def is_of(self, session: Session) -> bool:
+        """True if the object was put into this cluster."""
+        return self._session is session
+
     def __repr__(self) -> str:
-        return f"<Ref {self.number} of cluster {self._cluster.name}: {counted(self.size, 'byte')}>"
+        return f"<Ref {self.number} of cluster {self._session.name}: {counted(self.size, 'byte')}>"
 
 
-def put(cluster: ClusterState, value: Any) -> Ref:
+def put(session: Session, value: Any) -> Ref:
     """Send an object to all nodes of a cluster: the work of ``JobCluster.put``; on the caller's thread.
 
     The object is pickled now: later changes of it do not reach the jobs. It stays on the nodes until the ``Ref`` that
@@ -74,35 +78,35 @@ def put(cluster: ClusterState, value: Any) -> Ref:
         PicklingError: The object cannot be sent.
         UsageError: The cluster is closed, it has ``OBJECTS_MAX`` objects, or ``value`` refers to another cluster.
     """
-    cluster._check_open()
-    shown = payload.random_generators.shared(value, "workers") if cluster._seeding.is_on else value
-    data = payload.dump_object(shown, cluster._computation.known)
-    ref = Ref(cluster, len(data), check_used(cluster))
-    message = PutObject(cluster._number, ref.number, data)  # type: ignore[arg-type]  # a view, as in ``submission``
-    cluster._engine.call(_put, cluster, message)
+    session.check_open()
+    shown = payload.random_generators.shared(value, "workers") if session.options.seeding.is_on else value
+    data = payload.dump_object(shown, session.computation.known)
+    ref = Ref(session, len(data), check_used(session))
+    message = PutObject(session.number, ref.number, data)  # type: ignore[arg-type]  # a view, as in ``submission``
+    session.engine.call(_put, session, message)
     return ref
 
 
-def _put(cluster: ClusterState, message: PutObject) -> None:
+def _put(session: Session, message: PutObject) -> None:
     """Hand an object over to the scheduler, which sends it to all nodes, after the jobs of the inbox. On the loop.
 
     Raises:
         UsageError: The cluster has ``OBJECTS_MAX`` objects.
     """
-    take_inbox(cluster)
-    drop_refs(cluster)
-    known = cluster._engine.service.state.computations[cluster._number].objects
-    if len(known) >= OBJECTS_MAX:
+    take_inbox(session)
+    drop_refs(session)
+    if len(session.objects) >= OBJECTS_MAX:
         raise UsageError(
-            f"{OBJECTS_MAX} objects are put into cluster {cluster.name}",
+            f"{OBJECTS_MAX} objects are put into cluster {session.name}",
             hint="let go of references, or put fewer and larger objects",
         )
-    if cluster._journal is not None:
-        cluster._journal.put_object(message.number, message.payload)
-    cluster._engine.service.handle(core.PutObject(message))
+    if session.journal is not None:
+        session.journal.put_object(message.number, message.payload)
+    session.objects.add(message.number)
+    session.backend.put(message)
 
 
-def check_used(cluster: ClusterState) -> list[Ref]:
+def check_used(session: Session) -> list[Ref]:
     """Returns the references inside what this thread has just pickled; empty if there are none.
 
     A second call returns none. The caller keeps them alive as long as the pickle may be used: otherwise nodes free
@@ -113,54 +117,57 @@ def check_used(cluster: ClusterState) -> list[Ref]:
     """
     used: list[Ref] = payload.take_used()
     for ref in used:
-        if ref._cluster is not cluster:
+        if not ref.is_of(session):
             raise UsageError(
-                f"{ref!r} cannot be used in cluster {cluster.name}",
+                f"{ref!r} cannot be used in cluster {session.name}",
                 hint="put the object into the cluster whose jobs read it",
             )
     return used
 
 
-def hold(cluster: ClusterState, number: int) -> None:
-    """Keep the references in a job's arguments, which were just pickled, in ``_held`` until the job has ended.
+def hold(session: Session, number: int) -> None:
+    """Keep the references in a job's arguments, which were just pickled, in ``held`` until the job has ended.
 
     Otherwise nodes could free the objects before the job reads them.
 
     Args:
-        cluster: Cluster of the job.
+        session: Cluster of the job.
         number: Number of the job or chunk.
 
     Raises:
         UsageError: One of them is a reference of another cluster.
     """
-    used = check_used(cluster)
+    used = check_used(session)
     if used:
-        cluster._held[number] = list(used)
+        session.held[number] = list(used)
 
 
-def _drop_later(cluster: ClusterState, number: int) -> None:
-    """Note in ``_dropped`` that the reference to the object ``number`` is gone, and wake the loop; nothing in a fork.
+def hold_files(session: Session, number: int, held: list[Held]) -> None:
+    """Keep the holders of a job's files in ``held`` until the job has ended: nodes ask for the bytes meanwhile."""
+    session.held[number] = [*session.held.get(number, ()), *held]
+
+
+def _drop_later(session: Session, number: int) -> None:
+    """Note in ``dropped`` that the reference to the object ``number`` is gone, and wake the loop; nothing in a fork.
 
     Called by ``Ref.__del__``, on any thread, between any two instructions of it: so this function takes no lock.
     """
-    if cluster._pid == process_identity.pid:
-        cluster._dropped.append(number)
-        cluster._engine.post(drop_refs, cluster)
+    if session.pid == process_identity.pid:
+        session.dropped.append(number)
+        session.engine.post(drop_refs, session)
 
 
-def drop_refs(cluster: ClusterState) -> None:
-    """Tell nodes to free the objects in ``cluster._dropped``, to which no reference is left. On the loop.
+def drop_refs(session: Session) -> None:
+    """Tell nodes to free the objects in ``session.dropped``, to which no reference is left. On the loop.
 
-    Only empties the list for a closed cluster, whose objects nodes have freed. Unused files of the program's shared
-    memory are removed, too, as the object may have been a large one.
+    Only empties the list for a closed cluster, whose objects nodes have freed.
     """
-    numbers = [cluster._dropped.popleft() for _ in range(len(cluster._dropped))]
-    if numbers and not cluster._is_closed:
-        if cluster._journal is not None:
-            cluster._journal.drop_objects(numbers)
-        cluster._engine.service.handle(core.DropObjects(cluster._number, numbers))
-        if cluster._engine.service.memory is not None:
-            cluster._engine.service.memory.trim()
+    numbers = [session.dropped.popleft() for _ in range(len(session.dropped))]
+    if numbers and not session.is_closed:
+        if session.journal is not None:
+            session.journal.drop_objects(numbers)
+        session.objects.difference_update(numbers)
+        session.backend.drop(session.number, numbers)
 
 
 payload.object_references.find_object = _refs.__getitem__

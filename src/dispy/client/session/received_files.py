@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dispy import config
 from dispy.client.engine.callback_thread import Caller
-from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import limits
 from dispy.protocol.files import RESERVED, check_path
 from dispy.protocol.node import AcknowledgeProvisional, FilePart, Provisional
+from dispy.protocol.views import NodeId
 from dispy.system import current_directory
 from dispy.system.escaping import line
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import ClusterState
+    from dispy.client.session.state import Session
 
 logger = logging.getLogger("dispy.client")
 
@@ -93,13 +93,15 @@ class Arrivals:
         its job. If the acknowledgement of a last part was lost the part comes again: it is acknowledged, not written.
         """
 
-    def take(self, cluster: ClusterState, message: Provisional, node: NodeId) -> None:
+    def take(self, session: Session, message: Provisional, node: NodeId) -> None:
         """Queue a part of a file for the thread that writes, which answers the node then. On the engine's loop.
 
         ``message`` has the bytes as its payload, and in ``file`` the path, the size of the file and the offset.
         """
         refusal = "the program takes no files from jobs, as they may be code (results='plain')"
-        self._caller.call(self._take, [(cluster.name, message, node, refusal if cluster._is_plain else "")])
+        self._caller.call(
+            self._take, [(session.name, message, node, refusal if session.options.is_plain else "")]
+        )
 
     def tidy(self) -> None:
         """Have incomplete files of ended jobs removed, and the keys of their complete files forgotten.

@@ -11,23 +11,23 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from dispy import config
+from dispy.client.allocation import node_views
 from dispy.client.arguments import check_flag, deadline
 from dispy.client.engine import callback_thread
 from dispy.client.engine.callback_thread import Caller, Waited
 from dispy.client.logger import notice
 from dispy.client.map.chunk_job import Chunk
 from dispy.client.nodes import DispyNode
-from dispy.client.recovery import journaling
 from dispy.client.session import callbacks, cancellation, completion, failures
 from dispy.errors import UsageError
 from dispy.system import process_identity
 
 if TYPE_CHECKING:
-    from dispy.client.cluster import JobCluster
-    from dispy.client.engine.engine import Engine
+    from dispy.client.session.state import Session
 
 CLOSE_S = 2.0
 """Seconds that cancelled jobs have to end beyond their grace period; then they are ended here as ``Abandoned``. After
@@ -41,7 +41,7 @@ SAID_MAX = 5
 
 
 def close(
-    cluster: JobCluster, timeout: float | None, terminate: bool, is_interrupted: bool = False
+    session: Session, timeout: float | None, terminate: bool, is_interrupted: bool = False
 ) -> bool | None:
     """Wait for a cluster's jobs and callbacks, then close it: the work of ``JobCluster.close``.
 
@@ -49,7 +49,7 @@ def close(
     the callback goes on when it can.
 
     Args:
-        cluster: Cluster to close.
+        session: Cluster to close.
         timeout: Seconds to wait for jobs and callbacks; None: as long as they take.
         terminate: True: cancel the jobs that have not ended by then (at once if ``timeout`` is None), and close.
             False: leave the cluster open if some have not.
@@ -59,114 +59,131 @@ def close(
         True if this call has closed it; False if it stays open, as jobs or callbacks are left after ``timeout``; None
         if it was closed before, or by another thread or a callback meanwhile.
     """
-    was_closed = cluster._is_closed
-    if cluster._pid != process_identity.pid:
+    was_closed = session.is_closed
+    if session.pid != process_identity.pid:
         if was_closed:
             return None
-        cluster._check_open()
+        session.check_open()
     until = deadline(timeout)
     check_flag("terminate", terminate)
-    with cluster._idle:
-        cluster._closers += 1
-        cluster._idle.notify_all()
+    with session.idle:
+        session.closers += 1
+        session.idle.notify_all()
     try:
         waited = Waited.CALLED
         if not was_closed and not (terminate and timeout is None):
-            waited = callbacks.wait_all(cluster, until)
+            waited = callbacks.wait_all(session, until)
             if waited is Waited.LATE and not terminate:
                 return False
         # A callback or another thread may have closed it meanwhile.
-        is_closed = None if cluster._is_closed else _finish(cluster)
+        is_closed = None if session.is_closed else _finish(session)
         if waited is not Waited.STUCK:
-            _wait_rest(cluster, None if terminate else until, is_interrupted)
+            _wait_rest(session, None if terminate else until, is_interrupted)
         return is_closed
     finally:
-        cluster._closers -= 1
+        session.closers -= 1
 
 
-def _finish(cluster: JobCluster) -> bool:
+def leave_block(session: Session, kind: type[BaseException] | None) -> None:
+    """Close a cluster at the end of its ``with`` block, which ``kind`` has ended; None: nothing was raised.
+
+    After an exception the jobs that have not ended are cancelled, and a full journal stays, so that the results can
+    be recovered. After Ctrl-C callbacks are waited for ``CLOSE_S`` seconds.
+    """
+    session.keeps_journal = kind is not None
+    if kind is not None and issubclass(kind, KeyboardInterrupt):
+        close(session, None, terminate=True, is_interrupted=True)
+    else:
+        close(session, None, terminate=kind is not None)
+
+
+def _finish(session: Session) -> bool:
     """Cancel all unfinished jobs, wait for their ends, and release the nodes. Returns True, as ``close`` does then.
 
     Jobs that are left after ``config.CancelGrace`` + ``CLOSE_S`` seconds are ended here as ``Abandoned``. ``submit``
     raises from now on.
     """
     # A callback that submits each cancelled job again would never come to an end.
-    cluster._submit = _refuse
-    if cluster._jobs:
-        cluster._is_ending = True
-        cluster._engine.call(cancellation.cancel_all, cluster)
-        if not callbacks.wait_jobs(cluster, deadline(float(config.CancelGrace) + CLOSE_S)):
-            cluster._engine.call(completion.give_up_jobs, cluster)
-    return _release(cluster)
+    session.submit = _refuse
+    if session.jobs:
+        session.is_ending = True
+        session.engine.call(cancellation.cancel_all, session)
+        if not callbacks.wait_jobs(session, deadline(float(config.CancelGrace) + CLOSE_S)):
+            session.engine.call(completion.give_up_jobs, session)
+    return _release(session)
 
 
-def _refuse(cluster: JobCluster, *_job: object) -> NoReturn:
-    """Refuse a job: replaces the function that submits jobs (``cluster._submit``) while a cluster is being closed.
+def _refuse(session: Session, *_job: object) -> NoReturn:
+    """Refuse a job: replaces the function that submits jobs (``session.submit``) while a cluster is being closed.
 
     Raises:
         UsageError: Always.
     """
-    cluster._check_open()
-    raise UsageError(f"cluster {cluster.name} is being closed", hint="close it after the last submit")
+    session.check_open()
+    raise UsageError(f"cluster {session.name} is being closed", hint="close it after the last submit")
 
 
-def _release(cluster: JobCluster) -> bool:
+def _release(session: Session) -> bool:
     """Release the nodes of a cluster, call ``cluster_status`` for each, report failures, and close its journal.
 
     Jobs that another thread has submitted meanwhile end as ``Abandoned``. Running maps are woken. The journal's file
-    is removed unless ``_keeps_journal``. Returns True, as ``close`` does then.
+    is removed unless ``keeps_journal``. Returns True, as ``close`` does then.
     """
-    cluster._engine.call(cluster._refresh_nodes)
-    cluster._is_closed = True
-    if cluster._jobs:  # submitted by another thread meanwhile
-        cluster._engine.call(completion.give_up_jobs, cluster)
-    cluster.end_time = cluster.end_time or time.time()
-    cluster._engine.call(cluster._engine.remove, cluster)
-    _tell_closed(cluster)
-    cluster._tell_maps()
-    cluster._tally.name = cluster.name
-    failures.leave(cluster._tally)
-    if cluster._journal is not None:
-        cluster._journal.close(remove=not cluster._keeps_journal)
-        if cluster._keeps_journal:
-            path = str(cluster._journal.path)
-            notice(f"dispy.recover_jobs({path!r}) returns the jobs of cluster {cluster.name}")
+    session.engine.call(node_views.refresh, session)
+    session.is_closed = True
+    if session.jobs:  # submitted by another thread meanwhile
+        session.engine.call(completion.give_up_jobs, session)
+    session.end_time = session.end_time or time.time()
+    session.engine.call(session.backend.close, session.number)
+    _tell_closed(session)
+    session.tell_maps()
+    session.tally.name = session.name
+    failures.leave(session.tally)
+    if session.journal is not None:
+        session.journal.close(remove=not session.keeps_journal)
+        if session.keeps_journal:
+            path = str(session.journal.path)
+            notice(f"dispy.recover_jobs({path!r}) returns the jobs of cluster {session.name}")
     return True
 
 
-def _tell_closed(cluster: JobCluster) -> None:
+def _tell_closed(session: Session) -> None:
     """Queue a call of ``cluster_status`` with ``DispyNode.Closed`` for each node in use.
 
     The ``DispyNode`` objects keep their counts of jobs and times, for ``status`` of the closed cluster.
     """
-    for node in list(cluster._dispy_nodes.values()):
-        cluster._tell(DispyNode.Closed, node, None)
+    for node in list(session.dispy_nodes.values()):
+        session.tell(DispyNode.Closed, node, None)
 
 
-def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -> None:
+def _wait_rest(session: Session, until: float | None, is_interrupted: bool) -> None:
     """Wait for the callbacks of a closed cluster that are queued by now.
 
     Args:
-        cluster: The cluster.
+        session: The cluster.
         until: When to stop waiting (monotonic seconds); None: never.
         is_interrupted: True after Ctrl-C: wait ``CLOSE_S`` seconds, then say how many callbacks are left.
     """
     if not is_interrupted:
-        callbacks.wait_called(cluster, until)
+        callbacks.wait_called(session, until)
         return
-    if callbacks.wait_called(cluster, time.monotonic() + CLOSE_S) is Waited.LATE:
-        left = callback_thread.left(cluster._engine.callbacks.count_left())
-        notice(f"interrupted: cluster {cluster.name} does not wait for callbacks, and {left}")
+    if callbacks.wait_called(session, time.monotonic() + CLOSE_S) is Waited.LATE:
+        left = callback_thread.left(session.engine.callbacks.count_left())
+        notice(f"interrupted: cluster {session.name} does not wait for callbacks, and {left}")
 
 
 # At the end of the program.
 
 
-def close_all(running: Engine) -> tuple[bool, bool]:
-    """Close all clusters of an engine at the end of the program.
+def close_all(sessions: dict[int, Session], leave_results: Callable[[], bool]) -> tuple[bool, bool]:
+    """Close all clusters at the end of the program.
 
     After an uncaught exception jobs are waited for, and results that no code of the program will see are left with
     nodes and journals, for ``recover_jobs``. After Ctrl-C, also one during this wait, jobs are ended at once.
+
+    Args:
+        sessions: Open clusters by number.
+        leave_results: Leaves results of a program that has failed; True if there are any.
 
     Returns:
         Two flags: whether there was a Ctrl-C, so that callbacks are waited for only ``CLOSE_S`` seconds; and whether
@@ -177,61 +194,61 @@ def close_all(running: Engine) -> tuple[bool, bool]:
     is_leaving = False
     try:
         if failed is not None and not is_interrupted:
-            is_leaving = journaling.leave_results(running)
+            is_leaving = leave_results()
         if not is_interrupted:
-            _say_waiting(list(running.clusters.values()))
-        for cluster in list(running.clusters.values()):
-            _close_at_exit(cluster, is_interrupted)
+            _say_waiting(list(sessions.values()))
+        for session in list(sessions.values()):
+            _close_at_exit(session, is_interrupted)
     except KeyboardInterrupt:
         is_interrupted = True
         is_leaving = False
-        left = sum(len(cluster._jobs) for cluster in running.clusters.values())
+        left = sum(len(session.jobs) for session in sessions.values())
         if left:
             notice(f"interrupted while the program waited for its jobs at its end: {left} are cancelled")
         with contextlib.suppress(KeyboardInterrupt):
-            for cluster in list(running.clusters.values()):
-                _close_at_exit(cluster, True)
+            for session in list(sessions.values()):
+                _close_at_exit(session, True)
     return is_interrupted, is_leaving
 
 
-def _say_waiting(clusters: list[JobCluster]) -> None:
+def _say_waiting(sessions: list[Session]) -> None:
     """Wait ``SAY_S`` seconds for the jobs of all clusters; if some are left then, log a line that counts them.
 
     The caller goes on waiting after that.
     """
     until = time.monotonic() + SAY_S
-    if all(callbacks.wait_jobs(cluster, until) for cluster in clusters):
+    if all(callbacks.wait_jobs(session, until) for session in sessions):
         return
-    left = [said for said in map(_left, clusters) if said]
+    left = [said for said in map(_left, sessions) if said]
     if left:
         more = f" and {len(left) - SAID_MAX} more clusters" if len(left) > SAID_MAX else ""
         notice(f"waiting for {', '.join(left[:SAID_MAX])}{more}; Ctrl-C cancels them")
 
 
-def _left(cluster: JobCluster) -> str:
+def _left(session: Session) -> str:
     """Returns the number of a cluster's unfinished jobs, in words, as "2 jobs of f"; empty if there are none.
 
     If only chunks of maps are unfinished: "a map of f".
     """
-    open_jobs = list(cluster._jobs.values())
+    open_jobs = list(session.jobs.values())
     count = sum([type(job) is not Chunk for job in open_jobs])
     if not count:
-        return f"a map of {cluster.name}" if open_jobs else ""
-    return f"{count} job of {cluster.name}" if count == 1 else f"{count} jobs of {cluster.name}"
+        return f"a map of {session.name}" if open_jobs else ""
+    return f"{count} job of {session.name}" if count == 1 else f"{count} jobs of {session.name}"
 
 
-def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
+def _close_at_exit(session: Session, is_interrupted: bool) -> None:
     """Close a cluster at the end of the program, after its jobs and callbacks have ended.
 
     After Ctrl-C (``is_interrupted``) nothing is waited for: unfinished jobs end here as ``Abandoned``, and nodes drop
     them.
     """
     if is_interrupted:
-        cluster._is_ending = True
-        cluster._engine.call(completion.give_up_jobs, cluster)
-        _release(cluster)
+        session.is_ending = True
+        session.engine.call(completion.give_up_jobs, session)
+        _release(session)
     else:
-        close(cluster, None, terminate=False)
+        close(session, None, terminate=False)
 
 
 def finish_callbacks(callers: list[Caller], is_interrupted: bool) -> None:

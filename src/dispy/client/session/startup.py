@@ -1,4 +1,4 @@
-"""How a cluster starts: its nodes and secret are chosen, ports are set, and a private node is started if needed.
+"""How a cluster starts: its nodes and secret are chosen, its session is made, and given to the engine.
 
 Steps of ``JobCluster.__init__``, on the program's thread, in the order of this module. ``shutdown`` is the other end.
 """
@@ -6,30 +6,59 @@ Steps of ``JobCluster.__init__``, on the program's thread, in the order of this 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import config, payload
 from dispy.client.allocation.node_choice import check_reach
-from dispy.client.engine import node_discovery
+from dispy.client.backend.backend import Access, Wishes
 from dispy.client.nodes import parse_nodes
+from dispy.client.session import submission
+from dispy.client.session.live_output import Watching
+from dispy.client.session.state import Session
 from dispy.security import secrets
 from dispy.security.owner_key import owner_key
 from dispy.security.tls import Tls, check
 from dispy.system import current_directory
-from dispy.system.addresses import is_loopback
 
 if TYPE_CHECKING:
-    from dispy.client.cluster_nodes import Steering
-    from dispy.client.session.state import ClusterState
+    from dispy.client.backend.backend import Backend
+    from dispy.client.code.shipped_files import Held, Shipped
+    from dispy.client.engine.threads import Threads
+    from dispy.client.job import DispyJob
+    from dispy.client.nodes import DispyNode
+    from dispy.client.session.state import Options
 
 
-def choose_nodes(cluster: ClusterState, nodes: Any, secret: str, secret_file: Any, tls: Tls) -> None:
-    """Check the nodes that a cluster may use, the secret and the certificates for links to them, and store all three.
+class Chosen(NamedTuple):
+    """Choices of a program about its nodes, checked.
+
+    Attributes:
+        wishes: Nodes that may be used.
+        access: How they are dialed.
+        secret_file: Absolute path of the program's ``secret_file``; None if none was given.
+        owner: Owner key of this user.
+    """
+
+    wishes: Wishes
+    access: Access
+    secret_file: str | None
+    owner: bytes
+
+
+class Callbacks(NamedTuple):
+    """The user's functions that are called with news; None: there is none. See ``JobCluster``."""
+
+    job_status: Callable[[DispyJob], object] | None = None
+    cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None = None
+    job_output: Callable[[DispyJob, str, str], object] | None = None
+
+
+def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls) -> Chosen:
+    """Check the nodes that a cluster may use, the secret, and the certificates for links to them.
 
     Args:
-        cluster: The cluster; ``_allocations``, ``_wants_private``, ``_secret``, ``_secret_file``, ``_owner``,
-            ``_tls`` are set.
         nodes: The program's ``nodes``, in any form; None: all nodes of this machine.
         secret: The secret as a text; empty for that of the file, of ``DISPY_SECRET`` or of this user.
         secret_file: Path of the file with the secret; None: no file.
@@ -42,19 +71,20 @@ def choose_nodes(cluster: ClusterState, nodes: Any, secret: str, secret_file: An
     """
     config.message_timeout_s()
     config.node_port()
-    cluster._allocations = parse_nodes(nodes)
-    cluster._wants_private = all(allocation.host == "*" for allocation in cluster._allocations)
-    cluster._secret_file = current_directory.own_file(secret_file, "secret_file")
-    cluster._secret = secrets.choose(secret, cluster._secret_file)
-    cluster._owner = owner_key()
+    allocations = parse_nodes(nodes)
+    wishes = Wishes(allocations, all(allocation.host == "*" for allocation in allocations))
+    path = current_directory.own_file(secret_file, "secret_file")
+    key = secrets.choose(secret, path)
+    owner = owner_key()
     # The text of the script is sent to nodes, and the secret may stand in it.
     payload.hide(secret or os.environ.get(secrets.VARIABLE, ""))
     files = [
-        current_directory.own_file(path, name)
-        for name, path in (("certfile", tls.certfile), ("keyfile", tls.keyfile), ("cafile", tls.cafile))
+        current_directory.own_file(file, name)
+        for name, file in (("certfile", tls.certfile), ("keyfile", tls.keyfile), ("cafile", tls.cafile))
     ]
-    cluster._tls = check(Tls(files[0], files[1], files[2], tls.wanted))
-    check_reach(cluster, cluster._allocations)
+    access = Access(key, check(Tls(files[0], files[1], files[2], tls.wanted)))
+    check_reach(access, allocations)
+    return Chosen(wishes, access, path, owner)
 
 
 def own_cleanup(cleanup: Any) -> Callable[..., Any] | None:
@@ -78,17 +108,67 @@ def set_ports(dispy_port: int | None, node_port: int | None) -> None:
         config.NodePort = node_port
 
 
-def prepare(cluster: Steering) -> None:
-    """Prepare the engine for the nodes of a new cluster, before the scheduler learns of the cluster.
+def make_session(
+    options: Options,
+    wishes: Wishes,
+    shipped: Shipped,
+    held_files: list[Held],
+    threads: Threads,
+    backend: Backend,
+    number: int,
+    cluster: Any,
+    callbacks: Callbacks,
+) -> Session:
+    """Make the session of a cluster, which is not open yet.
 
-    Large payloads go to shared memory from now on if nodes of this machine may be used. The list of this machine's
-    nodes is read, a private node is started if none is listed, and patterns that match no node are warned of. Waits
-    for the file server that has the list, if there is one.
+    Args:
+        options: Choices of the program.
+        wishes: Nodes that may be used.
+        shipped: Index of the files whose bytes nodes may ask for.
+        held_files: Holders of the files that nodes get with the computation.
+        threads: The threads of the engine.
+        backend: The scheduler.
+        number: Number of the cluster at the backend.
+        cluster: The object that the program has of the cluster.
+        callbacks: Functions of the user.
+
+    Raises:
+        PicklingError: Arguments of ``setup`` for one of the nodes cannot be sent.
+    """
+    session = Session(options, wishes, shipped, held_files, threads, backend, number, cluster)
+    for allocation in wishes.allocations:
+        session.code_for(
+            tuple(allocation.setup_args or ())
+        )  # arguments of setup that cannot be sent are refused here
+    session.job_status, session.cluster_status = callbacks.job_status, callbacks.cluster_status
+    session.start_time = time.time()
+
+    def ask(job: int, is_wanted: bool) -> None:
+        backend.watch(number, [job], is_wanted)
+
+    is_program = options.computation.is_program
+    session.watching = Watching(callbacks.job_output, threads, session.jobs, ask, is_program)
+    return session
+
+
+def open_session(session: Session, is_bounded: bool, add: Callable[[Session], None]) -> None:
+    """Open the session of a new cluster: from now on it takes jobs, and nodes are looked for.
+
+    Large payloads go to shared memory from then on if nodes of this machine may be used; a private node is started
+    if none is listed, and patterns that match no node are warned of. Waits for the file server that has the list of
+    nodes, if there is one.
+
+    Args:
+        session: The session; its journal, if it is to have one, is there already.
+        is_bounded: True with ``max_queued``.
+        add: Opens the cluster at its engine, on the loop.
 
     Raises:
         NoNodesError: The private node cannot be started.
     """
-    allocations = cluster._allocations
-    if config.SharedMemory and any(a.ip_addr is None or is_loopback(a.ip_addr) for a in allocations):
-        cluster._engine.share_memory()
-    node_discovery.prepare(cluster._engine, cluster)
+    session.submit = submission.choose_way(is_bounded, session.journal is not None)
+    session.is_closed = False
+    session.backend.prepare(session.options.access, session.wishes)
+    # Nodes may be quicker than this: no callback runs before the program has assigned the new cluster to a name.
+    with session.engine.callbacks.held():
+        session.engine.call(add, session)

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
+import time
+from typing import TYPE_CHECKING
 
+from dispy.client.allocation import node_views
 from dispy.client.nodes import DispyNode
 from dispy.client.session.failures import Tally
+
+if TYPE_CHECKING:
+    from dispy.client.session.state import Session
 
 _COLUMNS = ("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
 """Headings of the columns that are always shown, from left to right."""
 _FAILED = "Failed"
 """Heading of the column with failed jobs, after "Jobs". Shown only if a job has failed on some node, so that programs
 that read the table otherwise find its usual columns."""
+
+
+def print_session(session: Session, wall_time_s: float | None) -> None:
+    """Print the table of a cluster: the work of ``JobCluster.print_status``.
+
+    Args:
+        session: The cluster.
+        wall_time_s: Seconds to compare the jobs' time with; None: the time since the cluster began.
+    """
+    if wall_time_s is None:
+        wall_time_s = (session.end_time or time.time()) - session.start_time
+    nodes = node_views.current(session)
+    print_table(session.tally, nodes, len(session.jobs), session.cpu_time, wall_time_s)
 
 
 def print_table(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from dispy import payload
 from dispy.client.code.computation import check_job_depends
 from dispy.client.code.imports import ENDINGS
+from dispy.client.code.shipped_files import Held
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.map.chunk_job import Chunk
-from dispy.client.session.files import Held
 from dispy.client.session.inbox import submit_filed, submit_pinned, take_inbox
-from dispy.client.session.objects import hold
+from dispy.client.session.objects import hold, hold_files
 from dispy.errors import UsageError
 from dispy.files.manifest import is_file_item
 from dispy.protocol.files import FileEntry
@@ -27,8 +27,8 @@ from dispy.protocol.node import Job
 from dispy.system import process_identity
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import ClusterState
-    from dispy.core.scheduling.ids import NodeId
+    from dispy.client.session.state import Session
+    from dispy.protocol.views import NodeId
 
 _numbers = itertools.count(1)
 """Source of numbers of jobs, from 1: unique in the process, never reused, usually equal to the id of the job."""
@@ -47,7 +47,7 @@ _chunk_numbers = itertools.count(CHUNK_NUMBERS_FROM)
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
-Submit = Callable[["ClusterState", Any, "NodeId | None", Args, Kwargs], DispyJob]
+Submit = Callable[["Session", Any, "NodeId | None", Args, Kwargs], DispyJob]
 """A function that submits a job, and returns it.
 
 Called with the cluster, the job's id, the only node where the job may run (None: any), and the positional and keyword
@@ -68,7 +68,7 @@ def choose_way(is_bounded: bool, has_journal: bool) -> Submit:
 
 
 def submit_at_once(
-    cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
+    session: Session, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
     """Pickle the arguments, make the job, and queue its message for the loop. Does not look at ``max_queued``.
 
@@ -76,60 +76,60 @@ def submit_at_once(
     from this thread. ``node`` is the only node where the job may run; None: any.
 
     Returns:
-        The job, which is in ``cluster._jobs``.
+        The job, which is in ``session.jobs``.
 
     Raises:
         PicklingError: An argument cannot be sent.
         UsageError: The cluster is closed or of another process, or a file or reference cannot be used.
     """
-    if cluster._is_closed or cluster._pid != process_identity.pid:
-        cluster._check_open()
+    if session.is_closed or session.pid != process_identity.pid:
+        session.check_open()
     number = next(_numbers)
     code: list[Any] = []
     files: list[FileEntry] = []
     held: list[Held] = []
     modules: list[str] = []
     if kwargs and "dispy_job_depends" in kwargs:
-        code, modules, files, held = _take_depends(cluster, kwargs.pop("dispy_job_depends"))
-    if cluster._computation.adapts:
-        args = cluster._computation.arguments(args, kwargs)
+        code, modules, files, held = _take_depends(session, kwargs.pop("dispy_job_depends"))
+    if session.computation.adapts:
+        args = session.computation.arguments(args, kwargs)
     given_id = None if job_id == number and type(job_id) is int else job_id
     data = (
-        payload.dump_call_with(code, modules, args, kwargs, given_id, cluster._computation.known)
+        payload.dump_call_with(code, modules, args, kwargs, given_id, session.computation.known)
         if code or modules
-        else payload.dump_call(args, kwargs, given_id, cluster._computation.known)
+        else payload.dump_call(args, kwargs, given_id, session.computation.known)
     )
     # A large payload is a memoryview, not bytes as the field says: it goes out as a stream and is never encoded.
     message = Job(number, 0, data)  # type: ignore[arg-type]
-    job = DispyJob(job_id, number, cluster, time.time())
+    job = DispyJob(job_id, number, session, time.time())
     if payload.has_used():
-        hold(cluster, number)
-    cluster._jobs[number] = job
-    if cluster.cluster_status is not None:
-        cluster._engine.callbacks.call(cluster.cluster_status, [(CREATED, None, job)])
+        hold(session, number)
+    session.jobs[number] = job
+    if session.cluster_status is not None:
+        session.engine.callbacks.call(session.cluster_status, [(CREATED, None, job)])
     if files:
-        cluster._held[number] = [*cluster._held.get(number, ()), *held]
-        cluster._engine.post(submit_filed, cluster, node, message, files)
+        hold_files(session, number, held)
+        session.engine.post(submit_filed, session, node, message, files)
         return job
     if node is not None:
-        cluster._engine.post(submit_pinned, cluster, node, message)
+        session.engine.post(submit_pinned, session, node, message)
         return job
     if (
-        len(cluster._jobs) == 1
-        and not cluster._is_posted
-        and cluster._journal is None
-        and cluster._engine.service.try_submit(cluster._number, message)
+        len(session.jobs) == 1
+        and not session.is_posted
+        and session.journal is None
+        and session.backend.try_submit(session.number, message)
     ):
         return job
-    cluster._inbox.append(message)
-    if not cluster._is_posted:
-        cluster._is_posted = True
-        cluster._engine.post(take_inbox, cluster)
+    session.inbox.append(message)
+    if not session.is_posted:
+        session.is_posted = True
+        session.engine.post(take_inbox, session)
     return job
 
 
 def _take_depends(
-    cluster: ClusterState, depends: Any
+    session: Session, depends: Any
 ) -> tuple[list[Any], list[str], list[FileEntry], list[Held]]:
     """Check ``dispy_job_depends`` of a job, and hash its files. Reads files, on the caller's thread.
 
@@ -140,16 +140,16 @@ def _take_depends(
     Raises:
         UsageError: An element cannot be used, or a file cannot be sent.
     """
-    code = check_job_depends(depends, cluster._computation)
+    code = check_job_depends(depends, session.computation)
     items = list(filter(is_file_item, depends or ()))
-    files, held = cluster._shipped.take(items, sent=cluster._files)
-    is_program = cluster._computation.is_program  # a program does not import: modules are files to it
+    files, held = session.shipped.take(items, sent=session.options.files)
+    is_program = session.computation.is_program  # a program does not import: modules are files to it
     modules = [] if is_program else [entry.path for entry in files if entry.path.endswith(ENDINGS)]
     return code, modules, files, held
 
 
 def submit_bounded(
-    cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
+    session: Session, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
     """Submit a job as ``submit_at_once``, but first wait until fewer than ``max_queued`` jobs are unfinished.
 
@@ -158,69 +158,76 @@ def submit_bounded(
     Raises:
         UsageError: As ``submit_at_once``; or the cluster is closed while the caller waits.
     """
-    if cluster._engine.is_current():
-        return submit_at_once(cluster, job_id, node, args, kwargs)
-    is_full = len(cluster._jobs) >= cluster._queued_max
-    with cluster._room:
-        if is_full or len(cluster._jobs) >= cluster._queued_max:
-            _wait_for_room(cluster)
-        return submit_at_once(cluster, job_id, node, args, kwargs)
+    if session.engine.is_current():
+        return submit_at_once(session, job_id, node, args, kwargs)
+    is_full = len(session.jobs) >= session.options.queued_max
+    with session.room:
+        if is_full or len(session.jobs) >= session.options.queued_max:
+            _wait_for_room(session)
+        return submit_at_once(session, job_id, node, args, kwargs)
 
 
 def _submit_noted(
-    submit: Submit, cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
+    submit: Submit, session: Session, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
     """Submit a job by ``submit``, after a wait while the cluster's journal has too much to write (back-pressure).
 
     Too much is ``journal.writer.UNWRITTEN_MAX`` bytes of payloads. The engine's own threads do not wait.
     """
-    if cluster._journal is not None and cluster._journal.is_behind and not cluster._engine.is_current():
-        cluster._journal.wait_for_room()
-    return submit(cluster, job_id, node, args, kwargs)
+    if session.journal is not None and session.journal.is_behind and not session.engine.is_current():
+        session.journal.wait_for_room()
+    return submit(session, job_id, node, args, kwargs)
 
 
-def _wait_for_room(cluster: ClusterState) -> None:
-    """Wait until fewer than ``max_queued`` jobs are unfinished. The caller holds ``_room`` until it has submitted.
+def _wait_for_room(session: Session) -> None:
+    """Wait until fewer than ``max_queued`` jobs are unfinished. The caller holds ``room`` until it has submitted.
 
     Raises:
         UsageError: The cluster is closed, or begins to be.
     """
-    with cluster._idle:
-        cluster._room_waiters += 1
+    with session.idle:
+        session.room_waiters += 1
         try:
             while True:
-                cluster._check_open()
-                if cluster._closers:
+                session.check_open()
+                if session.closers:
                     raise UsageError(
-                        f"cluster {cluster.name} is being closed; submit waited for room",
+                        f"cluster {session.name} is being closed; submit waited for room",
                         hint="close it after the last submit",
                     )
-                if len(cluster._jobs) < cluster._queued_max:
+                if len(session.jobs) < session.options.queued_max:
                     return
-                cluster._idle.wait()
+                session.idle.wait()
         finally:
-            cluster._room_waiters -= 1
+            session.room_waiters -= 1
 
 
-def submit_chunk(cluster: ClusterState, chunk: Chunk, data: payload.Buffer) -> None:
+def adopt(session: Session, jobs: list[DispyJob]) -> None:
+    """Take jobs of a dead program into a session, under the numbers that they have. The caller submits them."""
+    for job in jobs:
+        job._session = session  # pyright: ignore[reportPrivateUsage]  # it had none
+        session.jobs[job.number] = job
+
+
+def submit_chunk(session: Session, chunk: Chunk, data: payload.Buffer) -> None:
     """Submit a chunk of a ``map`` as a job, under a new number, on the thread that iterates over the map.
 
     Does not wait while ``max_queued`` jobs are unfinished: the map itself limits its unfinished chunks.
 
     Args:
-        cluster: Cluster of the map.
-        chunk: The chunk; its ``_number`` is set.
+        session: Cluster of the map.
+        chunk: The chunk; its ``number`` is set.
         data: Pickled items of the chunk: the payload of the job's message.
 
     Raises:
         UsageError: The cluster is closed, or a reference among the items is of another cluster.
     """
-    cluster._check_open()
-    number = chunk._number = next(_chunk_numbers)
+    session.check_open()
+    number = chunk.number = next(_chunk_numbers)
     if payload.has_used():
-        hold(cluster, number)
-    cluster._jobs[number] = chunk
-    cluster._inbox.append(Job(number, 0, data))  # type: ignore[arg-type]  # as in ``submit_at_once``
-    if not cluster._is_posted:
-        cluster._is_posted = True
-        cluster._engine.post(take_inbox, cluster)
+        hold(session, number)
+    session.jobs[number] = chunk
+    session.inbox.append(Job(number, 0, data))  # type: ignore[arg-type]  # as in ``submit_at_once``
+    if not session.is_posted:
+        session.is_posted = True
+        session.engine.post(take_inbox, session)

@@ -134,6 +134,15 @@ class KillWorker(Struct):
     worker: WorkerId
 
 
+class EndWorker(Struct):
+    """Have a worker end that has no record and is not needed; if it has called ``setup``, it calls ``cleanup`` first.
+
+    ``WorkerExited`` follows.
+    """
+
+    worker: WorkerId
+
+
 class Pass(Struct):
     """Tell a worker that a provisional result of its job has arrived at the client, or was not delivered.
 
@@ -276,6 +285,7 @@ Action = (
     | Cut
     | InterruptWorker
     | KillWorker
+    | EndWorker
     | Pass
     | Look
     | Unbuffer

@@ -25,11 +25,12 @@ from __future__ import annotations
 
 from dispy.core.execution import live_output
 from dispy.core.execution.actions import Erase, Outbox, StopHost, Tell
-from dispy.core.execution.computations import drop_computation, forget_computation, leave
+from dispy.core.execution.computations import drop_computation, forget_computation
 from dispy.core.execution.dispatch import recall_ahead
 from dispy.core.execution.events import ClientAttached, ClientSilent, CpusChanged, Stopping
 from dispy.core.execution.fair_shares import (
     ask_exclusive,
+    change_line,
     leave_exclusive,
     restrict,
     share_out,
@@ -43,9 +44,9 @@ from dispy.core.execution.state import UNTOLD, Client, Computation, State, Statu
 from dispy.core.execution.workers import flush
 from dispy.protocol.node import (
     DRAINING,
-    Attempt,
     ComputationReady,
     Detach,
+    HeldJobs,
     LimitCpus,
     NodeCpus,
     Reconcile,
@@ -67,12 +68,14 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
         return
     # Output before the ends of the same jobs.
     live_output.tell_again(state, out, client)
+    state.silent.pop(client.id, None)
+    state.is_swept = False
     if client.is_dead:
         client.is_dead = False
         client.vtime = max(client.vtime, state.level)
-        for computation in state.computations.values():
-            if computation.client is client:
-                ask_exclusive(state, computation)
+        change_line(state, client)
+        for computation in client.computations.values():
+            ask_exclusive(state, computation)
         restrict(state)
         share_out(state, out, now)
     come_back(state, out, client, event.received)
@@ -88,6 +91,7 @@ def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Second
     if client is not None:
         client.is_connected = False
         client.silent_since = now - event.since_s
+        state.silent[client.id] = client
         give_up_values(state, out, client)
         if client.is_recovering:
             forget_empty(state, out, client, now)
@@ -99,16 +103,15 @@ def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
     Results of a dead client go to disk; its jobs run on, on CPUs that no other client wants. The jobs of a client
     that is forgotten are ended, and its results deleted.
     """
-    for client in list(state.clients.values()):
-        if client.is_connected:
-            continue
+    for client in list(state.silent.values()):
         silent_s = now - client.silent_since
         if silent_s > state.lease_s:
             forget_client(state, out, client, now)
             continue
         if silent_s >= state.silence_s and not client.is_dead:
             client.is_dead = client.was_away = True
-            leave_exclusive(state, [c for c in state.computations.values() if c.client is client])
+            change_line(state, client)
+            leave_exclusive(state, list(client.computations.values()))
             recall_ahead(state, out)
             share_out(state, out, now)
             go_away(state, out, client)
@@ -124,8 +127,7 @@ def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> Non
     Called at each tick, so that the processes of a dead program end with its last job. A client that comes back in
     time is told in ``Reconciled`` that it has to send the computation again.
     """
-    mine = [c for key, c in state.computations.items() if key[0] == client.id]
-    for computation in mine:
+    for computation in list(client.computations.values()):
         if not computation.open and not computation.untold and not has_segments(client, computation):
             forget_computation(state, out, computation, now)
 
@@ -141,16 +143,17 @@ def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> Non
     Called when the connection of a recovery ends: the client itself, a dead program, never comes back, and would
     otherwise be kept until its lease ends.
     """
-    if not client.batches and not any(key[0] == client.id for key in state.computations):
+    if not client.sent.kept and not client.computations:
         forget_client(state, out, client, now)
 
 
 def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
     """Forget a client with its jobs and results, stop its processes, and give its share of the CPUs to the others."""
-    computations = [c for c in state.computations.values() if c.client is client]
+    computations = list(client.computations.values())
     out.extend(StopHost(computation.key) for computation in computations)
     drop_client(state, out, client)
-    leave(state, out, computations, now)
+    leave_exclusive(state, computations)
+    share_out(state, out, now)
 
 
 def drop_client(state: State, out: Outbox, client: Client) -> None:
@@ -158,9 +161,13 @@ def drop_client(state: State, out: Outbox, client: Client) -> None:
 
     The caller stops the processes of the computations (``StopHost``) and shares out the CPUs that they used.
     """
-    for computation in [c for c in state.computations.values() if c.client is client]:
+    for computation in list(client.computations.values()):
         drop_computation(state, computation)
     state.clients.pop(client.id, None)
+    state.silent.pop(client.id, None)
+    state.barred.discard(client.id)
+    for line in (state.living, state.orphans):
+        line.clients.discard(client)
     if client.was_away or client.stored:
         out.append(Erase(client.id, [], gone=True))
 
@@ -177,7 +184,7 @@ def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> Non
         if client is not None:
             drop_client(state, out, client)
     for client in state.clients.values():
-        if client.batches or any(key[0] == client.id for key in state.computations):
+        if client.sent.kept or client.computations:
             store_all(state, out, client)
 
 
@@ -189,17 +196,19 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
     """
     flush(state, out)
     forget_lost(out, client)
-    wanted = {(a.number, a.attempt) for a in message.attempts}
-    mine = {key[1]: c for key, c in state.computations.items() if key[0] == client.id}
-    held = {(e.number, e.attempt) for batch in client.batches for e in batch.ended}
-    for number, computation in mine.items():
+    wanted: dict[int, set[tuple[int, int]]] = {}
+    for jobs in message.attempts:
+        wanted.setdefault(jobs.computation, set()).update([(a.number, a.attempt) for a in jobs.attempts])
+    held: dict[int, set[tuple[int, int]]] = {}
+    for batch in client.sent.kept:
+        held.setdefault(batch.computation, set()).update([(e.number, e.attempt) for e in batch.ended])
+    for number, computation in list(client.computations.items()):
         if message.computations.get(number) != computation.spec.life:
             forget_computation(state, out, computation, now)
             continue
-        held.update((job.number, job.attempt) for job in computation.open.values())
-        obsolete = {
-            job.number for job in computation.open.values() if (job.number, job.attempt) not in wanted
-        }
+        attempts = {(job.number, job.attempt) for job in computation.open.values()}
+        held.setdefault(number, set()).update(attempts)
+        obsolete = {job for job, _ in attempts - wanted.get(number, set())}
         if obsolete:
             _end_obsolete(out, computation, obsolete, now)
         computation.credit = UNTOLD
@@ -207,7 +216,12 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
             # It may have been told to a connection that was gone already.
             out.append(Tell(client.id, ComputationReady(number, computation.spec.life)))
             tell_credit(state, out, computation)
-    unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
+    unknown = []
+    for jobs in message.attempts:
+        here = held.get(jobs.computation, ())
+        lost = [attempt for attempt in jobs.attempts if (attempt.number, attempt.attempt) not in here]
+        if lost:
+            unknown.append(HeldJobs(jobs.computation, lost))
     missing = [number for number in message.computations if (client.id, number) not in state.computations]
     out.append(Tell(client.id, Reconciled(unknown, missing)))
 
@@ -221,6 +235,7 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
     release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
     drop_unstarted(out, computation, numbers)
     attempts = {(number, computation.open.pop(number).attempt) for number in numbers}
+    computation.watched -= numbers
     cancel_in_records(out, computation, attempts, now)
 
 
@@ -230,6 +245,11 @@ def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus,
     Running jobs above the limit go on. Waiting jobs above the limit stay in the queue; with limit 0 they go back.
     """
     client.cpus_max = message.cpus
+    if message.cpus:
+        state.barred.discard(client.id)
+    else:
+        state.barred.add(client.id)
+        state.is_swept = False
     restrict(state)
     recall_ahead(state, out)
     share_out(state, out, now)

@@ -25,16 +25,18 @@ scheduler may retry it; jobs that had not started stay here for the next host.
 
 from __future__ import annotations
 
-from dispy.core.execution import live_output
 from dispy.core.execution.actions import Outbox, StageFiles, StartHost, StopHost, Tell
 from dispy.core.execution.dispatch import STILLBORN_MAX
 from dispy.core.execution.events import FilesFailed, FilesReady, HostFailed, HostReady, WorkerExited
 from dispy.core.execution.fair_shares import (
     ask_exclusive,
     leave_exclusive,
+    regrant,
+    remove,
     restrict,
     share_out,
     tell_credit,
+    wait,
 )
 from dispy.core.execution.ids import Key, Seconds
 from dispy.core.execution.jobs import tell_ended
@@ -70,12 +72,14 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
         computation = None
     if computation is None:
         computation = state.computations[key] = Computation(key, client, message)
-        if message.live:
-            live_output.watch(state, computation, [])
+        client.computations[message.computation] = computation
         load(out, computation)
         ask_exclusive(state, computation)
         restrict(state)
-        share_out(state, out, now)
+        # Without jobs it takes nothing from others. Its client has a share already if it has another computation.
+        if len(client.computations) == 1 or state.shares_differ or state.exclusive:
+            share_out(state, out, now)
+        regrant(state, out, computation)
     elif computation.status is Status.READY:
         out.append(Tell(client.id, ComputationReady(message.computation, message.life)))
         computation.credit = UNTOLD
@@ -123,6 +127,7 @@ def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> 
     if computation is None:
         return
     computation.status = Status.READY
+    wait(state, computation)
     # Run times measured before a restart of the host hold after it, too, so credit is told at once.
     computation.credit = UNTOLD
     ready = ComputationReady(event.key[1], computation.spec.life, cut_reason(event.warning))
@@ -185,8 +190,7 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str, no
     reason = reason[:REASON_MAX]
     if computation.untold:
         tell_ended(out, computation, [])
-    del state.computations[computation.key]
-    live_output.forget(state, computation.key)
+    remove(state, computation)
     # The failure first: a scheduler that gets returned jobs before it would send the computation again.
     out.append(Tell(client.id, ComputationFailed(number, reason, computation.spec.life)))
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
@@ -222,8 +226,7 @@ def forget_computation(state: State, out: Outbox, computation: Computation, now:
 def drop_computation(state: State, computation: Computation) -> None:
     """Forget a computation and its workers; the caller stops its processes and calls ``leave``."""
     drop_workers(state, computation)
-    del state.computations[computation.key]
-    live_output.forget(state, computation.key)
+    remove(state, computation)
 
 
 def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
@@ -232,4 +235,5 @@ def leave(state: State, out: Outbox, computations: list[Computation], now: Secon
     Call after computations were dropped (``drop_computation``, ``give_up``), once for all of them.
     """
     leave_exclusive(state, computations)
-    share_out(state, out, now)
+    if state.shares_differ or any(computation.open for computation in computations):
+        share_out(state, out, now)

@@ -4,22 +4,38 @@ A *record* is a batch of jobs for one worker; a CPU is busy while a worker has a
 computation a free CPU goes to. Only a computation that has the node to itself gets a second record for each busy
 worker, so that no worker is idle between two records. Second records are recalled as soon as a CPU is free for their
 jobs or another computation waits.
+
+A worker stays when it has no jobs, so that the next ones find it. Beyond a number for the whole node those end that
+have been idle for long: without that, a node with a hundred open clusters would have a hundred processes per CPU.
 """
 
 from __future__ import annotations
 
-from dispy.core.execution.actions import Drained, ForkWorker, Offer, Outbox, Recall
-from dispy.core.execution.fair_shares import admit_exclusive, may_start, occupy, turn
+from heapq import nsmallest
+from itertools import islice
+
+from dispy.core.execution.actions import Drained, EndWorker, ForkWorker, Offer, Outbox, Recall
+from dispy.core.execution.fair_shares import (
+    admit_exclusive,
+    may_start,
+    next_in_turn,
+    occupy,
+    some_waiting,
+)
 from dispy.core.execution.ids import Seconds, WorkerId
 from dispy.core.execution.jobs import return_ready, return_staging
 from dispy.core.execution.live_output import is_any_watched
-from dispy.core.execution.state import RECORD_US, Computation, State, Status, Worker
+from dispy.core.execution.state import RECORD_US, Computation, Line, State, Status, Worker
 from dispy.protocol.node import Job
 from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, Record
 
 STILLBORN_MAX = 10
 """Number of workers in a row that may end before they begin a job, while none finishes one. After more, no worker is
 forked, and once none is busy the computation is given up: further ones would most likely end the same way."""
+
+IDLE_LOOK_S = 1.0
+"""Time from one look for workers that have been idle for too long to the next (seconds). A node without running jobs
+ticks once a second, too."""
 
 _JOB_OVERHEAD = 32
 """Bytes that a job takes in a record beside its payload (number, attempt, lengths), about. Counted towards
@@ -30,34 +46,63 @@ def settle(state: State, out: Outbox, now: Seconds) -> None:
     """Put every free CPU to work. Called after each event, so that no ready job waits while a CPU is free for it."""
     if state.is_restricted:
         _hold_back(state, out, now)
-    waiting = [
-        c for c in state.computations.values() if c.ready and c.status is Status.READY and not c.is_held_off
-    ]
-    if len(waiting) > 1:
-        # Computations of dead clients get only the CPUs that no other wants.
-        waiting = [c for c in waiting if not c.client.is_dead] or waiting
+    line, waiting = _waiting(state)
     if not waiting:
-        if state.busy < state.cpus:
+        if state.ahead and len(state.running) < state.cpus:
             _recall_for_idle(state, out)
-        return
-    if len(waiting) == 1:
+    elif len(waiting) > 1:
+        _recall_others(state, out, None)
+        if len(state.running) < state.cpus:
+            _serve(state, out, line, now)
+    else:
         computation = waiting[0]
         while computation.ready and _has_room(state, computation):
             _offer(state, out, computation, _idle_worker(state, out, computation), now)
-        if computation.ready and state.busy == computation.busy:
+        if computation.ready and len(state.running) == computation.busy:
             _look_ahead(state, out, computation, now)
         elif computation.ready:
             _recall_others(state, out, computation)
-        elif state.busy < state.cpus:
+        elif state.ahead and len(state.running) < state.cpus:
             _recall_for_idle(state, out)
-        return
-    _recall_others(state, out, None)
-    while state.busy < state.cpus and waiting:
-        computation = min(waiting, key=turn)
-        if not computation.ready or not _has_room(state, computation):
-            waiting.remove(computation)
+
+
+def _waiting(state: State) -> tuple[Line, list[Computation]]:
+    """Returns two of the computations that may start jobs now and have some ready, or the only one, or none; and the
+    line in which they all are."""
+    if state.exclusive and not state.is_draining:
+        first = state.exclusive[0]
+        is_waiting = state.has_node and first.ready and first.status is Status.READY
+        return state.living, [first] if is_waiting else []
+    if state.living.computations and not state.is_draining:
+        waiting = some_waiting(state.living)
+        if waiting:
+            return state.living, waiting
+    # Computations of dead clients get only the CPUs that no other wants.
+    return state.orphans, some_waiting(state.orphans)
+
+
+def _serve(state: State, out: Outbox, line: Line, now: Seconds) -> None:
+    """Give each free CPU to the computation in a line whose turn it is then; those without room are passed over."""
+    full = []
+    crowded = []
+    while len(state.running) < state.cpus:
+        computation = next_in_turn(line)
+        if computation is None:
+            break
+        client = computation.client
+        if client.busy >= client.cpus_max:
+            full.append(client)
+            line.clients.discard(client)
+        elif not computation.idle and not _has_place(state, computation):
+            crowded.append(computation)
+            client.turns.discard(computation)
         else:
             _offer(state, out, computation, _idle_worker(state, out, computation), now)
+    for computation in crowded:
+        computation.client.turns.add(computation)
+        line.clients.add(computation.client)
+    for client in full:
+        line.clients.add(client)
 
 
 def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
@@ -68,27 +113,30 @@ def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
     """
     if state.exclusive and not state.is_draining:
         admit_exclusive(state, out, now)
-    for computation in state.computations.values():
+    moved = state.returning if state.is_swept else state.computations
+    for computation in moved.values():
         if not may_start(state, computation):
-            _recall_of(state, out, computation, len(computation.workers))
+            _recall_of(state, out, computation, len(computation.double))
             # A client that is away cannot take them.
             if computation.ready and computation.client.is_connected:
                 return_ready(out, computation)
             if computation.staging and computation.client.is_connected and state.is_draining:
                 return_staging(out, computation)
-    if state.is_draining and _is_drained(state):
+    state.is_swept = True
+    state.returning.clear()
+    if state.is_draining and not state.running and _is_drained(state):
         out.append(Drained())
 
 
 def _is_drained(state: State) -> bool:
-    """True if no job is open, and no living client has results that it has not acknowledged.
+    """True if no job is open, and no living client has results that it has not acknowledged. No job may be running.
 
     Results of dead clients go to disk, from where the next incarnation takes them.
     """
     return (
-        not state.busy
-        and not any(computation.open or computation.untold for computation in state.computations.values())
-        and not any(client.batches and not client.is_dead for client in state.clients.values())
+        not any(computation.open for computation in state.active.values())
+        and not any(computation.untold for computation in state.unflushed.values())
+        and not any(client.sent.kept and not client.is_dead for client in state.clients.values())
     )
 
 
@@ -104,9 +152,35 @@ def recall_ahead(state: State, out: Outbox) -> None:
 def workers_max(cpus: int) -> int:
     """Returns how many workers of a computation may exist at once on a node of ``cpus`` CPUs.
 
-    More than CPUs, as some workers are about to end. With that many, no worker is forked until one has ended.
+    More than CPUs, as some workers are about to end. With that many, no worker is forked until one has ended. As many
+    workers of all computations together may be idle for longer than ``State.idle_s`` (``end_idle``).
     """
     return 2 * cpus + 8
+
+
+def end_idle(state: State, out: Outbox, now: Seconds) -> None:
+    """End workers that have been idle for ``State.idle_s``, as long as more than ``workers_max`` workers are idle on
+    the node. Call at the ticks from ``State.idle_at`` on.
+
+    Those end first that have been idle for longest. The workers of computations that call ``setup`` in each of them
+    are the last, since another one would have to call it again, which may take minutes; they end only where idle
+    workers of other computations are too few to make up for them, however short these have been idle.
+    """
+    state.idle_at = now + IDLE_LOOK_S
+    most = workers_max(state.cpus)
+    if len(state.workers) - len(state.running) <= most:
+        return
+    cheap: list[Worker] = []
+    costly: list[Worker] = []
+    for computation in state.computations.values():
+        (costly if computation.spec.setup_per_worker else cheap).extend(computation.idle.values())
+    excess = len(cheap) + len(costly) - most
+    for idle, count in ((cheap, excess), (costly, excess - len(cheap))):
+        old = [worker for worker in idle if now - worker.since >= state.idle_s]
+        for worker in nsmallest(count, old, key=lambda worker: worker.since):
+            del worker.computation.idle[worker.id]
+            worker.is_killed = True
+            out.append(EndWorker(worker.id))
 
 
 def _has_room(state: State, computation: Computation) -> bool:
@@ -116,7 +190,7 @@ def _has_room(state: State, computation: Computation) -> bool:
     """
     client = computation.client
     return (
-        state.busy < state.cpus
+        len(state.running) < state.cpus
         and client.busy < client.cpus_max
         and (bool(computation.idle) or _has_place(state, computation))
     )
@@ -157,6 +231,8 @@ def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, 
         computation.single[worker.id] = worker
     else:
         computation.single.pop(worker.id, None)
+        computation.double[worker.id] = worker
+        state.ahead[computation.key] = computation
     worker.records.append(record)
     out.append(Offer(worker.id, record))
 
@@ -200,7 +276,7 @@ def _look_ahead(state: State, out: Outbox, computation: Computation, now: Second
     files. Workers that are being killed, or whose record was cut, get none.
     """
     client = computation.client
-    is_above = state.busy > state.cpus or client.busy > client.cpus_max
+    is_above = len(state.running) > state.cpus or client.busy > client.cpus_max
     if is_above or client.is_dead or not computation.sampled:
         return
     if computation.filed:
@@ -220,27 +296,28 @@ def _recall_for_idle(state: State, out: Outbox) -> None:
     Recalls from each computation at most as many records as CPUs are idle, and as its client may use further CPUs.
     Called when a CPU is free and no job is ready for it.
     """
-    for computation in state.computations.values():
+    for computation in list(state.ahead.values()):
         client = computation.client
-        _recall_of(state, out, computation, min(state.cpus - state.busy, client.cpus_max - client.busy))
+        free = state.cpus - len(state.running)
+        _recall_of(state, out, computation, min(free, client.cpus_max - client.busy))
 
 
 def _recall_others(state: State, out: Outbox, except_for: Computation | None) -> None:
     """Recall the second records of all computations except ``except_for`` (None: of all), so that the next CPU that
     becomes free goes to a job of a computation that waits."""
-    for computation in state.computations.values():
+    for computation in list(state.ahead.values()) if state.ahead else ():
         if computation is not except_for:
-            _recall_of(state, out, computation, len(computation.workers))
+            _recall_of(state, out, computation, len(computation.double))
 
 
 def _recall_of(state: State, out: Outbox, computation: Computation, most: int) -> None:
     """Recall up to ``most`` second records of a computation, so that their jobs return to ``ready`` (``Recalled``).
 
-    Records that an earlier recall has found taken by their worker (``Worker.kept``) are not recalled again.
+    The oldest are recalled, and of these the newest first, so that their jobs are in their order again. Records that
+    an earlier recall has found taken by their worker are not recalled again (``Computation.double``).
     """
-    if computation.busy == len(computation.single):
-        return
-    for worker in computation.workers.values():
-        if most > 0 and len(worker.records) > 1 and worker.kept != worker.records[1].record:
-            out.append(Recall(worker.id))
-            most -= 1
+    if not computation.double:
+        state.ahead.pop(computation.key, None)
+    elif most > 0:
+        oldest = list(islice(computation.double, most))
+        out.extend(Recall(worker) for worker in reversed(oldest))

@@ -211,8 +211,8 @@ class Tick(Struct):
     """The clock has advanced: sent every 10 ms while workers are busy, otherwise once a second.
 
     Attributes:
-        positions: By number of the worker: the position of the job that it is at or had last (0: no job yet), and
-            the start of that job (seconds since the epoch).
+        positions: By number of the worker, for all with a record: the position of the job that it is at or had last
+            (0: no job yet), and the start of that job (seconds since the epoch).
     """
 
     positions: dict[WorkerId, tuple[int, float]]

@@ -18,7 +18,7 @@ def find_stall(state: State) -> str:
     a caller that gets equal words for as long as its watchdog allows has found a stall, and logs it.
     """
     free = state.cpus - state.busy
-    for computation in state.computations.values():
+    for computation in (*state.living.computations.values(), *state.orphans.computations.values()):
         client = computation.client
         of = f"of {computation.spec.name} of {client.name}"
         if (
@@ -32,9 +32,9 @@ def find_stall(state: State) -> str:
                 f"{counted(len(computation.ready), f'job {of} waits', f'jobs {of} wait')}, "
                 f"from number {computation.ready[0].number}, and {free} of {counted(state.cpus, 'CPU')} free"
             )
-    for worker in state.workers.values():
-        record = worker.records[0] if worker.records else None
-        if record is None or not record.jobs or record.jobs[0].number in worker.computation.filed:
+    for worker in state.running.values():
+        record = worker.records[0]
+        if not record.jobs or record.jobs[0].number in worker.computation.filed:
             # A job that brings files may wait for another one whose files have the same names.
             continue
         if split_claim(worker.position)[0] != record.record:

@@ -12,6 +12,9 @@ start when those that others run have ended. Several have their turns in the ord
 order between nodes: each grants for itself, and a client runs on the nodes that it was granted, so clients that hold
 different nodes wait for each other's end and for nothing more.
 
+*Lines.* Computations with ready jobs stand in a line, in which the next one is found without looking at the others
+(``dispy.core.turns``): first the client, then one of its computations. Dead clients have a line of their own.
+
 *Credit* is back-pressure: the number of jobs that a scheduler may have here, slots and backlog. It follows from the
 fair share, and is sent again when it has changed enough to matter.
 
@@ -21,9 +24,12 @@ client wants, and they use nothing exclusively. All is as before once they are b
 
 from __future__ import annotations
 
+from itertools import islice
+from typing import NamedTuple
+
 from dispy.core.execution.actions import Outbox, Tell
 from dispy.core.execution.ids import Seconds
-from dispy.core.execution.state import UNTOLD, Client, Computation, Grant, State, Status, Worker
+from dispy.core.execution.state import UNTOLD, Client, Computation, Grant, Line, State, Status, Worker
 from dispy.protocol.node import DRAINING, Credit
 
 SHARE_S = 0.1
@@ -73,7 +79,7 @@ def occupy(state: State, worker: Worker, now: Seconds) -> None:
     """Count a worker as one that uses a CPU, from now on: call when it gets a record and had none."""
     computation = worker.computation
     client = computation.client
-    state.busy += 1
+    state.running[worker.id] = worker
     computation.busy += 1
     client.busy += 1
     worker.since = worker.moved = now
@@ -82,9 +88,13 @@ def occupy(state: State, worker: Worker, now: Seconds) -> None:
 
 def vacate(state: State, worker: Worker) -> None:
     """Count a worker as one that uses no CPU any more: call when its last record is gone, after ``charge``."""
-    state.busy -= 1
-    worker.computation.busy -= 1
-    worker.computation.client.busy -= 1
+    computation = worker.computation
+    client = computation.client
+    del state.running[worker.id]
+    computation.busy -= 1
+    client.busy -= 1
+    client.turns.fall(computation)
+    _line_of(state, client).clients.fall(client)
 
 
 def charge(state: State, worker: Worker, now: Seconds) -> None:
@@ -112,14 +122,83 @@ def _rise(state: State, computation: Computation) -> None:
         client.level = computation.vtime
 
 
-def turn(computation: Computation) -> tuple[int, float, int, float]:
-    """Returns the sort key by which a free CPU goes to one of the waiting computations: to that with the smallest.
+# Whose turn it is.
 
-    The key has, in this order: CPUs that the client uses, the client's virtual time (seconds), CPUs that the
-    computation uses, the computation's virtual time.
+
+def _line_of(state: State, client: Client) -> Line:
+    """Returns the line in which computations of a client wait for CPUs."""
+    return state.orphans if client.is_dead else state.living
+
+
+def wait(state: State, computation: Computation) -> None:
+    """Have a computation wait for CPUs, if it has ready jobs and is READY, or for its jobs to go back if it may not
+    start them here. Call when jobs have come to ``ready`` or ``staging``, or the computation has become READY."""
+    if state.is_restricted:
+        state.returning[computation.key] = computation
+    if computation.ready and computation.status is Status.READY:
+        client = computation.client
+        line = _line_of(state, client)
+        line.computations[computation.key] = computation
+        line.clients.add(client)
+        client.turns.add(computation)
+
+
+def change_line(state: State, client: Client) -> None:
+    """Have computations of a client wait in the other line: call when ``Client.is_dead`` has changed."""
+    before = state.living if client.is_dead else state.orphans
+    before.clients.discard(client)
+    for computation in client.computations.values():
+        before.computations.pop(computation.key, None)
+        wait(state, computation)
+
+
+def some_waiting(line: Line) -> list[Computation]:
+    """Returns two of the computations that wait in a line, or the only one, or none; not those whose turn it is.
+
+    Computations that do not wait any more are taken out of the line.
     """
+    while line.computations:
+        found = list(islice(line.computations.values(), 2))
+        for computation in found:
+            if not computation.ready or computation.status is not Status.READY:
+                del line.computations[computation.key]
+                break
+        else:
+            return found
+    return []
+
+
+def next_in_turn(line: Line) -> Computation | None:
+    """Returns the computation in a line to which the next free CPU goes, and leaves it there; None if none waits.
+
+    The client comes first that uses the fewest CPUs, then the one that has had the least CPU time; among its
+    computations the same rule holds.
+    """
+    while (client := line.clients.first()) is not None:
+        while (computation := client.turns.first()) is not None:
+            if computation.ready and computation.status is Status.READY:
+                return computation
+            client.turns.discard(computation)
+        line.clients.discard(client)
+    return None
+
+
+def remove(state: State, computation: Computation) -> None:
+    """Forget a computation: take it out of the state and of all indexes. Its workers are gone already."""
+    key = computation.key
     client = computation.client
-    return (client.busy, client.vtime, computation.busy, computation.vtime)
+    del state.computations[key]
+    del client.computations[key[1]]
+    client.turns.discard(computation)
+    for index in (
+        state.living.computations,
+        state.orphans.computations,
+        state.active,
+        state.ahead,
+        state.unflushed,
+        state.returning,
+    ):
+        index.pop(key, None)
 
 
 # Exclusive use.
@@ -137,7 +216,8 @@ def leave_exclusive(state: State, computations: list[Computation]) -> None:
 
     If the first one leaves, the next one has its turn. Computations that are not in the line are ignored.
     """
-    left = [computation for computation in state.exclusive if computation not in computations]
+    gone = set(computations)
+    left = [computation for computation in state.exclusive if computation not in gone]
     if left[:1] != state.exclusive[:1]:
         state.has_node = False
     state.exclusive = left
@@ -149,105 +229,150 @@ def admit_exclusive(state: State, out: Outbox, now: Seconds) -> None:
 
     The line (``State.exclusive``) must not be empty. Call at each event.
     """
-    if not state.has_node and state.busy == state.exclusive[0].busy:
+    if not state.has_node and len(state.running) == state.exclusive[0].busy:
         restrict(state)
         share_out(state, out, now)
 
 
 def restrict(state: State) -> None:
-    """Set ``is_held_off`` of each computation, and ``has_node`` and ``is_restricted`` of the node.
+    """Set ``has_node`` and ``is_restricted`` of the node, which say whether computations may not start jobs.
 
-    These say which computations may not start jobs. Call after the number of CPUs, the line for exclusive use, a
-    client's limit or draining has changed.
+    Call after the number of CPUs, the line for exclusive use, a client's limit or draining has changed.
     """
     first = state.exclusive[0] if state.exclusive else None
     state.has_node = (
-        first is not None and not state.is_draining and (state.has_node or state.busy == first.busy)
+        first is not None and not state.is_draining and (state.has_node or len(state.running) == first.busy)
     )
-    for computation in state.computations.values():
-        if state.is_draining:
-            # Jobs of dead clients cannot be given back: they run to their ends, also beside an exclusive computation.
-            computation.is_held_off = not computation.client.is_dead
-        else:
-            computation.is_held_off = first is not None and (computation is not first or not state.has_node)
-    is_closed = any(client.cpus_max == 0 for client in state.clients.values())
-    state.is_restricted = first is not None or state.cpus == 0 or is_closed or state.is_draining
+    restriction = (first, state.has_node, state.is_draining, state.cpus == 0, len(state.barred))
+    if restriction != state.restriction:
+        state.restriction = restriction
+        state.is_swept = False
+    state.is_restricted = first is not None or state.cpus == 0 or bool(state.barred) or state.is_draining
+
+
+def is_held_off(state: State, computation: Computation) -> bool:
+    """True if no job of a computation may start, as the node drains, or is used exclusively or is to be.
+
+    Either another computation has the node or waits for it, or this one waits for it itself. Jobs of dead clients
+    cannot be given back: while the node drains they run to their ends, also beside an exclusive computation.
+    """
+    if state.is_draining:
+        return not computation.client.is_dead
+    return bool(state.exclusive) and (state.exclusive[0] is not computation or not state.has_node)
 
 
 def may_start(state: State, computation: Computation) -> bool:
     """True if jobs of a computation may start here now, given a free CPU."""
-    return not computation.is_held_off and state.cpus > 0 and computation.client.cpus_max > 0
+    return state.cpus > 0 and computation.client.cpus_max > 0 and not is_held_off(state, computation)
 
 
 # Credit.
+
+
+class Demand(NamedTuple):
+    """Demand for the CPUs of the node, from which the share of each client follows.
+
+    Attributes:
+        rivals: Clients that want CPUs now, or have long jobs here, in the order in which they came.
+        living: Number of those that are not dead.
+        wanted: Number of open jobs, by client. A client with fewer jobs than its share leaves CPUs to others.
+        long: Number of jobs that have run for longer than ``LONG_S``, by client.
+        long_sum: Number of all those jobs.
+        unused: Number of CPUs that all living rivals together leave to others, by the fair share of each (CPUs): it
+            is another one for those among the rivals than for others.
+    """
+
+    rivals: dict[Client, None]
+    living: int
+    wanted: dict[Client, int]
+    long: dict[Client, int]
+    long_sum: int
+    unused: dict[int, int]
 
 
 def share_out(state: State, out: Outbox, now: Seconds) -> None:
     """Set the fair share (``Computation.grant``) of each computation, and tell clients the credits that have changed.
 
     Call when a client, a computation, the CPUs, a limit or exclusive use has changed. With several clients call it at
-    ticks, too, every ``SHARE_S``, as they begin and cease to want CPUs.
+    ticks, too, every ``SHARE_S``, as they begin and cease to want CPUs. Computations are touched only if the share of
+    their client has changed, unless exclusive use or draining makes differences between those of a client.
     """
     state.share_at = now
+    demand = _demand(state, now)
+    differ = bool(state.exclusive) or state.is_draining
+    for client in state.clients.values():
+        if client.computations:
+            grant = _share(state, client, demand)
+            if grant != client.grant or differ or state.shares_differ:
+                client.grant = grant
+                for computation in client.computations.values():
+                    regrant(state, out, computation)
+    state.shares_differ = differ
+
+
+def _demand(state: State, now: Seconds) -> Demand:
+    """Returns who wants CPUs now; notes the time for clients that have jobs here (``Client.active_at``)."""
     wanted: dict[Client, int] = {}
-    for computation in state.computations.values():
+    for key, computation in list(state.active.items()):
+        if not computation.open:
+            del state.active[key]
+            continue
         client = computation.client
         wanted[client] = wanted.get(client, 0) + len(computation.open)
-        if computation.open and not client.is_dead:
+        if not client.is_dead:
             client.active_at = now
     long: dict[Client, int] = {}
-    for worker in state.workers.values():
-        if worker.records and now - worker.moved > LONG_S:
+    for worker in state.running.values():
+        if now - worker.moved > LONG_S:
             client = worker.computation.client
             long[client] = long.get(client, 0) + 1
-    rivals = [
+    rivals = dict.fromkeys(
         client
         for client in state.clients.values()
         if client in long or (not client.is_dead and now - client.active_at < ACTIVE_S)
-    ]
-    for computation in state.computations.values():
-        computation.grant = _grant(state, computation, rivals, wanted, long)
-        tell_credit(state, out, computation)
+    )
+    living = [wanted.get(client, 0) for client in rivals if not client.is_dead]
+    unused = {}
+    for shares in (len(living), len(living) + 1):
+        fair = -(-state.cpus // max(1, shares))
+        unused[fair] = sum([max(0, fair - max(1, count)) for count in living])
+    return Demand(rivals, len(living), wanted, long, sum(long.values()), unused)
 
 
-def _grant(
-    state: State,
-    computation: Computation,
-    rivals: list[Client],
-    wanted: dict[Client, int],
-    long: dict[Client, int],
-) -> Grant:
-    """Returns the fair share of a computation, in jobs: 0 slots with a reason if it may not start jobs now.
-
-    Args:
-        state: State of the node.
-        computation: The computation whose share is asked for.
-        rivals: Clients that want CPUs now, or have long jobs here; the computation's client may be among them.
-        wanted: Number of open jobs, by client. A client with fewer jobs than its share leaves CPUs to others.
-        long: Number of jobs that have run for longer than ``LONG_S``, by client.
-    """
-    client = computation.client
-    if state.is_draining:
-        return Grant(0, 0, DRAINING)
-    if computation.is_held_off:
-        return Grant(0, 0, _why_held_off(state, computation))
-    if computation.shortage:
-        return Grant(0, 0, computation.shortage)
+def _share(state: State, client: Client, demand: Demand) -> Grant:
+    """Returns the fair share of each computation of a client, in jobs, if nothing keeps it from starting some."""
     most = min(state.cpus, client.cpus_max)
     if not most:
         return Grant(
             0, 0, "it offers no CPUs now" if not state.cpus else "set_node_cpus allows none of its CPUs"
         )
     reason = f"set_node_cpus allows {most} of its CPUs" if most < state.cpus else ""
-    others = [rival for rival in rivals if rival is not client]
-    if not others or state.has_node:
+    is_rival = client in demand.rivals
+    if len(demand.rivals) == is_rival or state.has_node:
         return Grant(most, most, reason)
-    living = [other for other in others if not other.is_dead]
-    fair = -(-state.cpus // (len(living) + 1))
-    unused = sum([max(0, fair - max(1, wanted.get(other, 0))) for other in living])
+    is_living = is_rival and not client.is_dead
+    fair = -(-state.cpus // (demand.living - is_living + 1))
+    unused = demand.unused[fair]
+    if is_living:
+        unused -= max(0, fair - max(1, demand.wanted.get(client, 0)))
     share = min(most, fair + unused)
-    slots = min(share, max(0, state.cpus - sum([long.get(other, 0) for other in others])))
-    return Grant(slots, share, f"shared with {_names(others)}")
+    slots = min(share, max(0, state.cpus - demand.long_sum + demand.long.get(client, 0)))
+    others = [rival for rival in islice(demand.rivals, NAMES_MAX + 1) if rival is not client]
+    return Grant(slots, share, f"shared with {_names(others, len(demand.rivals) - is_rival)}")
+
+
+def regrant(state: State, out: Outbox, computation: Computation) -> None:
+    """Set the fair share of one computation by that of its client, and tell its credit if that has changed: 0 with a
+    reason if something keeps the computation from starting jobs now."""
+    if state.is_draining:
+        computation.grant = Grant(0, 0, DRAINING)
+    elif is_held_off(state, computation):
+        computation.grant = Grant(0, 0, _why_held_off(state, computation))
+    elif computation.shortage:
+        computation.grant = Grant(0, 0, computation.shortage)
+    else:
+        computation.grant = computation.client.grant
+    tell_credit(state, out, computation)
 
 
 def _why_held_off(state: State, computation: Computation) -> str:
@@ -259,15 +384,17 @@ def _why_held_off(state: State, computation: Computation) -> str:
     first = state.exclusive[0]
     if computation is not first:
         return f"used exclusively by cluster {first.spec.name} of {first.client.name}"
-    others = {c.client: None for c in state.computations.values() if c.busy and c is not first}
-    return f"jobs of {_names(list(others))} have to end before it can be used exclusively"
+    others = [c for c in state.clients.values() if c.busy > (first.busy if c is first.client else 0)]
+    return f"jobs of {_names(others, len(others))} have to end before it can be used exclusively"
 
 
-def _names(clients: list[Client]) -> str:
-    """Returns the names of clients as one text for the reason of a credit: at most ``NAMES_MAX`` names in the order
-    given, then how many clients there are besides ("a, b, c and 2 more")."""
+def _names(clients: list[Client], count: int) -> str:
+    """Returns the names of ``count`` clients, of which the first are given, as one text for the reason of a credit.
+
+    At most ``NAMES_MAX`` names are in it, then how many clients there are besides ("a, b, c and 2 more").
+    """
     names = [client.name for client in clients[:NAMES_MAX]]
-    more = len(clients) - len(names)
+    more = count - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dispy.core.execution.actions import Outbox, UnstageJobs
 from dispy.core.execution.events import JobFilesReady
+from dispy.core.execution.fair_shares import wait
 from dispy.core.execution.ids import Seconds
-from dispy.core.execution.jobs import release, tell_ended
+from dispy.core.execution.jobs import close, release, tell_ended
 from dispy.core.execution.state import Client, State
 from dispy.protocol.node import TERMINATED, Ended
 
@@ -20,8 +21,9 @@ def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Sec
     del computation.staging[event.number]
     if not event.reason:
         computation.ready.append(job)
+        wait(state, computation)
         return
-    del computation.open[event.number]
+    close(computation, [event.number])
     release(out, event.key, [job.stream])
     ended = Ended(job.number, job.attempt, TERMINATED, 0.0, 0.0, b"", reason=event.reason, ran=False)
     tell_ended(out, computation, [ended])
@@ -33,7 +35,7 @@ def give_up_staging(state: State, out: Outbox, client: Client, now: Seconds) -> 
     Called when a recovery asks for the jobs of the client, and for dead clients while the node drains.
     """
     reason = "its files had not arrived when the program that had them ended"
-    for computation in [c for c in state.computations.values() if c.client is client and c.staging]:
+    for computation in [c for c in client.computations.values() if c.staging]:
         out.append(UnstageJobs(computation.key, list(computation.staging)))
         for job in list(computation.staging.values()):
             event = JobFilesReady(computation.key, job.number, job.attempt, reason)

@@ -48,12 +48,12 @@ from dispy.core.execution.actions import (
     UnstageJobs,
 )
 from dispy.core.execution.events import JobRefused, ShortOfRoom
-from dispy.core.execution.fair_shares import join, share_out
+from dispy.core.execution.fair_shares import join, regrant, wait
 from dispy.core.execution.ids import Key, Seconds
 from dispy.core.execution.live_output import watch
 from dispy.core.execution.state import Client, Computation, State, Worker
-from dispy.protocol.batches import cut, sizes_of
 from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.message_sizes import cut, sizes_of
 from dispy.protocol.node import (
     CANCELLED,
     TERMINATED,
@@ -89,6 +89,7 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
         return
     if not computation.open:
         join(state, computation)
+        state.active[computation.key] = computation
     # A job sent twice, by a scheduler that did not know it had arrived, is taken once.
     open_ = computation.open
     jobs = message.jobs
@@ -100,13 +101,14 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
     fresh = dict(zip(numbers, jobs, strict=True))
     open_.update(fresh)
     if message.watched:
-        watch(state, computation, message.watched)
+        watch(computation, message.watched)
     # Only a faulty scheduler names a job twice in one message; the last one counts.
     if len(fresh) != len(jobs):
         jobs = list(fresh.values())
     if message.files:
         jobs = _stage(out, computation, jobs, message.files)
     computation.ready.extend(jobs)
+    wait(state, computation)
 
 
 def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[JobFiles]) -> list[Job]:
@@ -244,11 +246,23 @@ def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> 
     """
     ended = []
     release(out, computation.key, [computation.open[number].stream for number in numbers])
-    for number in numbers:
-        job = computation.open.pop(number)
+    for job in close(computation, numbers):
+        number = job.number
         computation.cancelling.discard((number, job.attempt))
         ended.append(Ended(number, job.attempt, CANCELLED, 0.0, 0.0, b"", reason="cancelled", ran=False))
     tell_ended(out, computation, ended)
+
+
+def close(computation: Computation, numbers: list[int]) -> list[Job]:
+    """Take jobs (by number) that are in no record out of ``open``, with all that is noted of them; returns them.
+
+    The caller has taken them out of ``ready`` or ``staging``.
+    """
+    if computation.filed:
+        computation.filed.difference_update(numbers)
+    if computation.watched:
+        computation.watched.difference_update(numbers)
+    return [computation.open.pop(number) for number in numbers]
 
 
 def release(out: Outbox, key: Key, segments: list[int]) -> None:
@@ -281,7 +295,7 @@ def on_short_of_room(state: State, out: Outbox, event: ShortOfRoom, now: Seconds
         return
     if computation.shortage != event.reason:
         computation.shortage = event.reason
-        share_out(state, out, now)
+        regrant(state, out, computation)
     # A job that is here was sent twice: it stays.
     if event.returned is not None and event.returned[0] not in computation.open:
         out.append(Tell(computation.client.id, JobsReturned(event.key[1], [Attempt(*event.returned)])))
@@ -301,13 +315,12 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
         ended = [result for result in ended if not (result.stream or result.output_stream)]
     client = computation.client
     for results in cut(ended, sizes_of(ended)) + [[result] for result in large]:
-        batch = JobsEnded(client.next_batch, computation.key[1], results)
-        client.next_batch += 1
-        client.batches.append(batch)
+        batch = JobsEnded(0, computation.key[1], results)
+        client.sent.add(batch)
         out.append(Store(client.id, client.name, batch) if client.is_dead else Tell(client.id, batch))
 
 
-def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
+def requeue(state: State, out: Outbox, computation: Computation, jobs: list[Job]) -> None:
     """Put jobs that were in a record but did not start back to the head of ``ready``, in their order: they are next.
 
     Cancelled jobs end as ``CANCELLED`` instead; jobs that are no longer open (obsolete) are dropped.
@@ -323,7 +336,9 @@ def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
         cancelling.difference_update([(job.number, job.attempt) for job in hits])
     open_ = computation.open
     jobs = [job for job in jobs if open_.get(job.number) is job]
-    computation.ready.extendleft(reversed(jobs))
+    if jobs:
+        computation.ready.extendleft(reversed(jobs))
+        wait(state, computation)
 
 
 def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, now: Seconds) -> None:
@@ -339,8 +354,8 @@ def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, n
         attempts = take_ready(out, computation, count)
     out.append(Tell(client.id, JobsReturned(message.computation, attempts)))
     left = count - len(attempts)
-    for worker in computation.workers.values() if computation is not None else ():
-        if left > 0 and len(worker.records) > 1 and worker.kept != worker.records[1].record:
+    for worker in computation.double.values() if computation is not None and left > 0 else ():
+        if left > 0:
             worker.owed = left
             left -= len(worker.records[1].jobs)
             out.append(Recall(worker.id))
@@ -355,10 +370,10 @@ def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attemp
     attempts: list[Attempt] = []
     while computation.ready and len(attempts) < count:
         job = computation.ready.pop()
-        del computation.open[job.number]
         attempts.append(Attempt(job.number, job.attempt))
         release(out, computation.key, [job.stream])
     attempts.reverse()
+    close(computation, [attempt.number for attempt in attempts])
     return attempts
 
 
@@ -378,8 +393,7 @@ def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
     for start in range(0, len(jobs), BATCH_MAX):
         attempts = [Attempt(job.number, job.attempt) for job in jobs[start : start + BATCH_MAX]]
         out.append(Tell(computation.client.id, JobsReturned(computation.key[1], attempts)))
-    for job in jobs:
-        del computation.open[job.number]
+    close(computation, [job.number for job in jobs])
 
 
 def return_staging(out: Outbox, computation: Computation) -> None:
@@ -396,11 +410,10 @@ def return_staging(out: Outbox, computation: Computation) -> None:
 def give_up_values(state: State, out: Outbox, client: Client) -> None:
     """Tell jobs of a client that provisional results without acknowledgement were not delivered, as the client's
     connection broke. Otherwise these jobs would wait for an acknowledgement that may never come."""
-    for computation in state.computations.values():
-        if computation.client is client:
-            for (number, attempt), (worker, serial) in computation.sending.items():
-                out.append(Pass(worker.id, SentAcknowledged(number, attempt, serial, delivered=False)))
-            computation.sending.clear()
+    for computation in client.computations.values():
+        for (number, attempt), (worker, serial) in computation.sending.items():
+            out.append(Pass(worker.id, SentAcknowledged(number, attempt, serial, delivered=False)))
+        computation.sending.clear()
 
 
 def on_acknowledge_provisional(

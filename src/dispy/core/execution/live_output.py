@@ -41,20 +41,17 @@ def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs,
     if not message.is_wanted:
         computation.watched.difference_update(message.numbers)
         return
-    watch(state, computation, message.numbers)
+    watch(computation, message.numbers)
     for worker in computation.workers.values():
         job = _job_at(worker, worker.seen_at)
         if job is not None and job.number in message.numbers:
             worker.seen_at = 0
 
 
-def watch(state: State, computation: Computation, numbers: Iterable[int]) -> None:
-    """Note that the output of jobs (by number) is wanted while they run, so that each ``look`` has it read.
-
-    Without numbers only the computation is noted. That suffices if all its jobs are watched (``Compute.live``).
-    """
-    computation.watched.update(numbers)
-    state.watched[computation.key] = computation
+def watch(computation: Computation, numbers: Iterable[int]) -> None:
+    """Note that the output of open jobs (by number) is wanted while they run, so that each ``look`` has it read."""
+    open_ = computation.open
+    computation.watched.update([number for number in numbers if number in open_])
 
 
 def is_any_watched(computation: Computation, jobs: list[Job]) -> bool:
@@ -65,9 +62,11 @@ def is_any_watched(computation: Computation, jobs: list[Job]) -> bool:
 
 
 def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]], now: Seconds) -> None:
-    """Have the new output of watched jobs read, if ``LOOK_S`` have passed since the last time; call at each tick.
+    """Have the new output of watched jobs read (``Look``). Call at the ticks from ``State.look_at`` on.
 
-    Computations without watched jobs are no longer looked at.
+    Only workers with a record are looked at. Nothing is read of a computation while a message with its output is not
+    acknowledged: a slow client gets less output. A job that still prints with a buffer is made to print without one
+    first, and read at the next look.
 
     Args:
         state: State of the node.
@@ -75,26 +74,12 @@ def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]]
         positions: Position of each worker and start of its job (seconds since the epoch), by worker, as in ``Tick``.
         now: The present (seconds, monotonic).
     """
-    if now < state.look_at:
-        return
     state.look_at = now + LOOK_S
-    for key, computation in list(state.watched.items()):
-        if computation.watched:
-            computation.watched = {number for number in computation.watched if number in computation.open}
-        if computation.watched or computation.spec.live:
-            _look_at(out, computation, positions)
-        else:
-            del state.watched[key]
-
-
-def _look_at(out: Outbox, computation: Computation, positions: dict[WorkerId, tuple[int, float]]) -> None:
-    """Ask the shell (``Look``) for the new output of a computation's watched jobs.
-
-    Does not ask while a message with output is not acknowledged: a slow client gets less output. ``positions`` is as
-    in ``Tick``. A job that still prints with a buffer is made to print without one first, and read at the next look.
-    """
-    places = []
-    for worker in computation.workers.values():
+    places: dict[Key, list[Place]] = {}
+    for worker in state.running.values():
+        computation = worker.computation
+        if not (computation.watched or computation.spec.live):
+            continue
         position = positions.get(worker.id, _NOWHERE)[0]
         # Only jobs that were told as started: the client knows that a job runs before it sees its output.
         if position != worker.told or not _is_watched(worker, position):
@@ -103,10 +88,9 @@ def _look_at(out: Outbox, computation: Computation, positions: dict[WorkerId, tu
             worker.unbuffered = position
             out.append(Unbuffer(worker.id, position))
             # The content of its buffer is written in time for the next look.
-            continue
-        places.append(_place(worker, position))
-    if places and not computation.unseen:
-        out.append(Look(computation.key, places, PRINTED_MAX))
+        elif not computation.unseen:
+            places.setdefault(computation.key, []).append(_place(worker, position))
+    out.extend(Look(key, of_one, PRINTED_MAX) for key, of_one in places.items())
 
 
 def _job_at(worker: Worker, position: int) -> Job | None:
@@ -142,7 +126,7 @@ def on_worker_dying(state: State, out: Outbox, event: WorkerDying, now: Seconds)
     At most ``PRINTED_MAX`` bytes are told; no result of the job will bring its output.
     """
     worker = state.workers.get(event.worker)
-    if worker is None or worker.computation.key not in state.watched:
+    if worker is None:
         return
     if _is_watched(worker, event.position) and len(worker.computation.unseen) < UNSEEN_MAX:
         out.append(Look(worker.computation.key, [_place(worker, event.position)], PRINTED_MAX))
@@ -204,11 +188,5 @@ def tell_again(state: State, out: Outbox, client: Client) -> None:
 
     Otherwise no more output would be read: each computation waits for the acknowledgement of its last message.
     """
-    for (owner, _), computation in state.computations.items():
-        if owner == client.id:
-            out.extend(Tell(client.id, message) for message in computation.unseen)
-
-
-def forget(state: State, key: Key) -> None:
-    """Stop looking at the output of jobs of a computation (named by ``key``) that is gone."""
-    state.watched.pop(key, None)
+    for computation in client.computations.values():
+        out.extend(Tell(client.id, message) for message in computation.unseen)

@@ -19,7 +19,7 @@ from dispy.core.execution import (
     workers,
 )
 from dispy.core.execution.actions import Action, Outbox
-from dispy.core.execution.dispatch import settle
+from dispy.core.execution.dispatch import end_idle, settle
 from dispy.core.execution.events import (
     ClientAttached,
     ClientSilent,
@@ -56,9 +56,12 @@ type of the event that it is for, the fourth is the present."""
 
 
 def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """Look where workers are, then declare silent clients dead, or forget them if their lease has ended."""
+    """Look where workers are, declare silent clients dead, or forget them if their lease has ended; then end workers
+    that have been idle for too long."""
     workers.on_tick(state, out, event, now)
     clients.watch_clients(state, out, now)
+    if now >= state.idle_at:
+        end_idle(state, out, now)
 
 
 _HANDLERS: dict[type[Event], Handler] = {
@@ -119,14 +122,17 @@ class Machine:
             deleted.
         silence_s: Time (seconds since it was last heard) after which a silent client counts as dead: it loses its
             share of the CPUs, and its results go to disk.
+        idle_s: Time (seconds) for which a worker may be idle if too many are (``dispatch.end_idle``).
 
     Attributes:
         state: Clients, computations and workers of the node. Only ``handle`` changes it; others may read it between
             two calls.
     """
 
-    def __init__(self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0) -> None:
-        self.state = State(cpus, lease_s, silence_s)
+    def __init__(
+        self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0, idle_s: Seconds = 10.0
+    ) -> None:
+        self.state = State(cpus, lease_s, silence_s, idle_s)
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Change the state as an event demands; returns the actions for the shell, to be done in this order.

@@ -1,9 +1,9 @@
 """Retention: results are kept until their client acknowledges them, and go to disk while it is away.
 
-Theory of operation. Results are told in numbered batches. Each is kept in ``Client.batches`` and repeated after each
-reconnect, until the client acknowledges its number or a later one. When a client has been silent for
-``State.silence_s`` it is dead (see ``clients``): its jobs go on to the end, and its results are stored on disk, those
-that are here at once and the others as they come. A list of its jobs that have not ended is stored, too
+Theory of operation. Results are told in numbered batches. Each is kept in ``Client.sent`` (``protocol.batches``) and
+repeated after each reconnect, until the client acknowledges its number or a later one. When a client has been silent
+for ``State.silence_s`` it is dead (see ``clients``): its jobs go on to the end, and its results are stored on disk,
+those that are here at once and the others as they come. A list of its jobs that have not ended is stored, too
 (``NoteOpen``), so that the next incarnation of the node can say which jobs were lost with this one.
 
 | state of a batch | event                                              | next    | what is sent                     |
@@ -31,6 +31,7 @@ from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.jobs import release
 from dispy.core.execution.state import Client, Computation, State
 from dispy.core.execution.workers import flush
+from dispy.protocol.batches import Sent
 from dispy.protocol.limits import OPEN_JOBS_MAX
 from dispy.protocol.node import Acknowledge, Attempt, Ended, Held, HeldJobs, JobsEnded, Recover
 
@@ -41,7 +42,7 @@ def go_away(state: State, out: Outbox, client: Client) -> None:
     Does nothing if the client has neither a computation nor unacknowledged results here.
     """
     flush(state, out)
-    if not client.batches and not any(key[0] == client.id for key in state.computations):
+    if not client.sent.kept and not any(key[0] == client.id for key in state.computations):
         return
     store_all(state, out, client)
 
@@ -55,10 +56,12 @@ def store_all(state: State, out: Outbox, client: Client) -> None:
     """
     if not client.has_gaps:
         out.append(
-            NoteOpen(client.id, client.name, client.lost + _unsaved(state, client), client.next_batch)
+            NoteOpen(client.id, client.name, client.lost + _unsaved(state, client), client.sent.last + 1)
         )
     out.extend(
-        Store(client.id, client.name, batch) for batch in client.batches if batch.batch not in client.stored
+        Store(client.id, client.name, batch)
+        for batch in client.sent.kept
+        if batch.batch not in client.stored
     )
 
 
@@ -83,7 +86,7 @@ def _unsaved(state: State, client: Client) -> list[HeldJobs]:
     """
     ended = [
         HeldJobs(batch.computation, [Attempt(e.number, e.attempt) for e in batch.ended])
-        for batch in client.batches
+        for batch in client.sent.kept
         if batch.batch not in client.stored
     ]
     attempts_by_computation: dict[int, list[Attempt]] = {}
@@ -99,7 +102,7 @@ def has_segments(client: Client, computation: Computation) -> bool:
     """
     return any(
         ended.stream or ended.output_stream
-        for batch in client.batches
+        for batch in client.sent.kept
         if batch.computation == computation.key[1]
         for ended in batch.ended
     )
@@ -112,7 +115,7 @@ def on_stored(state: State, out: Outbox, event: Stored, now: Seconds) -> None:
         out.append(Erase(event.client, [], gone=True))
         return
     stored = set(event.batches)
-    kept = [batch for batch in client.batches if batch.batch in stored]
+    kept = [batch for batch in client.sent.kept if batch.batch in stored]
     for batch in kept:
         drop_segments(out, client.id, batch)
         batch.ended = [_bare(ended) for ended in batch.ended]
@@ -146,9 +149,9 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
     client.is_connected = False
     client.is_dead = client.was_away = True
     client.silent_since = now
-    client.batches.extend(event.batches)
+    client.sent = Sent(event.batches, event.next_batch - 1)
+    state.silent[client.id] = client
     client.stored.update(batch.batch for batch in event.batches)
-    client.next_batch = event.next_batch
     client.lost = event.lost
     client.has_gaps = event.has_gaps
     client.before = event.before
@@ -156,7 +159,7 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
 
 def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
     """Forget results that the client has received: all batches up to the number in the message, that one included."""
-    drop_batches(out, client, message.batch)
+    drop_batches(out, client, client.sent.acknowledge(message.batch))
 
 
 def segments_held(state: State, key: Key) -> set[int]:
@@ -166,7 +169,7 @@ def segments_held(state: State, key: Key) -> set[int]:
     """
     client, computation = state.clients.get(key[0]), state.computations.get(key)
     results = list(computation.untold) if computation is not None else []
-    for batch in client.batches if client is not None else ():
+    for batch in client.sent.kept if client is not None else ():
         if batch.computation == key[1]:
             results += batch.ended
     return {segment for result in results for segment in (result.stream, result.output_stream)}
@@ -179,13 +182,11 @@ def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
     """
     client.is_connected = True
     client.is_recovering = False
-    drop_batches(out, client, received)
-    # The client may have seen batch numbers that were lost here with an earlier incarnation.
-    client.next_batch = max(client.next_batch, received + 1)
-    for batch in client.batches:
+    drop_batches(out, client, client.sent.resume(received))
+    for batch in client.sent.kept:
         is_stored = batch.batch in client.stored
         out.append(TellStored(client.id, batch) if is_stored else Tell(client.id, batch))
-    # After those batches: the number of the last one that arrived stands for all before it.
+    # After those batches, so that all leave in the order of their numbers.
     flush(state, out)
     for worker in state.workers.values():
         if worker.computation.client is client:
@@ -205,14 +206,10 @@ def forget_lost(out: Outbox, client: Client) -> None:
         out.append(DropNote(client.id))
 
 
-def drop_batches(out: Outbox, client: Client, received: int) -> None:
-    """Forget a client's batches of results up to and including number ``received``, in memory and on disk.
-
-    The client has received these batches.
-    """
+def drop_batches(out: Outbox, client: Client, dropped: list[JobsEnded]) -> None:
+    """Free what batches of a client hold that ``Client.sent`` has let go of: segments (files), or room on disk."""
     erased = []
-    while client.batches and client.batches[0].batch <= received:
-        batch = client.batches.popleft()
+    for batch in dropped:
         if batch.batch in client.stored:
             client.stored.discard(batch.batch)
             erased.append(batch.batch)
@@ -237,7 +234,7 @@ def on_recover(state: State, out: Outbox, client: Client, message: Recover, now:
             client.id,
             Held(
                 [jobs for jobs in _open_jobs(state, client) if jobs.computation in wanted],
-                [batch.batch for batch in client.batches if batch.computation in wanted][:OPEN_JOBS_MAX],
+                [batch.batch for batch in client.sent.kept if batch.computation in wanted][:OPEN_JOBS_MAX],
                 [jobs for jobs in client.lost if jobs.computation in wanted],
                 client.has_gaps,
             ),
@@ -250,12 +247,5 @@ def close_recovered(state: State, out: Outbox, client: Client, number: int) -> N
 
     Called when a recovery, which has fetched these results, closes the computation.
     """
-    closed = [batch for batch in client.batches if batch.computation == number]
-    for batch in closed:
-        drop_segments(out, client.id, batch)
-    client.batches = type(client.batches)(batch for batch in client.batches if batch.computation != number)
-    stored = [batch.batch for batch in closed if batch.batch in client.stored]
-    if stored:
-        client.stored.difference_update(stored)
-        out.append(Erase(client.id, stored))
+    drop_batches(out, client, client.sent.discard(lambda batch: batch.computation == number))
     client.lost = [jobs for jobs in client.lost if jobs.computation != number]

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from dispy.core.execution.ids import ClientId, Key, Seconds, WorkerId
 from dispy.core.run_times import RunTimes
+from dispy.core.turns import Turns
+from dispy.protocol.batches import Sent
 from dispy.protocol.node import (
     Compute,
     Ended,
@@ -54,13 +56,16 @@ class Client:
     """
 
     __slots__ = (
-        "active_at", "batches", "before", "busy", "cpus_max", "has_gaps", "id", "is_connected", "is_dead",
-        "is_recovering", "level", "lost", "name", "next_batch", "silent_since", "stored", "vtime", "was_away",
+        "active_at", "before", "busy", "computations", "cpus_max", "grant", "has_gaps", "id",
+        "is_connected", "is_dead", "is_recovering", "level", "lost", "name", "sent", "silent_since", "stored",
+        "turns", "vtime", "was_away",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, name: str) -> None:
         self.id = client
         self.name = name
+        self.computations: dict[int, Computation] = {}
+        """Computations of the client that are in ``State.computations``, by the client's number for each."""
         self.is_connected = True
         """True while a connection to the client stands."""
         self.silent_since: Seconds = 0.0
@@ -77,20 +82,23 @@ class Client:
         self.vtime = 0.0
         """Virtual time of the client in the fair queue: CPU seconds of all its computations together. Of clients with
         equally many CPUs in use, the one with the smallest virtual time gets the next CPU."""
+        self.turns: Turns[Computation] = Turns(_computation_turn)
+        """Computations of the client that may have ready jobs, the one first whose turn it is next. Those without are
+        taken out when they come to the front."""
+        self.grant = Grant(0, 0, "")
+        """Fair share of each computation of the client as of the last ``share_out``, unless something keeps the
+        computation from starting jobs."""
         self.level = 0.0
         """Virtual time (CPU seconds) at which a computation of this client starts that had no jobs before: the
         highest of its computations that have used a CPU, so that idle time is no claim for CPUs."""
         self.active_at: Seconds = -1e9
         """Time when the client was last seen with jobs here (seconds, monotonic). Until ``fair_shares.ACTIVE_S``
         after that the client counts when the CPUs are divided among clients."""
-        self.next_batch = 1
-        """Number of the next batch of results. One count for all computations of the client, as an acknowledgement of
-        a batch is valid for all batches up to its number."""
-        self.batches: deque[JobsEnded] = deque()
-        """Batches of results that are not acknowledged, oldest first. Those on disk have no values here, only the
-        names, status and times of their attempts."""
+        self.sent: Sent[JobsEnded] = Sent()
+        """Batches of results, kept until they are acknowledged; one count for all computations of the client. Those
+        on disk have no values here, only the names, status and times of their attempts."""
         self.stored: set[int] = set()
-        """Numbers of batches in ``batches`` that are on disk, from where they are sent and must be erased."""
+        """Numbers of batches kept in ``sent`` that are on disk, from where they are sent and must be erased."""
         self.was_away = False
         """True if the list of jobs that were open when the client went away may be on disk, to be deleted when the
         client is back or forgotten."""
@@ -136,9 +144,9 @@ class Computation:
     """
 
     __slots__ = (
-        "busy", "cancelling", "client", "crashes", "credit", "filed", "finished", "grant", "idle", "is_held_off",
-        "key", "open", "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec",
-        "staging", "status", "stillborn", "unseen", "untold", "vtime", "watched", "workers",
+        "busy", "cancelling", "client", "crashes", "credit", "double", "filed", "finished", "grant", "idle", "key",
+        "open", "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec", "staging", "status",
+        "stillborn", "unseen", "untold", "vtime", "watched", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -156,6 +164,9 @@ class Computation:
         """Workers without a record that are not being killed, by number: the next jobs go to them."""
         self.single: dict[WorkerId, Worker] = {}
         """Workers with exactly one record, by number: they would be idle after it, and may get a second one."""
+        self.double: dict[WorkerId, Worker] = {}
+        """Workers whose second record may be recalled, by number. Missing are those that have taken theirs
+        (``Worker.kept``)."""
         self.cancelling: set[tuple[int, int]] = set()
         """Attempts (number, attempt) in records that are not wanted any more: cancelled by the client and still open,
         or obsolete and no longer open. A subset of the attempts in records."""
@@ -174,15 +185,12 @@ class Computation:
         """Number of jobs that returned a value, for reports to people; the others counted in ``sampled`` failed."""
         self.busy = 0
         """Number of CPUs in use for the computation: its workers with at least one record."""
-        self.is_held_off = False
-        """True if no job may start: another computation has the node exclusively or waits for that, this one waits
-        for it itself, or the node drains and its client is not dead. Its jobs go back, and its credit is 0."""
         self.shortage = ""
         """Reason why the large data of the computation (arguments, results) finds no room on this node, in words; its
         credit is 0 then. Empty if there is room."""
         self.grant = Grant(0, 0, "")
         """Fair share of the computation (numbers of jobs) as of the last ``share_out``; credit is made from it."""
-        self.credit = UNTOLD
+        self.credit: tuple[int, int, str] = UNTOLD
         """Slots, backlog (jobs) and reason as the client was last told, or ``UNTOLD``. Only changes are told."""
         self.crashes = 0
         """Number of deaths of the host in a row, reset when a job ends. At the 4th the computation is given up."""
@@ -195,9 +203,9 @@ class Computation:
         self.staging: dict[int, Job] = {}
         """Jobs that wait for the files that they bring, by number; then they move to the end of ``ready``."""
         self.filed: set[int] = set()
-        """Numbers of jobs that bring files, some of which may have ended; each job is alone in its record."""
+        """Numbers of open jobs that bring files; each is alone in its record."""
         self.watched: set[int] = set()
-        """Numbers of jobs whose output the client wants while they run. Some may have ended."""
+        """Numbers of open jobs whose output the client wants while they run."""
         self.unseen: deque[JobsPrinted] = deque()
         """Messages with output of watched jobs that are not acknowledged, oldest first. While there is one, no
         further output is read; after a reconnect all are sent again."""
@@ -243,7 +251,7 @@ class Worker:
         had none. After ``fair_shares.LONG_S`` its job counts as long."""
         self.since: Seconds = 0.0
         """Time (seconds, monotonic) up to which the CPU that the worker uses has been charged to the virtual times of
-        its computation and client."""
+        its computation and client. While the worker has no record: time since which it has none."""
         self.told = 0
         """Position of the last job that the client was told as started; 0: none, or tell the present one again."""
         self.cut = 0
@@ -261,12 +269,12 @@ class Worker:
         """Time (seconds, monotonic) from which on the worker is killed if it is still at the job ``interrupted``: its
         interrupt and the grace time. Valid only while ``interrupted`` is not 0."""
         self.is_killed = False
-        """True if the worker is being killed (its cancelled job ignored the interrupt) or retires by itself: it gets
-        no further record, and is not stillborn."""
+        """True if the worker is being killed (its cancelled job ignored the interrupt), retires by itself or is told
+        to end, as it was idle: it gets no further record, and is not stillborn."""
         self.seen_at = 0
         """Position of the job whose output the client was told last; 0: none. ``seen`` is valid for this job only: of
         another one output is read from its first byte."""
-        self.seen = (0, 0)
+        self.seen: tuple[int, int] = (0, 0)
         """Bytes of stdout and of stderr, of the job at ``seen_at``, that the client was told: the next look goes on
         behind them."""
         self.unbuffered = 0
@@ -274,20 +282,77 @@ class Worker:
         0: none."""
 
 
-class State:
-    """Clients, computations and workers of a node; what ``Machine.handle`` reads and changes."""
+def _client_turn(client: Client) -> tuple[int, float]:
+    """Returns the key by which a free CPU goes to one of the waiting clients: CPUs that it uses, virtual time."""
+    return client.busy, client.vtime
 
-    def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds) -> None:
+
+def _computation_turn(computation: Computation) -> tuple[int, float]:
+    """Returns the key by which a CPU of a client goes to one of its computations: CPUs that it uses, virtual time."""
+    return computation.busy, computation.vtime
+
+
+class Line:
+    """Computations that wait for CPUs, as they have ready jobs and are READY. ``fair_shares`` says whose turn it is.
+
+    Attributes:
+        computations: Computations that may wait, by client and number; all that do are among them.
+        clients: Clients of these, the one first whose turn it is next.
+    """
+
+    __slots__ = ("clients", "computations")
+
+    def __init__(self) -> None:
+        self.computations: dict[Key, Computation] = {}
+        self.clients: Turns[Client] = Turns(_client_turn)
+
+
+class State:
+    """Clients, computations and workers of a node; what ``Machine.handle`` reads and changes.
+
+    *Indexes* spare an event the walk over all clients, computations or workers. ``running``, ``silent`` and
+    ``barred`` have those that they are for. ``living``, ``orphans``, ``active``, ``ahead``, ``unflushed`` and
+    ``returning`` may have some that they are for no longer: whoever meets these takes them out.
+    """
+
+    running: dict[WorkerId, Worker]
+    """Workers with at least one record, by number, in the order in which they got one: the CPUs in use. More than
+    ``cpus`` only after that was lowered."""
+    silent: dict[ClientId, Client]
+    """Clients that are not connected, by identity."""
+    barred: set[ClientId]
+    """Clients whose limit of CPUs is 0: none of their jobs may start."""
+    living: Line
+    """Index of computations that wait for CPUs, of clients that are not dead."""
+    orphans: Line
+    """Index of computations of dead clients that wait for CPUs: they get those that no living client wants."""
+    active: dict[Key, Computation]
+    """Index of computations with open jobs."""
+    ahead: dict[Key, Computation]
+    """Index of computations with second records that may be recalled (``Computation.double``)."""
+    unflushed: dict[Key, Computation]
+    """Index of computations with results that wait to share a message (``Computation.untold``)."""
+    returning: dict[Key, Computation]
+    """Index of computations that jobs came to since the last event, while ``is_restricted``: if they may not start
+    here they go back."""
+
+    lease_s: Seconds
+    """Lease: time (seconds since a silent client was last heard) after which its jobs are ended and its results
+    deleted."""
+    silence_s: Seconds
+    """Time (seconds since a silent client was last heard) after which the client counts as dead: it has no share of
+    the CPUs any more, and its results go to disk."""
+    idle_s: Seconds
+    """Time (seconds) for which a worker may be idle, if more than ``dispatch.workers_max`` are, before it ends."""
+
+    def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds, idle_s: Seconds) -> None:
         self.cpus = cpus
         """Number of CPUs that the node offers now: of jobs that may run at once. 0: no job may start."""
         self.is_draining = False
         """True if the node takes no new jobs, gives back those that have not started, and ends when it has none."""
         self.lease_s = lease_s
-        """Lease: time (seconds since a silent client was last heard) after which its jobs are ended and its results
-        deleted."""
         self.silence_s = silence_s
-        """Time (seconds since a silent client was last heard) after which the client counts as dead: it has no share
-        of the CPUs any more, and its results go to disk."""
+        self.idle_s = idle_s
         self.clients: dict[ClientId, Client] = {}
         """Clients that have not left and whose lease has not ended, by identity, connected or not."""
         self.computations: dict[Key, Computation] = {}
@@ -295,8 +360,14 @@ class State:
         ``clients``."""
         self.workers: dict[WorkerId, Worker] = {}
         """Workers of all computations, by number, also those that are being killed."""
-        self.busy = 0
-        """Number of workers with at least one record: of CPUs in use. Above ``cpus`` only after that was lowered."""
+        self.running = {}
+        self.silent = {}
+        self.barred = set()
+        self.living, self.orphans = Line(), Line()
+        self.active = {}
+        self.ahead = {}
+        self.unflushed = {}
+        self.returning = {}
         self.level = 0.0
         """Virtual time (CPU seconds) at which a client starts that had no jobs before: the highest of clients that
         have used a CPU, so that idle time is no claim for CPUs."""
@@ -306,16 +377,24 @@ class State:
         """True if the first of ``exclusive`` has the node: the jobs that others ran have ended. Then no other
         computation is busy."""
         self.is_restricted = False
-        """True if there may be a computation that may not start any job now, so that ``dispatch`` looks at each event
-        for jobs to give back. False: all may start jobs. Set by ``fair_shares.restrict``."""
+        """True if there may be a computation that may not start any job now, so that ``dispatch`` gives back what
+        comes for it. False: all may start jobs. Set by ``fair_shares.restrict``."""
+        self.restriction: tuple[Computation | None, bool, bool, bool, int] = (None, False, False, False, 0)
+        """Reasons for which computations may not start jobs, as of the last ``fair_shares.restrict``: the first of
+        ``exclusive``, ``has_node``, ``is_draining``, no CPUs, number of clients that are ``barred``."""
+        self.is_swept = True
+        """False if ``dispatch`` has to look at all computations for jobs to give back, as something that keeps jobs
+        from starting has changed, or a client has come back that can take its jobs."""
+        self.shares_differ = False
+        """True if computations of one client differed in their grants at the last ``share_out``: then the next one
+        looks at all computations, and not at those of clients whose shares have changed."""
         self.share_at: Seconds = -1e9
         """Time when ``share_out`` was last done (seconds, monotonic). With several clients ticks do it again after
         ``fair_shares.SHARE_S``."""
-        self.watched: dict[Key, Computation] = {}
-        """Computations with watched jobs, or whose jobs are all watched (``live``), by client and number:
-        ``live_output.look`` has the output of their running jobs read."""
         self.look_at: Seconds = 0.0
         """Time of the next look at the output of watched jobs (seconds, monotonic)."""
+        self.idle_at: Seconds = 0.0
+        """Time of the next look for workers that have been idle for too long (seconds, monotonic)."""
         self.is_flushing = False
         """True from ``FlushSoon`` until its answer ``Flush``: no other ``FlushSoon`` is issued, as all results that
         wait are sent then."""
@@ -323,3 +402,8 @@ class State:
         """Number that the next worker gets."""
         self.next_record = 1
         """Number that the next record gets; one count for all workers of the node."""
+
+    @property
+    def busy(self) -> int:
+        """Number of CPUs in use: of workers with at least one record."""
+        return len(self.running)

@@ -22,7 +22,8 @@ names it, and jobs behind a cut only one tick later, when it is sure that the wo
 | any               | WorkerExited                             | none    | the job at its position and those before  |
 |                   |                                          |         | end, the others are queued again          |
 
-A worker without a record is idle; one that retires (``Ran.is_retiring``) or is killed gets no record any more.
+A worker without a record is idle. One that retires (``Ran.is_retiring``), is killed, or is told to end, as it has
+been idle for long (``dispatch.end_idle``), gets no record any more.
 
 Results wait a moment for others, while many more are to come: a message costs its sender and its receiver some 100 us
 together, whatever it holds.
@@ -93,7 +94,7 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
     if event.is_last and worker.records and worker.records[0].record == event.record:
         record = worker.records.popleft()
         # Jobs beyond ``executed`` were cut off, and the worker noticed before they were taken back here.
-        requeue(out, computation, record.jobs[event.executed :])
+        requeue(state, out, computation, record.jobs[event.executed :])
         _release(state, worker, now)
     _tell_or_wait(state, out, computation)
     tell_credit(state, out, computation)
@@ -109,6 +110,7 @@ def _release(state: State, worker: Worker, now: Seconds) -> None:
     worker.interrupted = 0
     computation = worker.computation
     if worker.records:
+        computation.double.pop(worker.id, None)
         computation.single[worker.id] = worker
         return
     computation.single.pop(worker.id, None)
@@ -128,9 +130,11 @@ def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
     wait = _company_s(state, computation)
     if not wait or len(computation.untold) >= COMPANY:
         tell_ended(out, computation, [])
-    elif not state.is_flushing:
-        state.is_flushing = True
-        out.append(FlushSoon(wait))
+    else:
+        state.unflushed[computation.key] = computation
+        if not state.is_flushing:
+            state.is_flushing = True
+            out.append(FlushSoon(wait))
 
 
 def _company_s(state: State, computation: Computation) -> Seconds:
@@ -155,9 +159,10 @@ def on_flush(state: State, out: Outbox, event: Flush, now: Seconds) -> None:
 
 def flush(state: State, out: Outbox) -> None:
     """Send all results that wait for others (``untold``), of all computations, without waiting any longer."""
-    for computation in state.computations.values():
+    for computation in state.unflushed.values():
         if computation.untold:
             tell_ended(out, computation, [])
+    state.unflushed.clear()
 
 
 def take_results(out: Outbox, computation: Computation, results: list[Ended]) -> None:
@@ -188,6 +193,8 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
     computation.runtimes.add([int(d * 1e6) for d in durations])
     if computation.filed:
         computation.filed.difference_update([r.number for r in wanted])
+    if computation.watched:
+        computation.watched.difference_update([r.number for r in wanted])
     computation.sampled += len(wanted)
     computation.finished += [r.status for r in wanted].count(FINISHED)
     computation.crashes = computation.stillborn = 0
@@ -237,6 +244,7 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
     recalled = set(event.records)
     kept = [record for record in worker.records if record.record not in recalled]
     back = [record for record in worker.records if record.record in recalled]
+    worker.computation.double.pop(worker.id, None)
     if len(kept) > 1:
         worker.kept = kept[1].record
     if not back:
@@ -244,7 +252,7 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
     worker.records.clear()
     worker.records.extend(kept)
     for record in reversed(back):
-        requeue(out, worker.computation, record.jobs)
+        requeue(state, out, worker.computation, record.jobs)
     if kept:
         worker.computation.single[worker.id] = worker
     else:
@@ -271,6 +279,7 @@ def remove_worker(state: State, out: Outbox, event: WorkerExited, now: Seconds) 
     computation.workers.pop(worker.id, None)
     computation.idle.pop(worker.id, None)
     computation.single.pop(worker.id, None)
+    computation.double.pop(worker.id, None)
     if worker.records:
         charge(state, worker, now)
         vacate(state, worker)
@@ -279,10 +288,10 @@ def remove_worker(state: State, out: Outbox, event: WorkerExited, now: Seconds) 
     at_record, at = split_claim(event.position)
     for record in reversed(worker.records):
         if record.record == at_record:
-            requeue(out, computation, record.jobs[at + 1 :])
+            requeue(state, out, computation, record.jobs[at + 1 :])
             _end_running(out, computation, record.jobs[: at + 1], worker, event, now)
         else:
-            requeue(out, computation, record.jobs)
+            requeue(state, out, computation, record.jobs)
     if not event.position and not worker.is_killed:
         computation.stillborn += 1
     return computation
@@ -354,7 +363,7 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
                 job = record.jobs[at]
                 started.setdefault(id(computation), []).append(Started(job.number, job.attempt, start))
                 by_computation[id(computation)] = computation
-            _free_rest(out, worker, record, position)
+            _free_rest(state, out, worker, record, position)
         worker.position = position
         # Still at this position after the interrupt, with all behind it cut off: the worker is at no other job.
         if worker.interrupted == position and now >= worker.deadline and not worker.is_killed:
@@ -366,13 +375,13 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
         for start in range(0, len(jobs), BATCH_MAX):
             message = JobsStarted(computation.key[1], jobs[start : start + BATCH_MAX])
             out.append(Tell(computation.client.id, message))
-    if state.watched:
+    if now >= state.look_at:
         live_output.look(state, out, event.positions, now)
     if len(state.clients) > 1 and now - state.share_at >= SHARE_S:
         share_out(state, out, now)
 
 
-def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> None:
+def _free_rest(state: State, out: Outbox, worker: Worker, record: Record, position: int) -> None:
     """Take away the jobs behind the one that a worker is at, if it has not moved since the last tick.
 
     Cutting takes two steps. First the limit is written. One tick later all jobs behind both the limit and the
@@ -389,7 +398,7 @@ def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> No
     if keep < len(record.jobs):
         rest = record.jobs[keep:]
         del record.jobs[keep:]
-        requeue(out, worker.computation, rest)
+        requeue(state, out, worker.computation, rest)
 
 
 def drop_workers(state: State, computation: Computation) -> None:
@@ -404,4 +413,5 @@ def drop_workers(state: State, computation: Computation) -> None:
     computation.workers.clear()
     computation.idle.clear()
     computation.single.clear()
+    computation.double.clear()
     computation.sending.clear()

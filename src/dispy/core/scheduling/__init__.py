@@ -6,19 +6,19 @@ computation on each node.
 
 Where to look: ``jobs`` has the life of a job, ``retries`` whether it runs again, ``placement`` the dispatch of
 waiting jobs to nodes, ``computations`` the life of a computation on a node, ``withdrawal`` how it leaves one,
-``nodes`` the connections to nodes, ``objects`` and ``files`` the data that must be there before jobs are, ``explain``
-why a job waits.
+``nodes`` the connections to nodes, ``objects`` and ``files`` the data that must be there before jobs are, ``views``
+what clients are told of placements, ``explain`` why a job waits.
 """
 
 from dispy.core.scheduling.actions import (
     Action,
     Outbox,
     Send,
-    TellCredit,
     TellEnded,
     TellEndedHere,
     TellFiles,
     TellNode,
+    TellPlacement,
     TellPrinted,
     TellRequeued,
     TellStarted,
@@ -28,6 +28,7 @@ from dispy.core.scheduling.actions import (
 from dispy.core.scheduling.events import (
     AddComputation,
     Allocate,
+    AnswerPrinted,
     AnswerValue,
     CancelJobs,
     CloseComputation,
@@ -46,7 +47,9 @@ from dispy.core.scheduling.events import (
     WatchJobs,
 )
 from dispy.core.scheduling.ids import (
+    EMBEDDED,
     ClientId,
+    Key,
     NodeId,
     Seconds,
 )
@@ -58,13 +61,16 @@ from dispy.core.scheduling.state import (
     Node,
     Placement,
     State,
-    Status,
 )
+from dispy.core.scheduling.views import refresh
+from dispy.protocol.views import PlacementStatus as Status
 
 __all__ = [
+    "EMBEDDED",
     "Action",
     "AddComputation",
     "Allocate",
+    "AnswerPrinted",
     "AnswerValue",
     "CancelJobs",
     "ClientId",
@@ -73,6 +79,7 @@ __all__ = [
     "DropObjects",
     "Event",
     "FromNodeEvent",
+    "Key",
     "LimitNode",
     "Machine",
     "Node",
@@ -89,11 +96,11 @@ __all__ = [
     "State",
     "Status",
     "SubmitJobs",
-    "TellCredit",
     "TellEnded",
     "TellEndedHere",
     "TellFiles",
     "TellNode",
+    "TellPlacement",
     "TellPrinted",
     "TellRequeued",
     "TellStarted",
@@ -102,4 +109,5 @@ __all__ = [
     "Tick",
     "Vacate",
     "WatchJobs",
+    "refresh",
 ]

@@ -1,8 +1,8 @@
 """Actions of the scheduling core, which its shell carries out: messages to nodes, news for clients.
 
 Where an action has these fields, ``client`` is the client that opened the computation, to which the action is
-addressed, ``computation`` the number of the computation, and ``node`` the node that the news is about. Lists of jobs
-are in the order in which the jobs were reported or queued.
+addressed, ``computation`` the number of the computation at that client, and ``node`` the node that the news is about.
+Lists of jobs are in the order in which the jobs were reported or queued.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dispy.protocol.node import (
     Started,
     ToNode,
 )
+from dispy.protocol.views import PlacementView
 
 
 class Send(Struct):
@@ -78,8 +79,8 @@ class TellRequeued(Struct):
 class TellValue(Struct):
     """Tell a client a provisional result of a running job, or a part of a file that the job sends (``value.file``).
 
-    A part of a file must be answered with ``AnswerValue`` once the client has written or refused it, since the job
-    waits for the answer. A provisional result needs none.
+    The client answers with ``AnswerValue`` once it has the value, or has written or refused the part: the job waits
+    for that.
     """
 
     client: ClientId
@@ -90,11 +91,18 @@ class TellValue(Struct):
 
 class TellPrinted(Struct):
     """Tell a client what running jobs have newly printed: jobs named by ``WatchJobs``, or any job of a computation
-    that was opened with ``Compute.live``."""
+    that was opened with ``Compute.live``.
+
+    The client answers with ``AnswerPrinted`` and the same ``serial`` (a number, unique for the computation) once it
+    has the output: until then the node reads no more of this computation. If the connection to the node breaks
+    before that, the same output is told again, with another ``serial``.
+    """
 
     client: ClientId
     computation: int
+    node: NodeId
     printed: list[Printed]
+    serial: int
 
 
 class TellNode(Struct):
@@ -128,19 +136,25 @@ class TellFiles(Struct):
     With a ``reason`` (in words) they are not, and will not be: the client has to send them again if it wants to.
     """
 
+    client: ClientId
     computation: int
     node: NodeId
     request: int
     reason: str
 
 
-class TellCredit(Struct):
-    """Tell a client that ``Placement.shortage`` has changed: the reason why a node takes fewer jobs of the
-    computation than it has CPUs. The client reads it there, only to show it to people."""
+class TellPlacement(Struct):
+    """Tell a client how its computation is on a node now: what it may show to people, and choose nodes by.
+
+    Sent when anything in ``view`` has changed but the counts of jobs, so never for a job: the shell brings the counts
+    up to date when it is asked (``views.refresh``). After GONE the placement is forgotten. When the client itself
+    closes the computation it is told nothing.
+    """
 
     client: ClientId
     computation: int
     node: NodeId
+    view: PlacementView
 
 
 Action = (
@@ -153,7 +167,7 @@ Action = (
     | TellPrinted
     | TellNode
     | TellVacated
-    | TellCredit
+    | TellPlacement
     | TellFiles
 )
 Outbox = list[Action]

@@ -31,28 +31,30 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from dispy.core.scheduling.actions import Outbox, Send, TellCredit, TellNode
+from dispy.core.scheduling.actions import Outbox, Send, TellNode
 from dispy.core.scheduling.events import AddComputation, Allocate, CloseComputation
 from dispy.core.scheduling.files import give_up_files, send_files
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.objects import send_objects
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
-from dispy.core.scheduling.state import Computation, Node, Placement, State, Status
+from dispy.core.scheduling.state import Computation, Node, Placement, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.core.scheduling.withdrawal import CLOSED, cancel_pinned, drop_placement, give_up_placement
 from dispy.protocol import node
 from dispy.protocol.node import ABANDONED
+from dispy.protocol.views import PlacementStatus as Status
 
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
     """Note a computation that a client opens, without jobs. No node has it until ``Allocate`` gives it one."""
-    state.computations[event.compute.computation] = Computation(
-        event.client, event.compute, event.reentrant
+    state.computations[event.client, event.computation] = Computation(
+        event.client, event.computation, event.compute, event.reentrant
     )
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
     """Forget a computation and its jobs here and on its nodes. The client is told no end of its open jobs."""
-    computation = state.computations.pop(event.computation, None)
+    computation = state.computations.pop((event.client, event.computation), None)
     if computation is None:
         return
     for placement in list(computation.placements.values()):
@@ -67,7 +69,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
     (0 CPUs, ``is_draining``), running jobs go on, and those that wait there are asked back. In both cases unsent jobs
     that are pinned to the node end as ``CANCELLED``.
     """
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     known = state.nodes.get(event.node)
     if computation is None or known is None:
         return
@@ -95,11 +97,12 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
     placement.cpus_max = event.cpus
     placement.apply_grant()
     note_room(placement)
+    tell_placement(out, placement)
     if event.cpus <= 0:
         cancel_pinned(out, placement)
     waiting = len(placement.assigned) - len(placement.started)
     if event.is_draining and known.is_connected and waiting:
-        out.append(Send(known.id, node.TakeBack(computation.number, waiting)))
+        out.append(Send(known.id, node.TakeBack(computation.wire, waiting)))
     place(out, computation, now)
 
 
@@ -110,7 +113,7 @@ def open_placement(computation: Computation, known: Node, cpus: int) -> Placemen
     """
     placement = Placement(computation, known, cpus)
     computation.placements[known.id] = placement
-    known.placements[computation.number] = placement
+    known.placements[computation.wire] = placement
     return placement
 
 
@@ -125,9 +128,10 @@ def on_computation_ready(
     if placement is None or placement.status is Status.READY or _is_past(placement, message.life):
         return
     placement.status = Status.READY
+    placement.progress = None
+    tell_placement(out, placement)
     computation = placement.computation
     out.append(TellNode(computation.client, computation.number, known.id, True, message.warning))
-    placement.progress = None
     send_objects(out, placement)
     send_files(out, placement)
     note_room(placement)
@@ -148,6 +152,7 @@ def on_computation_failed(
     placement.status = Status.FAILED
     placement.reason = message.reason
     note_room(placement)
+    tell_placement(out, placement)
     give_up_files(out, placement, message.reason)
     pinned = [job.number for job in placement.pinned]
     placement.pinned.clear()
@@ -174,9 +179,11 @@ def load_again(out: Outbox, placement: Placement) -> None:
     placement.granted = (0, 0)
     placement.apply_grant()
     placement.status = Status.LOADING
+    placement.printed.clear()
     placement.stored.clear()
     placement.storing.clear()
     placement.dropped.clear()
+    tell_placement(out, placement)
     out.append(Send(placement.node.id, placement.compute))
 
 
@@ -190,14 +197,11 @@ def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now:
     # A computation that is not loaded has no credit: this message is of an earlier generation.
     if placement is None or placement.status is not Status.READY:
         return
-    is_news = message.reason != placement.shortage
     placement.granted = (message.slots, message.backlog)
     placement.shortage = message.reason
     placement.apply_grant()
     if message.slots and placement.computation.objects:
         send_objects(out, placement)
     note_room(placement)
-    computation = placement.computation
-    if is_news:
-        out.append(TellCredit(computation.client, computation.number, known.id))
-    place(out, computation, now)
+    tell_placement(out, placement)
+    place(out, placement.computation, now)

@@ -1,7 +1,9 @@
 """Events of the scheduling core: requests of clients, messages and connections of nodes, and the clock.
 
-In all of them ``computation`` is the number of a computation and ``node`` the incarnation of a node. Unless said
-otherwise, events about computations or nodes that are not known (any more) are ignored.
+In all of them ``client`` is the client that opened a computation, ``computation`` the number of the computation at
+that client, and ``node`` the incarnation of a node. Messages of a client name the computation by that number, too;
+those of nodes by the number that nodes know (``Computation.wire``). Unless said otherwise, events about computations
+or nodes that are not known (any more) are ignored.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ class AddComputation(Struct):
     """A client opens a computation. No node loads the computation before ``Allocate``.
 
     Attributes:
-        client: Number of the client that opens the computation, to which all actions about it are addressed.
-        compute: Message that opens the computation on nodes. Its number is unique among all computations.
+        client: Client to which all actions about the computation are addressed.
+        computation: Number of the computation, unique among those of the client.
+        compute: Message that opens the computation on nodes. Nodes know the computation by the number in it, which
+            the shell chooses: never one that it has used before, for whatever client.
         reentrant: True if jobs may run again after they were started: those that a dead process or a lost node ran
             are retried. False: such jobs end.
     """
 
     client: ClientId
+    computation: int
     compute: Compute
     reentrant: bool = False
 
@@ -38,6 +43,7 @@ class AddComputation(Struct):
 class CloseComputation(Struct):
     """A client closes a computation: it is forgotten here and on its nodes. No end is told of jobs that are open."""
 
+    client: ClientId
     computation: int
 
 
@@ -47,8 +53,6 @@ class Allocate(Struct):
     While the computation is leaving the node (``Vacate``), this is ignored unless it takes the node away at once.
 
     Attributes:
-        computation: Number of the computation.
-        node: Incarnation of the node.
         cpus: Number of CPUs, each for one job at a time; 0 takes the node away: jobs there run again elsewhere or end
             as ``ABANDONED``, and jobs pinned to the node that were not sent end as ``CANCELLED``.
         is_draining: True with 0 CPUs: the node stays, its running jobs may end, those that wait there are asked back,
@@ -57,6 +61,7 @@ class Allocate(Struct):
         files: Files that this node gets when it loads the computation; None: the files of the computation.
     """
 
+    client: ClientId
     computation: int
     node: NodeId
     cpus: int
@@ -69,14 +74,13 @@ class Vacate(Struct):
     """A computation leaves a node once its running jobs have ended; jobs that have not started go elsewhere.
 
     Attributes:
-        computation: Number of the computation.
-        node: Incarnation of the node.
         terminate: True: running jobs are cancelled, so that the computation leaves soon. False: their ends are
             awaited.
         returns: True: the computation comes back. ``TellVacated`` asks for an ``Allocate``; until then jobs pinned to
             the node are kept. False: they are cancelled.
     """
 
+    client: ClientId
     computation: int
     node: NodeId
     terminate: bool = False
@@ -95,10 +99,10 @@ class LimitNode(Struct):
 
 
 class SubmitJobs(Struct):
-    """Jobs to run: those for which a node has room are sent at once, the others wait in a queue.
+    """Jobs to run: those for which a node has room are sent at once, the others wait in a queue. The computation must
+    be known.
 
     Attributes:
-        computation: Number of the computation, which must be known.
         jobs: The jobs, oldest first. Their numbers were never used before.
         node: Incarnation of the only node on which the jobs may run (they are *pinned* to it); None: any node. If
             the node is not open for the computation, the jobs end as ``ABANDONED``.
@@ -106,6 +110,7 @@ class SubmitJobs(Struct):
             missing.
     """
 
+    client: ClientId
     computation: int
     jobs: list[Job]
     node: NodeId | None = None
@@ -119,12 +124,14 @@ class PutObject(Struct):
     computation.
     """
 
+    client: ClientId
     message: node.PutObject
 
 
 class DropObjects(Struct):
     """Objects, by number, that no open or future job refers to: nodes are told to delete them."""
 
+    client: ClientId
     computation: int
     numbers: list[int]
 
@@ -135,6 +142,7 @@ class SendFiles(Struct):
     Answered by ``TellFiles``, once, with the number ``message.request``.
     """
 
+    client: ClientId
     node: NodeId
     message: PlaceFiles
 
@@ -146,6 +154,7 @@ class CancelJobs(Struct):
     Numbers of jobs that have ended must not be among them: the core would tell their end once more.
     """
 
+    client: ClientId
     computation: int
     numbers: list[int]
 
@@ -154,17 +163,31 @@ class WatchJobs(Struct):
     """Start telling the client what jobs (by number) print while they run (``TellPrinted``); ``is_wanted`` False:
     stop that."""
 
+    client: ClientId
     computation: int
     numbers: list[int]
     is_wanted: bool = True
 
 
 class AnswerValue(Struct):
-    """A client has written, or refused, a part of a file that a job on a node has sent (``TellValue``): the node is
-    told, so that the job goes on."""
+    """A client has a provisional result of a job on a node, or has written or refused a part of a file
+    (``TellValue``): the node is told, so that the job goes on."""
 
+    client: ClientId
     node: NodeId
     message: AcknowledgeProvisional
+
+
+class AnswerPrinted(Struct):
+    """A client has what running jobs on a node have printed (``TellPrinted``): the node is told, and reads more.
+
+    ``serial`` is that of ``TellPrinted``. A late answer, of before a reconnect, is ignored.
+    """
+
+    client: ClientId
+    computation: int
+    node: NodeId
+    serial: int
 
 
 class NodeUp(Struct):
@@ -223,6 +246,7 @@ Event = (
     | SendFiles
     | WatchJobs
     | AnswerValue
+    | AnswerPrinted
     | NodeUp
     | NodeSilent
     | NodeLost

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dispy.core.scheduling.files import describe_progress
-from dispy.core.scheduling.state import Computation, Placement, Status
+from dispy.core.scheduling.state import Computation, Placement
+from dispy.core.scheduling.views import describe_progress
+from dispy.protocol.views import PlacementStatus as Status
 from dispy.system.wording import counted
 
 

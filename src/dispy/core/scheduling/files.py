@@ -12,9 +12,11 @@ from msgspec import structs
 from dispy.core.scheduling.actions import Outbox, Send, TellFiles
 from dispy.core.scheduling.events import SendFiles
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.state import Node, Placement, State, Status
+from dispy.core.scheduling.state import Node, Placement, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.protocol import node
 from dispy.protocol.files import check_number, replace_entries
+from dispy.protocol.views import PlacementStatus as Status
 
 
 def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> None:
@@ -23,12 +25,13 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
     Refused with ``TellFiles`` if the placement is gone, has failed, is leaving or has left, or if the computation
     would have too many files. Otherwise ``TellFiles`` comes when the node has answered.
     """
-    computation = state.computations.get(event.message.computation)
+    number, request = event.message.computation, event.message.request
+    computation = state.computations.get((event.client, number))
     placement = computation.placements.get(event.node) if computation is not None else None
     if placement is None or placement.status not in (Status.LOADING, Status.READY):
         reason = placement.reason if placement is not None else ""
         reason = reason or "the node is not there any more"
-        out.append(TellFiles(event.message.computation, event.node, event.message.request, reason))
+        out.append(TellFiles(event.client, number, event.node, request, reason))
         return
     # If the node loses the computation, all of its files are listed in one message, which has a limit.
     files = placement.compute.files
@@ -38,11 +41,11 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
         check_number(files)
     except ValueError as error:
         reason = f"with these the computation would have {error}"
-        out.append(TellFiles(event.message.computation, event.node, event.message.request, reason))
+        out.append(TellFiles(event.client, number, event.node, request, reason))
         return
-    placement.placing[event.message.request] = event.message
+    message = placement.placing[request] = placement.computation.named_for_nodes(event.message)
     if placement.status is Status.READY and placement.node.is_connected and not placement.node.is_comparing:
-        out.append(Send(placement.node.id, event.message))
+        out.append(Send(placement.node.id, message))
 
 
 def send_files(out: Outbox, placement: Placement) -> None:
@@ -59,8 +62,9 @@ def give_up_files(out: Outbox, placement: Placement, reason: str) -> None:
 
     Call when the node cannot answer any more; otherwise clients would wait for ever.
     """
+    computation = placement.computation
     for request in placement.placing:
-        out.append(TellFiles(placement.computation.number, placement.node.id, request, reason))
+        out.append(TellFiles(computation.client, computation.number, placement.node.id, request, reason))
     placement.placing.clear()
 
 
@@ -78,23 +82,17 @@ def on_files_placed(
             # If the node loses the computation, it gets these files with it, before any job runs.
             files = replace_entries(placement.compute.files, placed.files)
             placement.compute = structs.replace(placement.compute, files=files)
-        out.append(TellFiles(message.computation, known.id, message.request, message.reason))
+        computation = placement.computation
+        out.append(
+            TellFiles(computation.client, computation.number, known.id, message.request, message.reason)
+        )
 
 
 def on_files_progress(
     state: State, out: Outbox, known: Node, message: node.FilesProgress, now: Seconds
 ) -> None:
-    """Note in ``Placement.progress`` how many files and bytes, of those that a node waits for, have arrived there.
-
-    ``progress`` is None once all have arrived. Serves only to be shown to people (``describe_progress``).
-    """
+    """Tell the client how many files and bytes, of those that a node waits for, have arrived there, to be shown."""
     placement = known.placements.get(message.computation)
     if placement is not None:
         placement.progress = message if message.files < message.files_max else None
-
-
-def describe_progress(progress: node.FilesProgress) -> str:
-    """Returns in words, for people, how many files and kB or MB a node has received so far, each "of" the total."""
-    unit, scale = ("MB", 1_000_000) if progress.size_max >= 1_000_000 else ("kB", 1000)
-    sizes = f"{progress.size // scale} of {-(-progress.size_max // scale)} {unit}"
-    return f"it is receiving files: {progress.files} of {progress.files_max}, {sizes}"
+        tell_placement(out, placement)

@@ -12,8 +12,8 @@ a node. *Assigned*: sent to a node. *Ended*: told to the client, once, and forgo
 | queued   | every node has failed                      | ended    | TellEndedHere (TERMINATED)                      |
 | assigned | JobsStarted                                | assigned | TellStarted                                     |
 | assigned | CancelJobs                                 | assigned | CancelJobs; the node tells the end              |
-| assigned | JobsEnded                                  | ended    | Acknowledge, TellEnded                          |
-| assigned | JobsEnded, the process died, may run again | queued   | Acknowledge, TellRequeued                       |
+| assigned | JobsEnded                                  | ended    | TellEnded                                       |
+| assigned | JobsEnded, the process died, may run again | queued   | TellRequeued                                    |
 | assigned | JobsReturned: not started there            | queued   | TellRequeued; if cancelled: ended               |
 | assigned | Reconciled: it never arrived               | assigned | RunJobs, same attempt; if cancelled: ended; if  |
 |          |                                            |          | the computation is not loaded: queued           |
@@ -37,7 +37,7 @@ from dispy.core.scheduling.actions import (
     TellValue,
 )
 from dispy.core.scheduling.computations import load_again
-from dispy.core.scheduling.events import AnswerValue, CancelJobs, SubmitJobs, WatchJobs
+from dispy.core.scheduling.events import AnswerPrinted, AnswerValue, CancelJobs, SubmitJobs, WatchJobs
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import (
     cancel_queued,
@@ -48,11 +48,12 @@ from dispy.core.scheduling.placement import (
     send_watch,
 )
 from dispy.core.scheduling.retries import requeue, retry_after_deaths
-from dispy.core.scheduling.state import Node, Placement, State, Status
+from dispy.core.scheduling.state import Node, Placement, State
 from dispy.core.scheduling.withdrawal import CLOSED, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import ABANDONED, Attempt
+from dispy.protocol.views import PlacementStatus as Status
 
 Report = TypeVar("Report", node.Started, node.Printed)
 """Report of a node about one attempt of a job."""
@@ -64,7 +65,7 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
     Jobs pinned to a node that is not open end at once as ``ABANDONED``, other jobs as ``TERMINATED`` if every node
     has failed.
     """
-    computation = state.computations[event.computation]
+    computation = state.computations[event.client, event.computation]
     computation.open += len(event.jobs)
     if event.files:
         computation.files.update(event.files)
@@ -97,7 +98,7 @@ def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> 
 
     Jobs that wait here are noted in ``Computation.watched``: the node is asked when it gets them.
     """
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     if computation is None:
         return
     if event.is_wanted:
@@ -110,7 +111,7 @@ def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> 
 
 def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -> None:
     """Cancel jobs. Waiting ones end at once; assigned ones end when their node says so, and stay open until then."""
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     if computation is None:
         return
     left = dict.fromkeys(event.numbers)
@@ -125,7 +126,7 @@ def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -
         for start in range(0, len(there), BATCH_MAX):
             attempts = [Attempt(job.number, job.attempt) for job in there[start : start + BATCH_MAX]]
             if placement.node.is_connected:
-                out.append(Send(placement.node.id, node.CancelJobs(computation.number, attempts)))
+                out.append(Send(placement.node.id, node.CancelJobs(computation.wire, attempts)))
             placement.cancelling.update(attempt.number for attempt in attempts)
     numbers = [number for number in left if number not in computation.cancelled]
     if numbers:
@@ -162,10 +163,9 @@ def on_jobs_started(
 def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnded, now: Seconds) -> None:
     """Jobs have ended on a node: tell the client, once, and send the node other jobs in their place.
 
-    The batch of results is acknowledged, so that the node forgets it, also if all results in it are late or doubled.
-    Every job passes here, so the bookkeeping is done a batch at a time.
+    The batch itself, its number and acknowledgement, is the link's affair (``protocol.batches``). Every job passes
+    here, so the bookkeeping is done a batch at a time.
     """
-    out.append(Send(known.id, node.Acknowledge(message.batch)))
     placement = known.placements.get(message.computation)
     if placement is None:
         return
@@ -279,10 +279,10 @@ def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None
 
 
 def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisional, now: Seconds) -> None:
-    """A running job sent a provisional result: pass it on to the client, and acknowledge it so that the job goes on.
+    """A running job sent a provisional result or a part of a file: pass it on to the client.
 
-    A part of a file is passed on, too, but acknowledged only when the client has written it (``on_answer_value``).
-    It is refused here if the attempt is not wanted any more.
+    The job goes on when the client has answered (``on_answer_value``). From an attempt that is not wanted any more a
+    result is acknowledged here, and a part refused.
     """
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -290,9 +290,9 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
     computation = placement.computation
     job = placement.assigned.get(message.number)
     if job is not None and job.attempt == message.attempt:
-        out.append(TellValue(computation.client, computation.number, known.id, message))
-        if message.file is not None:
-            return
+        value = computation.named_for_client(message)
+        out.append(TellValue(computation.client, computation.number, known.id, value))
+        return
     told = node.AcknowledgeProvisional(message.computation, message.number, message.attempt, message.serial)
     if message.file is not None:
         told.delivered, told.reason = False, "its client waits for this run of the job no more"
@@ -300,21 +300,45 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
 
 
 def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds) -> None:
-    """Tell a node that the client has written, or refused, a part of a file. Dropped if the connection is broken: the
-    node tells the job then that the part was not delivered, and the job sends the part again."""
+    """Tell a node that the client has a value, or has written or refused a part of a file. Dropped if the connection
+    is broken: the node tells the job then that the value was not delivered, and the job may send it again."""
     known = state.nodes.get(event.node)
-    if known is not None and known.is_connected:
-        out.append(Send(known.id, event.message))
+    computation = state.computations.get((event.client, event.message.computation))
+    if known is not None and known.is_connected and computation is not None:
+        out.append(Send(known.id, computation.named_for_nodes(event.message)))
 
 
 def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted, now: Seconds) -> None:
-    """Running jobs have printed something: pass it on to the client, except of attempts that are not assigned there,
-    and acknowledge the message so that the node sends more output."""
+    """Running jobs have printed something: pass it on to the client, except of attempts that are not assigned there.
+
+    The message is acknowledged when the client has answered, at once if it has nothing for the client.
+    """
     placement = known.placements.get(message.computation)
     if placement is None:
         return
+    computation = placement.computation
     printed = _of_assigned(placement, message.printed)
+    serial = computation.last_printed = computation.last_printed + 1
+    placement.printed[serial] = not printed
     if printed:
-        computation = placement.computation
-        out.append(TellPrinted(computation.client, computation.number, printed))
-    out.append(Send(known.id, node.AcknowledgePrinted(message.computation)))
+        out.append(TellPrinted(computation.client, computation.number, known.id, printed, serial))
+    _acknowledge_printed(out, placement)
+
+
+def on_answer_printed(state: State, out: Outbox, event: AnswerPrinted, now: Seconds) -> None:
+    """A client has what jobs on a node have printed: acknowledge it, so that the node sends more output."""
+    computation = state.computations.get((event.client, event.computation))
+    placement = computation.placements.get(event.node) if computation is not None else None
+    if placement is not None and event.serial in placement.printed:
+        placement.printed[event.serial] = True
+        _acknowledge_printed(out, placement)
+
+
+def _acknowledge_printed(out: Outbox, placement: Placement) -> None:
+    """Acknowledge messages with output in their order, up to the first that the client has not answered: a node takes
+    each acknowledgement for the oldest one."""
+    for serial in list(placement.printed):
+        if not placement.printed[serial]:
+            break
+        del placement.printed[serial]
+        out.append(Send(placement.node.id, node.AcknowledgePrinted(placement.computation.wire)))

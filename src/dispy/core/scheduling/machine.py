@@ -10,6 +10,7 @@ from dispy.core.scheduling.actions import Action, Outbox
 from dispy.core.scheduling.events import (
     AddComputation,
     Allocate,
+    AnswerPrinted,
     AnswerValue,
     CancelJobs,
     CloseComputation,
@@ -55,6 +56,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     SendFiles: files.on_send_files,
     WatchJobs: jobs.on_watch_jobs,
     AnswerValue: jobs.on_answer_value,
+    AnswerPrinted: jobs.on_answer_printed,
     NodeUp: nodes.on_node_up,
     NodeSilent: nodes.on_node_silent,
     NodeLost: nodes.on_node_lost,

@@ -28,11 +28,13 @@ from dispy.core.scheduling.jobs import end_cancelled
 from dispy.core.scheduling.objects import reconcile_objects
 from dispy.core.scheduling.placement import note_room, place, send_runs, send_watch
 from dispy.core.scheduling.retries import requeue_assigned
-from dispy.core.scheduling.state import Node, State, Status
+from dispy.core.scheduling.state import Node, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.core.scheduling.withdrawal import give_up_placement, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import Attempt
+from dispy.protocol.node import Attempt, HeldJobs
+from dispy.protocol.views import PlacementStatus as Status
 
 
 def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
@@ -59,13 +61,15 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         return
     known.is_connected = known.is_comparing = True
     known.cpus = event.cpus
+    for placement in known.placements.values():
+        tell_placement(out, placement)
     if known.cpus_max is not None:
         # The node knows its limit, unless the message was lost with the connection.
         out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
     attempts = [
-        Attempt(job.number, job.attempt)
-        for placement in known.placements.values()
-        for job in placement.assigned.values()
+        HeldJobs(number, [Attempt(job.number, job.attempt) for job in placement.assigned.values()])
+        for number, placement in known.placements.items()
+        if placement.assigned
     ]
     lives = {
         number: placement.compute.life
@@ -85,7 +89,9 @@ def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -
         return
     known.is_connected = known.is_comparing = False
     for placement in known.placements.values():
+        placement.printed.clear()
         note_room(placement)
+        tell_placement(out, placement)
 
 
 def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> None:
@@ -120,6 +126,8 @@ def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> 
     if known is None:
         return
     known.cpus_max = event.cpus
+    for placement in known.placements.values():
+        tell_placement(out, placement)
     if known.is_connected:
         out.append(Send(known.id, node.LimitCpus(event.cpus)))
 
@@ -135,11 +143,14 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         placement = known.placements.get(number)
         if placement is not None and placement.status not in (Status.LEAVING, Status.LEFT):
             load_again(out, placement)
-    missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
+    missing: dict[int, set[tuple[int, int]]] = {}
+    for jobs in message.attempts:
+        missing.setdefault(jobs.computation, set()).update([(a.number, a.attempt) for a in jobs.attempts])
     for placement in list(known.placements.values()):
         # Jobs that the node gave back may be lost with the connection, so that it is to be asked again.
         placement.asked_back = False
-        again = [job for job in placement.assigned.values() if (job.number, job.attempt) in missing]
+        lost = missing.get(placement.computation.wire, ())
+        again = [job for job in placement.assigned.values() if (job.number, job.attempt) in lost]
         cancelled = [job for job in again if job.number in placement.cancelling]
         for job in cancelled:
             del placement.assigned[job.number]
@@ -156,7 +167,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         if still:
             for start in range(0, len(still), BATCH_MAX):
                 attempts = [Attempt(job.number, job.attempt) for job in still[start : start + BATCH_MAX]]
-                out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
+                out.append(Send(known.id, node.CancelJobs(placement.computation.wire, attempts)))
         reconcile_objects(out, placement)
         send_files(out, placement)
         # Wishes for output that came meanwhile, or were lost with the connection.

@@ -14,19 +14,21 @@ from dispy.core.scheduling.actions import Outbox, Send, TellNode
 from dispy.core.scheduling.events import DropObjects, PutObject
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
-from dispy.core.scheduling.state import Computation, Node, Placement, State, Status
+from dispy.core.scheduling.state import Computation, Node, Placement, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.protocol import node
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import ABANDONED
+from dispy.protocol.views import PlacementStatus as Status
 
 
 def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> None:
     """Note an object of a computation, and send it to all nodes that have loaded the computation; other nodes get
     it once they have loaded the computation. A node gets no jobs while the object is on its way there."""
-    computation = state.computations.get(event.message.computation)
+    computation = state.computations.get((event.client, event.message.computation))
     if computation is None:
         return
-    computation.objects[event.message.number] = event.message
+    computation.objects[event.message.number] = computation.named_for_nodes(event.message)
     for placement in computation.placements.values():
         send_objects(out, placement)
 
@@ -36,7 +38,7 @@ def on_drop_objects(state: State, out: Outbox, event: DropObjects, now: Seconds)
 
     If an object is still on its way to a node, the node is told once it has acknowledged the object.
     """
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     if computation is None:
         return
     for number in event.numbers:
@@ -84,6 +86,7 @@ def on_object_stored(
     elif message.again:
         placement.granted = (0, 0)
         placement.apply_grant()
+        tell_placement(out, placement)
     elif message.number in computation.objects and placement.status is Status.READY:
         _stop_using(out, computation, placement, message.reason)
     note_room(placement)
@@ -121,7 +124,7 @@ def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:
     """
     last = max(placement.storing | placement.stored, default=0)
     placement.dropped.update(dict.fromkeys(numbers, max(last, *numbers)))
-    return node.DropObjects(placement.computation.number, numbers)
+    return node.DropObjects(placement.computation.wire, numbers)
 
 
 def _stop_using(out: Outbox, computation: Computation, placement: Placement, reason: str) -> None:
@@ -132,9 +135,10 @@ def _stop_using(out: Outbox, computation: Computation, placement: Placement, rea
     """
     placement.status = Status.FAILED
     placement.reason = reason
+    tell_placement(out, placement)
     waiting = len(placement.assigned) - len(placement.started)
     if waiting and placement.node.is_connected:
-        out.append(Send(placement.node.id, node.TakeBack(computation.number, waiting)))
+        out.append(Send(placement.node.id, node.TakeBack(computation.wire, waiting)))
     pinned = [job.number for job in placement.pinned]
     placement.pinned.clear()
     end_here(out, computation, pinned, ABANDONED, reason)

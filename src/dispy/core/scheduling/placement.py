@@ -18,10 +18,11 @@ from itertools import groupby
 
 from dispy.core.scheduling.actions import Outbox, Send, TellEndedHere
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.state import Computation, Placement, State, Status
-from dispy.protocol.batches import cut
+from dispy.core.scheduling.state import Computation, Placement, State
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
+from dispy.protocol.message_sizes import cut
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
+from dispy.protocol.views import PlacementStatus as Status
 
 STEAL_AFTER_S = 0.04
 """Time since jobs were last sent to a node, or asked back from it (seconds), after which those that it has not
@@ -142,7 +143,7 @@ def _send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
             return
     else:
         filed = []
-    message = RunJobs(computation.number, jobs)
+    message = RunJobs(computation.wire, jobs)
     if filed:
         message.files = [JobFiles(job.number, computation.files[job.number]) for job in filed]
     if computation.watched:
@@ -166,7 +167,7 @@ def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_w
     there = [number for number in numbers if number in placement.assigned]
     if placement.node.is_connected:
         for start in range(0, len(there), BATCH_MAX):
-            message = WatchJobs(placement.computation.number, there[start : start + BATCH_MAX], is_wanted)
+            message = WatchJobs(placement.computation.wire, there[start : start + BATCH_MAX], is_wanted)
             out.append(Send(placement.node.id, message))
 
 
@@ -255,7 +256,7 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
                 room -= count
                 placement.asked_back = True
                 placement.last_sent = now
-                out.append(Send(placement.node.id, TakeBack(computation.number, count + bound)))
+                out.append(Send(placement.node.id, TakeBack(computation.wire, count + bound)))
 
 
 def _count_bound(placement: Placement) -> int:

@@ -7,9 +7,11 @@ A job that has not ended is in exactly one place: in ``Computation.queue``, in `
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
+from typing import TypeVar
 
-from dispy.core.scheduling.ids import ClientId, NodeId, Seconds
+from msgspec import structs
+
+from dispy.core.scheduling.ids import ClientId, Key, NodeId, Seconds
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import JOB_FILES_MAX
@@ -19,22 +21,11 @@ from dispy.protocol.node import (
     Job,
     PlaceFiles,
 )
+from dispy.protocol.views import PlacementStatus as Status
+from dispy.protocol.views import PlacementView
 
-
-class Status(Enum):
-    """Status of a placement. The table of its changes is in ``computations``."""
-
-    LOADING = "loading"
-    """The node was sent the computation and has not said that it is loaded: no job is sent there."""
-    READY = "ready"
-    """The node has loaded the computation: jobs are sent there within its credit."""
-    FAILED = "failed"
-    """The node cannot run the computation: no job is sent there. Results of jobs sent before may still arrive."""
-    LEAVING = "leaving"
-    """The computation is to leave the node and gets no new jobs there. When the node has no job of it left, the
-    placement becomes LEFT, or is forgotten if the computation does not come back."""
-    LEFT = "left"
-    """The node has closed the computation, which comes back with the next ``Allocate``; pinned jobs wait for that."""
+Message = TypeVar("Message", node.AcknowledgeProvisional, node.PlaceFiles, node.Provisional, node.PutObject)
+"""Message that clients and nodes exchange through the scheduler: it names the computation by a number."""
 
 
 class Placement:
@@ -42,8 +33,8 @@ class Placement:
 
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cpus_max", "dropped", "granted",
-        "last_sent", "node", "pinned", "placing", "progress", "reason", "returns", "shortage", "slots", "started",
-        "status", "stored", "storing", "terminates",
+        "last_sent", "node", "pinned", "placing", "printed", "progress", "reason", "returns", "shortage", "slots",
+        "started", "status", "stored", "storing", "terminates", "view",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -64,12 +55,11 @@ class Placement:
         self.reason = ""
         """Reason for the status FAILED, in words; told as the reason of jobs that end because of it. Empty if the
         placement has not failed since its stay began (``begin``); kept if the computation is loaded again."""
-        self.granted = (0, 0)
+        self.granted: tuple[int, int] = (0, 0)
         """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
         them). Both are 0 until the computation is loaded."""
         self.shortage = ""
-        """Reason, in words, that the node gave for granting fewer slots than it has CPUs; only shown to people. Empty
-        if the node gave none."""
+        """Reason, in words, that the node gave for granting fewer slots than it has CPUs; empty if it gave none."""
         self.slots = 0
         """Number of jobs that may run on the node at once: the granted slots, bounded by ``apply_grant``. Never
         negative. Jobs above ``slots`` and ``backlog`` together wait in the scheduler."""
@@ -91,18 +81,22 @@ class Placement:
         self.dropped: dict[int, int] = {}
         """By number of an object that the node was told to delete and may not have heard of: the highest number of an
         object sent before that. An entry is removed once the node acknowledges an object that was sent later."""
+        self.printed: dict[int, bool] = {}
+        """By serial number of each message with output that was not acknowledged to the node, oldest first: True if
+        the client has answered it. Emptied when the connection breaks: the node tells all of them again then."""
         self.placing: dict[int, PlaceFiles] = {}
         """Messages that ask the node to put files into the working directory and that it has not answered, by request
         number. Sent again after a reconnect."""
         self.progress: FilesProgress | None = None
-        """Message in which the node last said how many files, and bytes, of how many have arrived there; None if no
-        file is on its way. Only shown to people."""
+        """Message in which the node last said how many files have arrived there; None if none is on its way."""
         self.last_sent: Seconds = 0.0
         """Time when jobs were last sent to the node, given back or asked back (seconds, monotonic). No job is stolen
         from the node for ``placement.STEAL_AFTER_S`` after that."""
         self.asked_back = False
         """True if the node was asked to give jobs back, and since then no job was given back, has ended or was sent
         there: ``steal`` asks the node again only after ``placement.ASK_AGAIN_S``."""
+        self.view = PlacementView(Status.GONE)
+        """View of the placement that its client was told last; GONE before the first. Its counts may be old."""
 
     def begin(self, compute: Compute) -> None:
         """Reset to LOADING for a new stay on the node, which ``compute`` opens: without credit and objects.
@@ -116,6 +110,7 @@ class Placement:
         self.granted = (0, 0)
         self.slots = self.backlog = 0
         self.progress = None
+        self.printed.clear()
         self.stored.clear()
         self.storing.clear()
         self.dropped.clear()
@@ -154,19 +149,21 @@ class Computation:
     """A computation of a client: its placements on nodes, and its jobs that have not been sent to a node.
 
     Attributes:
-        number: Number of the computation, unique at this scheduler.
         client: The client that opened it, to which its actions are addressed.
+        number: Number of the computation at that client.
+        wire: Number by which nodes know it, unique at this scheduler: messages to nodes and from them name it so.
         compute: Message that opens it on a node, unless ``Allocate`` gives a node other code or files.
     """
 
     __slots__ = (
-        "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "number", "objects",
-        "open", "pinned", "placements", "queue", "reentrant", "stays", "watched",
+        "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "last_printed",
+        "number", "objects", "open", "pinned", "placements", "queue", "reentrant", "stays", "watched", "wire",
     )  # fmt: skip
 
-    def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
-        self.number = compute.computation
+    def __init__(self, client: ClientId, number: int, compute: Compute, reentrant: bool) -> None:
         self.client = client
+        self.number = number
+        self.wire = compute.computation
         self.compute = compute
         self.reentrant = reentrant
         """True if a job may run again after it was started: it is retried if its process dies or its node is lost
@@ -205,8 +202,18 @@ class Computation:
         self.backlogs: dict[NodeId, Placement] = {}
         """Placements to which jobs are sent ahead of need, by node: those with room for more further jobs than an
         eighth of their ``slots`` and ``backlog`` together. ``note_room`` keeps this index true."""
+        self.last_printed = 0
+        """Serial number of the last message with output of its jobs; 0: none came."""
         self.watched: set[int] = set()
         """Numbers of open jobs whose output the client wants while they run: nodes are asked to send it."""
+
+    def named_for_nodes(self, message: Message) -> Message:
+        """Returns a message of the client, with the number by which nodes know the computation."""
+        return message if self.wire == self.number else structs.replace(message, computation=self.wire)
+
+    def named_for_client(self, message: Message) -> Message:
+        """Returns a message of a node, with the number of the computation at its client."""
+        return message if self.wire == self.number else structs.replace(message, computation=self.number)
 
 
 class Node:
@@ -232,7 +239,7 @@ class Node:
         self.is_comparing = False
         """True after a reconnect until the node has answered ``Reconcile``: no new jobs are sent before that."""
         self.placements: dict[int, Placement] = {}
-        """Placements on this node, by number of the computation."""
+        """Placements on this node, by the number by which it knows the computation (``Computation.wire``)."""
 
 
 class State:
@@ -241,8 +248,8 @@ class State:
     def __init__(self) -> None:
         self.nodes: dict[NodeId, Node] = {}
         """Nodes that are not lost, by incarnation; the connection to one may be broken."""
-        self.computations: dict[int, Computation] = {}
-        """Computations that were not closed, by number."""
+        self.computations: dict[Key, Computation] = {}
+        """Computations that were not closed, by client and number."""
         self.limits: dict[NodeId, int] = {}
         """Number of CPUs that all computations together may use of a node (``LimitNode``), by node. Kept when a node
         is lost, since it may come back."""

@@ -22,10 +22,12 @@ from dispy.core.scheduling.files import give_up_files
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
 from dispy.core.scheduling.retries import retry_after_loss
-from dispy.core.scheduling.state import Placement, State, Status
+from dispy.core.scheduling.state import Placement, State
+from dispy.core.scheduling.views import tell_placement
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import CANCELLED, Attempt
+from dispy.protocol.views import PlacementStatus as Status
 
 CLOSED = "the node was closed for this computation"
 """Reason that the user reads for jobs, and requests for files, that end because their node was closed."""
@@ -37,7 +39,7 @@ def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
     Unanswered requests to place files end. Of several ``Vacate`` the last one says whether the computation comes
     back, and running jobs are cancelled if any of them says ``terminate``.
     """
-    computation = state.computations.get(event.computation)
+    computation = state.computations.get((event.client, event.computation))
     placement = computation.placements.get(event.node) if computation is not None else None
     if computation is None or placement is None:
         return
@@ -48,6 +50,7 @@ def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
     placement.status = Status.LEAVING
     placement.terminates |= event.terminate
     note_room(placement)
+    tell_placement(out, placement)
     give_up_files(out, placement, CLOSED)
     if not event.returns:
         cancel_pinned(out, placement)
@@ -63,7 +66,7 @@ def send_off(out: Outbox, placement: Placement) -> None:
     """
     if not placement.node.is_connected or placement.node.is_comparing:
         return
-    number = placement.computation.number
+    number = placement.computation.wire
     waiting = len(placement.assigned) - len(placement.started)
     if waiting:
         out.append(Send(placement.node.id, node.TakeBack(number, waiting)))
@@ -86,14 +89,16 @@ def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
         return
     computation = placement.computation
     if placement.status is Status.LEAVING and placement.node.is_connected:
-        out.append(Send(placement.node.id, node.CloseComputation(computation.number)))
+        out.append(Send(placement.node.id, node.CloseComputation(computation.wire)))
     if placement.returns:
         # If it has left already, the client has been asked.
         if placement.status is Status.LEAVING:
             placement.status = Status.LEFT
+            tell_placement(out, placement)
             out.append(TellVacated(computation.client, computation.number, placement.node.id))
         return
     remove(placement)
+    tell_placement(out, placement)
     cancel_pinned(out, placement)
     out.append(TellNode(computation.client, computation.number, placement.node.id, False))
     end_if_hopeless(out, computation)
@@ -106,10 +111,12 @@ def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Secon
     Requests for files end with ``reason`` (in words), and so do jobs that cannot run again. The client is told.
     """
     computation = placement.computation
+    was_usable = placement.status is not Status.FAILED
     drop_placement(out, placement)
+    tell_placement(out, placement, reason)
     give_up_files(out, placement, reason)
     retry_after_loss(out, placement, reason)
-    if placement.status is not Status.FAILED:
+    if was_usable:
         out.append(TellNode(computation.client, computation.number, placement.node.id, False, reason))
     end_if_hopeless(out, computation)
     place(out, computation, now)
@@ -120,18 +127,21 @@ def drop_placement(out: Outbox, placement: Placement) -> None:
 
     The caller decides about the jobs and the requests for files that the placement had.
     """
+    is_there = placement.status is not Status.LEFT
     remove(placement)
-    if placement.node.is_connected and placement.status is not Status.LEFT:
-        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.number)))
+    if placement.node.is_connected and is_there:
+        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.wire)))
 
 
 def remove(placement: Placement) -> None:
     """Remove a placement from its computation, from its node, and from the indexes ``free`` and ``backlogs``.
 
-    Tells nothing to the node or the client.
+    Its status is GONE then. Tells nothing to the node or the client.
     """
     computation, known = placement.computation, placement.node
-    known.placements.pop(computation.number, None)
+    placement.status = Status.GONE
+    placement.returns = False
+    known.placements.pop(computation.wire, None)
     computation.placements.pop(known.id, None)
     computation.free.pop(known.id, None)
     computation.backlogs.pop(known.id, None)

@@ -237,10 +237,11 @@ def _on_wrote(state: State, out: Outbox, fetch: Fetch, done: Wrote, now: Seconds
             on_stored(state, out, fetch, now)
         case Outcome.FAILED:
             fail_stages(state, out, fetch, fetch.stages.values(), done.reason)
-        case Outcome.WRONG if fetch.is_mixed or fetch.origin is None:
-            begin_anew(state, out, fetch, now)
         case Outcome.WRONG:
-            fail_supplier(state, out, fetch, fetch.origin, CHANGED, now)
+            if fetch.is_mixed or fetch.origin is None:
+                begin_anew(state, out, fetch, now)
+            else:
+                fail_supplier(state, out, fetch, fetch.origin, CHANGED, now)
 
 
 def on_unreadable(state: State, out: Outbox, event: Unreadable, now: Seconds) -> None:

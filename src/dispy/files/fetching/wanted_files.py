@@ -33,6 +33,7 @@ class Landed(Protocol):
         Raises:
             OSError: There was no room for the data.
         """
+        ...
 
     def let_go(self) -> None:
         """Give the memory of the data back after ``view``."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 from dispy.system.control_groups import cpu_quota
 
 
-def usable_cpus(root: Path = Path("/")) -> int:
+def usable_cpus(root: str | os.PathLike[str] = "/") -> int:
     """Returns the number of CPUs that jobs here can have, at least 1. A fraction of a CPU counts as one.
 
     Args:

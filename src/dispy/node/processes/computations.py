@@ -21,7 +21,8 @@ dropping          no thread writes there   none              the working directo
 leaving, dropping start or ``StageFiles``  unchanged         the action waits until the state is none
 ================= ======================== ================= =============================================
 
-A host is started ahead, as a spare, so that the next computation finds one that has done its imports.
+A host is started ahead, as a spare, so that the next computation finds one that has done its imports; on a program's
+own node from the program's second computation on.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from dispy.node import guard, reporting, tracing
 from dispy.node.machine.accounts import Account
 from dispy.node.processes.hosts import HostProcess
 from dispy.node.processes.workers import (
+    CLEANUP_S,
     SETUP_GRACE_S,
     bury,
     collect,
@@ -61,9 +63,6 @@ from dispy.system.escaping import block, line, lines
 from dispy.system.processes import describe_exit
 
 logger = logging.getLogger("dispy.node")
-
-CLEANUP_S = 5.0
-"""Seconds after which a host that was told to end is killed: ``cleanup`` that still runs then is cut off."""
 
 REAP_S = 0.05
 """Seconds between two checks whether a host that was told to end has ended."""
@@ -114,7 +113,7 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         work = open_work(service, action.key, action.compute, action)
         if work is None:
             return  # the action comes again
-        host = _take_spare(service, account) or service.new_host(account)
+        host = _take_spare(service, account) or _new_host(service, account)
         segments = service.segments.open(place_name(action.key), account)
         code_path = service.segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
@@ -136,8 +135,17 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     guard.watch(service, host.control, action.key, _on_host_readable, service, action.key, loaded)
     logger.debug("host %d loads computation %s", host.process.pid, line(action.compute.name))
     _tell_load(service, loaded, action.compute, code_path)
-    # The next computation finds a host that has done its imports already.
-    guard.later(service, SPARE_S, None, _start_spare, service)
+    if not service.settings.owner or service.hosts_started > 1:
+        # The next computation finds a host that has done its imports already. For a program's own node there is none
+        # before the second one: most programs have one cluster, and a host takes 0.2 s of CPU time and 25 MB.
+        guard.later(service, SPARE_S, None, _start_spare, service)
+
+
+def _new_host(service: NodeState, account: Account | None) -> HostProcess:
+    """Start a host, and count it (``NodeState.new_host``)."""
+    host = service.new_host(account)
+    service.hosts_started += 1
+    return host
 
 
 def _take_spare(service: NodeState, account: Account | None) -> HostProcess | None:
@@ -427,7 +435,7 @@ def _start_spare(service: NodeState) -> None:
     if service.spare is not None or service.stopped.is_set():
         return
     try:
-        service.spare = service.new_host(service.next_account())
+        service.spare = _new_host(service, service.next_account())
         logger.debug("host %d is started ahead", service.spare.process.pid)
     except OSError as error:
         # The next computation tries again; if that fails, its program is told.

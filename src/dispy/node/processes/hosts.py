@@ -234,8 +234,7 @@ class HostProcess:
         They are told by shutting down the node's side of their sockets. The caller kills a host that takes too long.
         """
         for handle in self.workers.values():
-            with suppress(OSError):
-                handle.jobs.shutdown(socket.SHUT_WR)
+            handle.end()
         with suppress(OSError):
             self.control.shutdown(socket.SHUT_WR)
 

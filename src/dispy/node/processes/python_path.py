@@ -98,7 +98,7 @@ class SearchPath:
             self._spared.pids.add(process.pid)
         with process:
             try:
-                said: bytes = process.communicate(timeout=_ASK_S)[0]
+                said: bytes = process.communicate(timeout=_ASK_S)[0]  # pyright: ignore[reportAssignmentType]  # not text
                 return said
             finally:
                 process.kill()

@@ -140,6 +140,11 @@ class WorkerHandle:
         protocol.pack_ran(packet, 0, 0, 0, 0, count)
         return memoryview(packet)
 
+    def end(self) -> None:
+        """Tell the worker to end when it has run all records that it was sent: shut down the socket for them."""
+        with suppress(OSError):
+            self.jobs.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Close the node's ends of the sockets, and the output files; the worker must not be used any more."""
         self.jobs.close()

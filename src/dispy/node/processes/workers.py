@@ -41,6 +41,9 @@ SETUP_GRACE_S = 1.0
 """Seconds that ``setup`` has, after its time is over and an exception was raised in it, to end by itself and report
 where it was. Then its process is killed, and the reason says only that it took too long."""
 
+CLEANUP_S = 5.0
+"""Seconds after which a host or worker that was told to end is killed: ``cleanup`` that still runs is cut off."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX
@@ -160,6 +163,26 @@ def kill(service: NodeState, action: core.KillWorker) -> None:
     owner = service.owners.get(action.worker)
     if owner is not None:
         owner[0].host.tell(worker_protocol.Kill(action.worker))
+
+
+def end(service: NodeState, action: core.EndWorker) -> None:
+    """Tell a worker to end that has no jobs, and have it killed if it has not ended after ``CLEANUP_S``."""
+    owner = service.owners.get(action.worker)
+    if owner is not None:
+        owner[1].end()
+        guard.later(service, CLEANUP_S, owner[0].key, _end_slow_worker, service, action.worker)
+
+
+def _end_slow_worker(service: NodeState, worker: WorkerId) -> None:
+    """Kill a worker whose ``cleanup`` takes too long. One that is still in ``setup`` has the time for that first."""
+    owner = service.owners.get(worker)
+    if owner is None:
+        return
+    loaded, handle = owner
+    if loaded.per_worker and not handle.is_set_up:
+        guard.later(service, CLEANUP_S, loaded.key, _end_slow_worker, service, worker)
+    else:
+        kill(service, core.KillWorker(worker))
 
 
 def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
@@ -311,22 +334,21 @@ def _schedule_tick(service: NodeState) -> None:
 
 
 def _on_tick(service: NodeState) -> None:
-    """Tell the core the positions of all workers, and take in results that wait in arenas behind long jobs.
+    """Tell the core the positions of workers with a record, and take in results that wait in arenas behind long jobs.
 
     The next tick follows after ``TICK_S`` if a worker still has a record.
     """
     service.tick = None
+    owners = [
+        service.owners[worker] for worker in service.machine.state.running if worker in service.owners
+    ]
     positions = {
-        worker: (handle.words[worker_protocol.SLOT_CLAIM], handle.started())
-        for worker, (_, handle) in service.owners.items()
+        handle.id: (handle.words[worker_protocol.SLOT_CLAIM], handle.started()) for _, handle in owners
     }
-    for worker, (position, _) in positions.items():
-        owner = service.owners.get(worker)
-        if owner is None:
-            continue
-        handle = owner[1]
+    for loaded, handle in owners:
+        position = positions[handle.id][0]
         if handle.last_position == position and handle.words[worker_protocol.SLOT_COUNT]:
-            guard.run(service, owner[0].key, _take_waiting, service, handle, position)
+            guard.run(service, loaded.key, _take_waiting, service, handle, position)
         handle.last_position = position
     service.handle_and_look(core.Tick(positions))
     if service.machine.state.busy:

@@ -9,7 +9,6 @@ before each job, whether anything that a pickle of code depends on has changed.
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import itertools
 import operator
@@ -22,6 +21,7 @@ from typing import Any
 import cloudpickle
 
 from dispy.payload.blocks import PROTOCOL
+from dispy.payload.digest import blake2b
 from dispy.payload.modules.origins import lies_with_packages
 
 STAMPED_MAX = 1024 * 1024
@@ -89,7 +89,7 @@ class Sink(io.RawIOBase):
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = blake2b(digest_size=16)
         self._left = limit
 
     def write(self, data: Any) -> int:

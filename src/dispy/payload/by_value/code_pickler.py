@@ -53,9 +53,11 @@ class CodePickler(Protocol):
 
     def origin(self, name: str | None) -> Origin:
         """Returns the origin of a module, by its name, for this pickle: it decides how its objects travel."""
+        ...
 
     def is_by_value(self, obj: Any) -> bool:
         """True if a function, class or the like goes by value: there is no name under which it is found."""
+        ...
 
     def by_name(self, module: str, name: str) -> Any:
         """Returns how an attribute of a module is pickled: as the name of the module and its name there.
@@ -69,15 +71,18 @@ class CodePickler(Protocol):
         Asked again for the same dictionary, it returns the same object: the pickle then holds it once, and functions
         that share globals here share one dictionary there.
         """
+        ...
 
     def goes_along(self, namespace: Namespace) -> bool:
         """True if the pickle brings the globals that functions use of this dictionary, as no import gives them."""
+        ...
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
         """Returns globals of a dictionary that goes by value, in the order of ``names``; adds them to ``watch``.
 
         KeyError if it lacks a name.
         """
+        ...
 
     def shared_in(self, namespace: Namespace, values: Any) -> Any:
         """Returns a tuple or dictionary with stand-ins for values that a module holds as well: each stays one object.
@@ -91,6 +96,7 @@ class CodePickler(Protocol):
         The stand-ins (``functions.Later``), in the order of the functions, go into the pickle of the class: where
         one is unpickled, its function is filled. The functions that it refers to need not be filled yet.
         """
+        ...
 
     def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
         """Returns the state that ``functions.fill_function`` gives a function: parts that may refer to it again.
@@ -98,6 +104,7 @@ class CodePickler(Protocol):
         A tuple: attributes of ``functions.PARTS``, by name; other attributes, by name; pairs of a cell and its value;
         globals (``Stamped``); names of modules to import first.
         """
+        ...
 
 
 Reducer = Callable[[CodePickler, Any], Any]

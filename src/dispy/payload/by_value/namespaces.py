@@ -54,7 +54,7 @@ def functions_of(item: Any) -> Iterable[types.FunctionType]:
     """
     if isinstance(item, types.MethodType):
         item = item.__func__
-    if isinstance(item, (functools._lru_cache_wrapper, functools.partial)):
+    if isinstance(item, (functools._lru_cache_wrapper, functools.partial)):  # pyright: ignore[reportPrivateUsage]  # no public name
         item = getattr(item, "__wrapped__", None) or item.func  # type: ignore[union-attr]
     if isinstance(item, types.FunctionType):
         yield item

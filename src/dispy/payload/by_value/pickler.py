@@ -457,7 +457,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         )  # fmt: skip
 
 
-_BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})
+_BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})  # pyright: ignore[reportPrivateUsage]  # no public name
 """Classes of the interpreter, such as ``NoneType``, that are found under no name: cloudpickle reduces them."""
 
 

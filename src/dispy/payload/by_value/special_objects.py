@@ -304,12 +304,12 @@ def _reduce_context_manager(pickler: CodePickler, manager: Any) -> Any:
 
 REDUCERS: dict[type, Reducer] = {
     **annotation_types.REDUCERS,
-    functools._lru_cache_wrapper: _reduce_cache,
+    functools._lru_cache_wrapper: _reduce_cache,  # pyright: ignore[reportPrivateUsage]  # no public name
     functools.singledispatchmethod: _reduce_generic_method,
     weakref.WeakKeyDictionary: _reduce_weak,
     weakref.WeakValueDictionary: _reduce_weak,
-    contextlib._GeneratorContextManager: _reduce_context_manager,
-    contextlib._AsyncGeneratorContextManager: _reduce_context_manager,
+    contextlib._GeneratorContextManager: _reduce_context_manager,  # pyright: ignore[reportPrivateUsage]  # no public name
+    contextlib._AsyncGeneratorContextManager: _reduce_context_manager,  # pyright: ignore[reportPrivateUsage]  # no public name
 }
 """By type: the function that returns how its instances are pickled. Instances of subclasses are not looked up."""
 

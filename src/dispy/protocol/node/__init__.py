@@ -10,8 +10,9 @@ The scheduler dials, and both sides prove that they know the secret (``protocol.
 After that either side sends a message whenever there is news; none waits for an answer. Jobs, results and
 cancellations travel as lists, so that the cost of a message is shared by many jobs.
 
-Job numbers are unique for the life of a client (``Attach.client``). An attempt is one run of a job, counted from 0.
-A pair of number and attempt is never reused, so a late message can always be told from a current one.
+Numbers of computations are unique for the life of a client (``Attach.client``), those of jobs for the life of a
+computation. An attempt is one run of a job, counted from 0. A pair of number and attempt is never reused in its
+computation, so a late message can always be told from a current one.
 
 The modules, by subject: ``jobs`` (jobs, results, output), ``computations`` (code, credit, objects), ``files``,
 ``connections`` (introduction, recovery, heartbeat, offered CPUs), ``fields`` (bounds of all field types). Import from

@@ -31,15 +31,23 @@ class Attach(Struct, array_like=True, tag=1):
     """User and machine of the program, as the program says itself: "alice@ws7". Only for logs; empty: not told."""
 
 
+class HeldJobs(Struct, array_like=True):
+    """Attempts of one computation (its number): an element of ``Reconcile``, ``Reconciled`` and ``Held``. Job numbers
+    are unique in a computation only."""
+
+    computation: Number
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+
+
 class Reconcile(Struct, array_like=True, tag=2):
     """All attempts that the scheduler believes to be on the node: sent after a ``Welcome`` that is ``known``.
 
     The node ends all other attempts of this client, and forgets computations that are not named or have another
-    generation. It answers with ``Reconciled``: what it lacks. ``computations``: generation (``Compute.life``) of each
-    computation that should be there, by its number.
+    generation. It answers with ``Reconciled``: what it lacks. ``attempts``: an item for each computation that has
+    some. ``computations``: generation (``Compute.life``) of each computation that should be there, by its number.
     """
 
-    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    attempts: Annotated[list[HeldJobs], Meta(max_length=limits.BATCH_MAX)]
     computations: Annotated[dict[Number, Number], Meta(max_length=limits.BATCH_MAX)]
 
 
@@ -63,7 +71,8 @@ class Detach(Struct, array_like=True, tag=10):
 
 
 class SetPulse(Struct, array_like=True, tag=17):
-    """Heartbeat interval of this connection from now on (seconds), for both directions (see ``net.heartbeat``).
+    """Heartbeat interval of this connection from now on (seconds), for both directions
+    (``protocol.connection.heartbeat``).
 
     Without this message it is ``settings.PULSE_S``. A side that hears nothing for five intervals ends the connection.
     """
@@ -120,7 +129,7 @@ class Reconciled(Struct, array_like=True, tag=40):
     """Attempts and computations (numbers) of a ``Reconcile`` that the node does not have: the scheduler sends them
     again. Attempts whose results are still to be acknowledged are not among them."""
 
-    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    attempts: Annotated[list[HeldJobs], Meta(max_length=limits.BATCH_MAX)]
     computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
 
 
@@ -129,14 +138,6 @@ class Leaving(Struct, array_like=True, tag=41):
     node as lost at once, and does not dial again. Jobs whose end it did not report have been killed."""
 
     reason: Reason = ""
-
-
-class HeldJobs(Struct, array_like=True):
-    """Attempts of one computation (its number) that the node has, or has lost: an element of ``Held.open`` and
-    ``Held.lost``."""
-
-    computation: Number
-    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
 
 
 class Held(Struct, array_like=True, tag=52):

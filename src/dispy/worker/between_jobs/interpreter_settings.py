@@ -120,7 +120,7 @@ class _Frameless:
 
 def is_importing() -> bool:
     """True if the calling code runs because a module is being imported: what it sets stays, as the module does."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the only way to callers' frames
     while frame is not None:
         if frame.f_code.co_filename == _BOOTSTRAP:
             return True

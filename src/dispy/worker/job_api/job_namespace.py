@@ -47,7 +47,7 @@ def offer(
         "dispy_job_seed": job_seed,
         "dispynode_logger": node_logger,
     }
-    vars(builtins).update(names)
+    vars(builtins).update(names)  # pyright: ignore[reportAttributeAccessIssue]  # of a module a dict
     job.node_name, job.node_ip_addr, job.job_path = node_name, node_ip_addr, job_path
     return names
 

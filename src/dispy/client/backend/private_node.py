@@ -20,7 +20,7 @@ from dispy.net.discovery import where_looked
 from dispy.system.processes import shortage
 
 if TYPE_CHECKING:
-    from dispy.core.scheduling.ids import NodeId
+    from dispy.protocol.views import NodeId
     from dispy.security.secrets import Secret
 
 logger = logging.getLogger("dispy.client")
@@ -50,7 +50,7 @@ class PrivateNode:
         node: Identity of the node, as it has told it over the link; None until then.
         is_draining: True while another node of this machine is listed: clusters that use another node give this one
             no new jobs.
-        drained: Numbers of computations that give the node no new jobs, as they use another one. ``node_use.drain``
+        drained: Numbers of computations that give the node no new jobs, as they use another one. ``Discovery.drain``
             adds and removes them.
 
     Raises:
@@ -144,7 +144,7 @@ class PrivateNode:
         return self._process.poll() is not None and time.monotonic() - self._started > AGAIN_S
 
     def set_draining(self, is_draining: bool) -> None:
-        """Store whether another node of this machine is listed, to be used instead: ``node_use.drain`` acts on it."""
+        """Store whether another node of this machine is listed, to be used instead (``Discovery.drain``)."""
         self.is_draining = is_draining
 
     def stop(self) -> None:

@@ -7,19 +7,9 @@ server: nodes take a program for dead that is silent for some seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from dispy.client.engine.callback_thread import Caller
 from dispy.net.discovery import Listing, Lookout
-from dispy.system.addresses import LOOPBACK
-
-if TYPE_CHECKING:
-    from dispy.client.nodes import NodeAllocate
-
-
-def covers_loopback(item: NodeAllocate) -> bool:
-    """True if an element of ``nodes`` covers a loopback address, so that it may name a node of this machine."""
-    return item.matches(LOOPBACK) or item.matches("::1")
 
 
 class Listed:

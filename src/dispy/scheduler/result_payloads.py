@@ -1,12 +1,7 @@
-"""Batches of results that arrive from a node: which numbers have come, and the payloads that travel beside them.
+"""Payloads of results that arrive from a node beside their batch: large values and output.
 
-A node numbers its batches for each client from 1. It keeps a batch until it is acknowledged, and sends it again after
-a reconnect. Batches can arrive out of order, as one with a large payload leaves later than its number says. Only a
-number up to which *all* batches have arrived can be acknowledged: ``ArrivedBatches.received``.
-
-Results with large values or output refer to streams or to files of the node's shared memory; ``take_parts`` fetches
-them. A result whose bytes cannot be had is not an error of the connection: the job ends as terminated, with the
-reason.
+Such results refer to streams of the connection, or to files of the node's shared memory; ``take_parts`` fetches them.
+A result whose bytes cannot be had is not an error of the connection: its job ends as terminated, with the reason.
 """
 
 from __future__ import annotations
@@ -19,70 +14,26 @@ from dispy.protocol import node
 from dispy.system.escaping import lines
 
 
-class ArrivedBatches:
-    """Numbers of the batches of results that have arrived from one node: tells which number may be acknowledged.
-
-    Invariant: all batches up to ``received`` have arrived or will never come; ``ahead`` and the gaps are above it,
-    and disjoint.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        """Number up to which all batches have arrived, or will never come; 0: none. The node is told it, and forgets
-        the results of these batches."""
-        self.ahead: set[int] = set()
-        """Numbers of batches above ``received`` that have arrived out of order."""
-        self._gaps: dict[int, int] = {}
-        """Ranges of batch numbers above ``received`` that will never come, as the node says: last number of each
-        range, by its first."""
-
-    def note(self, batch: int) -> None:
-        """Note that the batch with this number has arrived; one that has arrived before changes nothing."""
-        if batch > self.received:
-            self.ahead.add(batch)
-        while True:
-            following = self.received + 1
-            if following in self.ahead:
-                self.ahead.remove(following)
-                self.received = following
-            elif following in self._gaps:
-                self.received = self._gaps.pop(following)
-            else:
-                break
-
-    def forget(self) -> None:
-        """Begin anew: the node has forgotten us (``Welcome.known`` is False), and counts batches from 1 again."""
-        self.received = 0
-        self.ahead.clear()
-        self._gaps.clear()
-
-    def expect(self, message: node.Welcome) -> None:
-        """Expect the batches that a node sends again after a reconnect (``Welcome.kept``).
-
-        All other numbers up to ``Welcome.last`` have arrived here before, or are lost: they are gaps.
-        """
-        self.ahead.clear()
-        self._gaps.clear()
-        before = self.received
-        for batch in sorted({*message.kept, message.last + 1}):
-            if batch > before + 1:
-                self._gaps[before + 1] = batch - 1
-            before = max(before, batch)
-        # A gap right behind ``received`` needs no waiting.
-        self.received = self._gaps.pop(self.received + 1, self.received)
-
-
-def take_parts(connection: Connection, message: node.JobsEnded, adopt: Callable[[int, int], Sized]) -> None:
+def take_parts(
+    connection: Connection,
+    message: node.JobsEnded,
+    adopt: Callable[[int, int], Sized],
+    *,
+    may_lose: bool = True,
+) -> None:
     """Put into the results of a batch the values and output that travelled beside it, and escape their reasons.
 
-    Control characters in a reason could drive the user's terminal. Without memory for a value its job ends as
-    terminated.
+    Control characters in a reason could drive the user's terminal.
 
     Args:
         connection: The connection that the batch has arrived on; its streams are taken.
         message: The batch; its results are completed in place.
         adopt: Takes a file over from the node's shared memory: called with the numbers of computation and segment;
             returns the value, pickled. Raises ``OSError`` or ``ValueError`` if it cannot.
+        may_lose: True: without memory for a value its job ends as terminated. False: see below.
+
+    Raises:
+        MemoryError: There is no memory for a value, and ``may_lose`` is False.
     """
     for ended in message.ended:
         if ended.reason:
@@ -92,11 +43,24 @@ def take_parts(connection: Connection, message: node.JobsEnded, adopt: Callable[
         if ended.stream:
             ended.payload = connection.take_stream(ended.stream).data
             if ended.payload is None:
+                if not may_lose:
+                    raise MemoryError("there is not enough memory here for a job's result")
                 ended.payload = b""
                 ended.status = node.TERMINATED
                 ended.reason = "there is not enough memory here for the job's result"
                 ended.checksum = 0
         take_output(connection, ended)
+
+
+def drop_parts(connection: Connection, message: node.JobsEnded) -> None:
+    """Drop the values and output that travelled beside a batch that has arrived before. The batch is dropped, too.
+
+    Files in the node's shared memory are left to the node, which removes them with the acknowledgement.
+    """
+    for ended in message.ended:
+        for stream in (ended.stream, ended.output_stream):
+            if stream:
+                connection.take_stream(stream).discard()
 
 
 def take_shared(ended: node.Ended, computation: int, adopt: Callable[[int, int], Sized]) -> None:

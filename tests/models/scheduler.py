@@ -1,7 +1,8 @@
-"""The scheduling machine with links that break and nodes that come and go, and what must hold then.
+"""A scheduler without sockets: the scheduling machine, links that break, and nodes that come and go.
 
-``Cluster`` does what ``dispy.scheduler.service`` does, over queues in memory. It keeps its own slow
-and obvious account of every job, and compares after every step.
+``Cluster`` does what ``dispy.scheduler.service`` and its links do, over queues in memory: a message waits until a
+test delivers it, and is lost with its connection. It keeps a slow and obvious account of every job, by which it
+checks all that the machine says, and its state between any two events.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Protocol
 
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling.ids import ClientId, NodeId
+from dispy.core.scheduling.ids import NodeId
+from dispy.protocol.batches import Arrived
 from dispy.protocol.node import (
+    Acknowledge,
     Compute,
     FromNode,
     Job,
@@ -24,6 +27,8 @@ from dispy.protocol.node import (
     ToNode,
     Welcome,
 )
+from dispy.protocol.views import PlacementView
+from tests.models import invariants
 
 
 class Node(Protocol):
@@ -52,7 +57,7 @@ class Link:
         self.incarnation = 0
         self.node: Node | None = None
         self.is_up = False
-        self.received = 0
+        self.arrived = Arrived()
         self.to_node: deque[ToNode] = deque()
         self.to_scheduler: deque[FromNode] = deque()
         self.is_introduced = False
@@ -68,12 +73,16 @@ class Link:
 class Model:
     """What is known of a computation without looking into the machine."""
 
-    def __init__(self, number: int, is_reentrant: bool) -> None:
-        self.number = number
+    def __init__(self, key: core.Key, wire: int, is_reentrant: bool) -> None:
+        self.key = key
+        self.wire = wire
+        """Number by which nodes know it."""
         self.is_reentrant = is_reentrant
         self.is_live = not is_reentrant
         """Whether the output of all its jobs is wanted."""
-        self.compute = Compute(number, f"c{number}", b"", live=self.is_live)
+        self.compute = Compute(wire, f"c{wire}", b"", live=self.is_live)
+        self.next_job = 1
+        """Each computation has jobs 1, 2, 3."""
         self.open: dict[int, NodeId | None] = {}
         """Jobs that have not ended, and where they are pinned to."""
         self.final: dict[int, int] = {}
@@ -100,16 +109,24 @@ class Cluster:
         self.machine = Machine()
         self.now = 0.0
         self.links: list[Link] = []
-        self.models: dict[int, Model] = {}
-        self.next_job = 1
-        self.wishes: dict[tuple[int, int], int] = {}
+        self.models: dict[core.Key, Model] = {}
+        """Computations by client and number."""
+        self.by_wire: dict[int, Model] = {}
+        """Computations by the number that nodes know."""
+        self.wishes: dict[tuple[core.Key, int], int] = {}
         """CPUs that a computation may have of a node (by link number); kept over its losses."""
         self.comparing: set[NodeId] = set()
         """Nodes that have not answered ``Reconcile`` yet."""
         self.returns_at_once = True
         """Whether a computation that has left a node comes back in the same turn."""
-        self.away: list[tuple[int, Link]] = []
+        self.away: list[tuple[core.Key, Link]] = []
         """Those that have left, and are to come back."""
+        self.views: dict[tuple[core.Key, NodeId], PlacementView] = {}
+        """What the client was told last of each placement, without those that are gone."""
+        self.unanswered: deque[core.AnswerPrinted] = deque()
+        """What clients have not said yet about output that they were told."""
+        self.answers_at_once = True
+        """Whether they say it in the same turn."""
         self._new_node = new_node
 
     # The scheduler's service.
@@ -122,20 +139,38 @@ class Cluster:
                     self._send(node, message)
                 case core.TellEnded():
                     self._on_ended(action)
-                case core.TellEndedHere(_, number, jobs, status):
+                case core.TellEndedHere(client, number, jobs, status):
                     for job in jobs:
-                        self._end(self.models[number], job, status)
-                case core.TellStarted():
-                    assert all(s.number in self.models[action.computation].open for s in action.started)
-                case core.TellRequeued():
-                    assert set(action.numbers) <= set(self.models[action.computation].open)
-                case core.TellPrinted():
-                    for printed in action.printed:
-                        self._on_printed(self.models[action.computation], printed)
-                case core.TellVacated(_, number, node):
-                    self.on_vacated(number, node)
-                case core.TellNode() | core.TellValue() | core.TellCredit():
+                        self._end(self.models[client, number], job, status)
+                case core.TellStarted(client, number):
+                    assert all(s.number in self.models[client, number].open for s in action.started)
+                case core.TellRequeued(client, number):
+                    assert set(action.numbers) <= set(self.models[client, number].open)
+                case core.TellPrinted(client, number, node, pieces, serial):
+                    for printed in pieces:
+                        self._on_printed(self.models[client, number], printed)
+                    self.unanswered.append(core.AnswerPrinted(client, number, node, serial))
+                    if self.answers_at_once:
+                        self.answer()
+                case core.TellVacated(client, number, node):
+                    self.on_vacated((client, number), node)
+                case core.TellPlacement(client, number, node, view):
+                    self._on_view((client, number), node, view)
+                case core.TellNode() | core.TellValue():
                     pass
+
+    def answer(self) -> None:
+        """Clients have what they were told of output."""
+        while self.unanswered:
+            self.handle(self.unanswered.popleft())
+
+    def _on_view(self, key: core.Key, node: NodeId, view: PlacementView) -> None:
+        told = self.views.pop((key, node), None)
+        if told is not None:
+            told.assigned, told.started = view.assigned, view.started
+        assert view != told, "nothing is told"
+        if view.status is not core.Status.GONE:
+            self.views[key, node] = view
 
     def _send(self, node_id: NodeId, message: ToNode) -> None:
         if type(message) is RunJobs:
@@ -145,8 +180,8 @@ class Cluster:
             if link.id == node_id and link.is_up:
                 link.to_node.append(message)
 
-    def _check_sent(self, node_id: NodeId, computation: int, job: Job) -> None:
-        model = self.models[computation]
+    def _check_sent(self, node_id: NodeId, wire: int, job: Job) -> None:
+        model = self.by_wire[wire]
         is_again = (job.number, job.attempt) in model.sent
         before = model.sent.setdefault((job.number, job.attempt), node_id)
         assert before == node_id, f"{job.number} is sent to two nodes as the same attempt"
@@ -154,7 +189,7 @@ class Cluster:
         assert model.open[job.number] in (None, node_id), f"{job.number} is sent where it must not run"
         assert is_again or job.number not in model.cancelled, f"{job.number} is sent though cancelled"
         if not is_again:
-            placement = self.machine.state.computations[computation].placements[node_id]
+            placement = self.machine.state.computations[model.key].placements[node_id]
             link = next(link for link in self.links if link.id == node_id)
             assert link.is_up, "a job is sent to nobody"
             assert link.is_introduced, "a job is sent before both sides have met"
@@ -175,7 +210,7 @@ class Cluster:
         model.printed[number] = (printed.attempt, max(position, end))
 
     def _on_ended(self, action: core.TellEnded) -> None:
-        model = self.models[action.computation]
+        model = self.models[action.client, action.computation]
         for ended in action.ended:
             latest = max(attempt for number, attempt in model.sent if number == ended.number)
             assert ended.attempt == latest, f"{ended.number} ends with the result of an old attempt"
@@ -189,61 +224,62 @@ class Cluster:
 
     # What a user does.
 
-    def add_computation(self, number: int, is_reentrant: bool) -> None:
+    def add_computation(self, key: core.Key, is_reentrant: bool) -> None:
         """A computation comes."""
-        model = self.models[number] = Model(number, is_reentrant)
-        self.handle(core.AddComputation(ClientId(0), model.compute, is_reentrant))
+        model = self.models[key] = Model(key, len(self.models) + 1, is_reentrant)
+        self.by_wire[model.wire] = model
+        self.handle(core.AddComputation(*key, model.compute, is_reentrant))
 
-    def submit(self, number: int, count: int, link: Link | None = None) -> None:
+    def submit(self, key: core.Key, count: int, link: Link | None = None) -> None:
         """Jobs come, perhaps for one node only."""
-        model = self.models[number]
-        jobs = [Job(self.next_job + i, 0, b"x") for i in range(count)]
-        self.next_job += count
+        model = self.models[key]
+        jobs = [Job(model.next_job + i, 0, b"x") for i in range(count)]
+        model.next_job += count
         node = None if link is None else link.id
         model.open.update((job.number, node) for job in jobs)
-        self.handle(core.SubmitJobs(number, jobs, node))
+        self.handle(core.SubmitJobs(*key, jobs, node))
 
-    def cancel(self, number: int, jobs: list[int]) -> None:
+    def cancel(self, key: core.Key, jobs: list[int]) -> None:
         """Jobs are not wanted any more."""
-        self.models[number].cancelled.update(jobs)
-        self.handle(core.CancelJobs(number, jobs))
+        self.models[key].cancelled.update(jobs)
+        self.handle(core.CancelJobs(*key, jobs))
 
-    def watch(self, number: int, jobs: list[int], is_wanted: bool) -> None:
+    def watch(self, key: core.Key, jobs: list[int], is_wanted: bool) -> None:
         """Somebody wants to see what jobs print, or does not any more."""
-        model = self.models[number]
+        model = self.models[key]
         if is_wanted:
             model.watched.update(jobs)
             model.ever_watched.update(jobs)
         else:
             model.watched.difference_update(jobs)
-        self.handle(core.WatchJobs(number, jobs, is_wanted))
+        self.handle(core.WatchJobs(*key, jobs, is_wanted))
 
-    def allocate(self, number: int, link: Link, cpus: int, is_draining: bool = False) -> None:
+    def allocate(self, key: core.Key, link: Link, cpus: int, is_draining: bool = False) -> None:
         """A computation may use so much of a node."""
-        self.wishes[number, link.number] = cpus
+        self.wishes[key, link.number] = cpus
         if link.is_known:
-            self.handle(core.Allocate(number, link.id, cpus, is_draining))
+            self.handle(core.Allocate(*key, link.id, cpus, is_draining))
 
-    def vacate(self, number: int, link: Link, terminate: bool, returns: bool) -> None:
+    def vacate(self, key: core.Key, link: Link, terminate: bool, returns: bool) -> None:
         """A computation leaves a node, perhaps to come back."""
         if not returns:
-            self.wishes[number, link.number] = 0
+            self.wishes[key, link.number] = 0
         if link.is_known:
-            self.handle(core.Vacate(number, link.id, terminate, returns))
+            self.handle(core.Vacate(*key, link.id, terminate, returns))
 
-    def on_vacated(self, number: int, node: NodeId) -> None:
+    def on_vacated(self, key: core.Key, node: NodeId) -> None:
         """A computation has left a node: nothing of it runs there, and no result is on its way."""
-        assert not self.machine.state.computations[number].placements[node].assigned, "it has jobs there"
+        assert not self.machine.state.computations[key].placements[node].assigned, "it has jobs there"
         link = next(link for link in self.links if link.id == node)
         if self.returns_at_once:
-            self.come_back(number, link)
+            self.come_back(key, link)
         else:
-            self.away.append((number, link))
+            self.away.append((key, link))
 
-    def come_back(self, number: int, link: Link) -> None:
+    def come_back(self, key: core.Key, link: Link) -> None:
         """It is allocated what it may have of the node that it has left."""
         if link.is_known:
-            self.handle(core.Allocate(number, link.id, self.wishes.get((number, link.number), 2)))
+            self.handle(core.Allocate(*key, link.id, self.wishes.get((key, link.number), 2)))
 
     def limit(self, link: Link, cpus: int) -> None:
         """All computations together may use so much of a node."""
@@ -262,7 +298,7 @@ class Cluster:
             link.node = self._new_node(self, link, 2)
         link.is_up = True
         link.to_scheduler.append(Welcome(link.id, "node", link.node.cpus, "", False))
-        known = link.node.attach(link.received)
+        known = link.node.attach(link.arrived.attach())
         welcome = link.to_scheduler[0]
         assert type(welcome) is Welcome
         welcome.known = known
@@ -283,7 +319,7 @@ class Cluster:
         """The scheduler gives a silent node up; the node does not know, and may be reached later."""
         if link.is_known:
             link.is_known = False
-            link.received = 0
+            link.arrived = Arrived()
             self.handle(core.NodeLost(link.id, "silent for too long"))
 
     def restart(self, link: Link) -> None:
@@ -300,14 +336,18 @@ class Cluster:
             self._welcome(link, message)
             return
         if type(message) is JobsEnded:
-            link.received = message.batch
+            assert not link.arrived.has(message.batch), "a batch is told twice"
+            link.arrived.arrive(message.batch)
+            link.arrived.release(message.batch)
+            self._send(link.id, Acknowledge(link.arrived.due()))
+            link.arrived.tell(link.arrived.due())
         if type(message) is Reconciled:
             self.comparing.discard(link.id)
         self.handle(core.FromNodeEvent(link.id, message))
 
     def _welcome(self, link: Link, message: Welcome) -> None:
-        if not message.known:
-            link.received = 0
+        # This model of a node does not say which batches it keeps: all that are not here.
+        link.arrived = link.arrived.compare(0, [], is_known=message.known, is_same=True)
         link.is_introduced = True
         is_new = not link.is_known
         if message.known:
@@ -315,9 +355,9 @@ class Cluster:
         link.is_known = True
         self.handle(core.NodeUp(link.id, message.name, message.cpus, message.known))
         if is_new or not message.known:
-            for (number, at), cpus in self.wishes.items():
+            for (key, at), cpus in self.wishes.items():
                 if at == link.number and cpus:
-                    self.handle(core.Allocate(number, link.id, cpus))
+                    self.handle(core.Allocate(*key, link.id, cpus))
 
     def deliver_to_node(self, link: Link) -> None:
         """One message arrives at a node."""
@@ -329,9 +369,9 @@ class Cluster:
         if link.is_up:
             link.to_scheduler.append(message)
 
-    def on_start(self, link: Link, number: int, attempt: int) -> None:
+    def on_start(self, wire: int, number: int, attempt: int) -> None:
         """A node begins a job."""
-        model = next(m for m in self.models.values() if number in m.open or number in m.final)
+        model = self.by_wire[wire]
         starts = model.starts.setdefault(number, [])
         assert attempt not in starts, f"attempt {attempt} of {number} is run twice"
         assert model.is_reentrant or not starts, f"{number} is run twice"
@@ -341,45 +381,40 @@ class Cluster:
 
     def check(self) -> None:
         """What must hold between any two events."""
-        for number, model in self.models.items():
-            computation = self.machine.state.computations[number]
+        state = self.machine.state
+        assert not (wrong := invariants.find_in_scheduler(state)), wrong
+        assert not (wrong := invariants.find_slowly_in_scheduler(state)), wrong
+        for key, model in self.models.items():
+            computation = state.computations[key]
             self._check_places(computation, model)
+            told = {node for owner, node in self.views if owner == key}
+            assert told == set(computation.placements), "a client knows of other nodes"
             for placement in computation.placements.values():
-                self._check_placement(computation, placement)
-            live = [job for job in computation.queue if job.number not in computation.cancelled]
-            assert not (live and computation.free), "a job waits while a CPU is idle"
-            assert not (live and computation.backlogs), "a job waits here though it could wait there"
-
+                self._check_view(placement, self.views[key, placement.node.id])
             assert computation.watched == model.watched
 
     def _check_places(self, computation: core.Computation, model: Model) -> None:
         """Every job that has not ended is in one place."""
-        queued = [job.number for job in computation.queue]
-        assert computation.cancelled <= set(queued)
-        there = [number for number in queued if number not in computation.cancelled]
+        there = [job.number for job in computation.queue if job.number not in computation.cancelled]
         for placement in computation.placements.values():
             there += [job.number for job in placement.pinned]
             there += list(placement.assigned)
         assert sorted(there) == sorted(model.open), "a job is lost, or there twice"
-        assert computation.open == len(model.open)
         pinned = {number: node for number, node in model.open.items() if node is not None}
         assert computation.pinned == pinned
 
-    def _check_placement(self, computation: core.Computation, placement: core.Placement) -> None:
-        assert placement.started <= set(placement.assigned)
-        assert placement.cancelling <= set(placement.assigned)
-        node = placement.node
-        assert self.machine.state.nodes[node.id] is node
-        assert node.placements[computation.number] is placement
-        usable = placement.status is core.Status.READY and node.is_connected
-        if node.id in self.comparing:
-            # Until both sides have compared, a node may or may not be used.
-            return
-        assert (node.id in computation.free) == (usable and placement.room() > 0)
-        eighth = (placement.slots + placement.backlog) // 8
-        assert (node.id in computation.backlogs) == (usable and placement.room_behind() > eighth)
-        if node.id in computation.free:
-            assert not placement.pinned, "a pinned job waits while its CPU is idle"
+    def _check_view(self, placement: core.Placement, view: PlacementView) -> None:
+        """A client knows all but the counts of jobs from what it was told."""
+        assert view.status is placement.status
+        assert view.reason == placement.reason
+        assert view.shortage == placement.shortage
+        assert view.cpus_max == placement.cpus_max
+        assert view.node_cpus_max == placement.node.cpus_max
+        assert view.slots == (placement.granted[0] if placement.status is core.Status.READY else 0)
+        assert view.is_open == placement.is_open()
+        assert view.returns == placement.returns
+        assert view.is_connected == placement.node.is_connected
+        assert (view.progress != "") == (placement.progress is not None)
 
     def settle(self) -> bool:
         """Deliver everything and let nodes do all they can; False if nothing moved."""

@@ -1,0 +1,1 @@
+"""The seam between a program's clusters and their scheduler, and the scheduler in the program's own process."""

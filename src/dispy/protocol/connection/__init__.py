@@ -1,0 +1,1 @@
+"""One connection without its socket: bytes and the time in, messages and bytes out (``machine``)."""

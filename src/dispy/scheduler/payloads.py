@@ -1,0 +1,81 @@
+"""Messages to nodes with large payloads: sent as streams beside them, or linked as files on the machine itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from dispy.net.connection import Connection
+from dispy.net.sender import Payload
+from dispy.protocol import limits, node
+from dispy.protocol.streams import MemorySource
+from dispy.scheduler.link import Link
+
+PIECES_BATCH = 256 * limits.KIB
+"""Bytes of small pieces of files at which a message is full: it is sent, and more pieces go into another one. A
+cancel may have to wait for one message: 2 ms at 1 Gbit/s."""
+
+Give = Callable[[Link, Payload], int]
+"""Function that links a payload's file into the shared memory directory of a node of this machine. It returns the
+file's number there (``Job.given``), or 0: the payload must be sent."""
+
+
+def send_jobs(link: Link, connection: Connection, message: node.RunJobs, give: Give) -> None:
+    """Send jobs, each with large arguments apart from the others, so that small ones do not wait for them."""
+    jobs = message.jobs
+    large = [job for job in jobs if len(job.payload) >= limits.INLINE_MAX]
+    if large:
+        jobs = [job for job in jobs if len(job.payload) < limits.INLINE_MAX]
+    if large and link.shared:
+        streamed = []
+        for job in large:
+            given = give(link, job.payload)
+            if given:
+                jobs.append(node.Job(job.number, job.attempt, b"", given=given))
+            else:
+                streamed.append(job)
+        large = streamed
+        message = node.RunJobs(message.computation, jobs, message.watched, message.files)
+    if jobs:
+        small = node.RunJobs(message.computation, jobs, message.watched, message.files)
+        connection.send(small if large else message)
+    for job in large:
+        watched = [job.number] if job.number in message.watched else []
+        files = [item for item in message.files if item.number == job.number]
+        link.large_arguments.send(connection, message.computation, job, watched, files)
+
+
+def send_object(link: Link, connection: Connection, message: node.PutObject, give: Give) -> None:
+    """Send a large object, or the number of its file if the node shares this machine's memory."""
+    data = message.payload
+    bare = node.PutObject(message.computation, message.number, b"", given=give(link, data))
+    if bare.given:
+        connection.send(bare)
+    else:
+        connection.send_streamed([(bare, "stream", MemorySource(data))], bare)
+
+
+def send_code(connection: Connection, message: node.Compute) -> None:
+    """Send a computation with its large code as a stream."""
+    bare = msgspec.structs.replace(message, code=b"")
+    connection.send_streamed([(bare, "stream", MemorySource(message.code))], bare)
+
+
+def send_pieces(connection: Connection, computation: int, pieces: list[node.FilePiece]) -> None:
+    """Send pieces of files that a node has asked for: large ones as streams, small ones together in messages."""
+    batch: list[node.FilePiece] = []
+    size = 0
+    for piece in pieces:
+        if len(piece.data) >= limits.INLINE_MAX:
+            bare = node.FilePiece(piece.digest, piece.offset, b"")
+            source = MemorySource(piece.data)
+            connection.send_streamed([(bare, "stream", source)], node.FileData(computation, [bare]))
+            continue
+        batch.append(piece)
+        size += len(piece.data)
+        if size >= PIECES_BATCH or len(batch) == limits.PIECES_MAX:
+            connection.send(node.FileData(computation, batch))
+            batch, size = [], 0
+    if batch:
+        connection.send(node.FileData(computation, batch))
