@@ -128,6 +128,7 @@ class SimulatedStaging:
                 ):
                     begun.append(action)
                 getattr(self, f"do_{type(action).__name__.lower()}")(action)
+        assert not (told and isinstance(event, core.Drop)), "more may be dropped in a row"
         self.check_asked(before, told)
         self.check_turns(heads, begun)
         self.check_parts(closed)
@@ -480,6 +481,12 @@ class SimulatedStaging:
             size, is_right = self.partly[key]
             self.partly[key] = (min(size + 3, SIZES[which]), is_right)
 
+    def leave_part(self, which: int, *, is_right: bool) -> None:
+        """A process that is dead has left a part of a file that was whole."""
+        key = (StoreName("s"), DIGESTS[which])
+        if key not in self.holders and key not in self.stored and SIZES[which] > BOUNDS.small_max:
+            self.partly[key] = (SIZES[which], is_right)
+
     def end_others(self, *, is_whole: bool) -> None:
         """Other processes have received what they receive, or receive no more."""
         for key in [key for key, holder in self.holders.items() if holder is None]:
@@ -497,9 +504,8 @@ class SimulatedStaging:
         self.now = until
 
     def settle(self) -> None:
-        """All goes well from now on, until nothing is left to do."""
+        """All goes well from now on, until nothing is left to do. Other processes stand still where they are."""
         self.is_full = False
-        self.end_others(is_whole=False)
         for name, peer in self.peers.items():
             if not peer.is_connected:
                 self.set_connected(name, True)
@@ -527,7 +533,7 @@ class SimulatedStaging:
             assert len(wanted.answers) == 1, f"stage {number}: {wanted}"
         held = [
             state.stages, state.fetches, state.parts, state.stage_work, state.part_work, state.writes, state.writing,
-            self.open_parts, self.holders, self.alive, self.leaving,
+            self.open_parts, set(self.holders.values()) - {None}, self.alive, self.leaving,
         ]  # fmt: skip
         assert not any(held), held
         assert not any(supplier.size or supplier.parts for supplier in state.suppliers.values())

@@ -80,6 +80,9 @@ def check_fetch(state: State, fetch: Fetch) -> None:
     assert all(fetch.handed < offset < fetch.asked for offset in fetch.early)
     in_flight = sum(fetch.offsets.values()) + sum(piece.size for piece in fetch.early.values())
     assert fetch.asked - fetch.handed == in_flight
+    if fetch.offsets:
+        names = [stage.computation for stage in connected if stage.supplier == fetch.supplier]
+        assert fetch.computation in names, "asked for in the name of one that has left"
     has_work = fetch.part in state.part_work
     assert has_work == (fetch.phase in (Phase.OPENING, Phase.CHECKING))
     if fetch.phase is Phase.HELD:
