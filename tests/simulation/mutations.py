@@ -355,7 +355,7 @@ MUTATIONS = [
         ExecutionMachine,
         note_nothing,
         ("as never started, and it was", "started twice"),
-        first=11,
+        first=48,
         climate="recoveries",
     ),
     Mutation(
