@@ -296,7 +296,7 @@ def test_many_queued_jobs(make_cluster: MakeCluster, start_node: StartNode, is_l
     assert (len(computation.queue), len(computation.cancelled), computation.open) == (1, 0, 2)
     assert set(cluster._session.jobs.values()) == {running, kept}
     assert not cluster._session.cancels
-    assert not cluster._inbox
+    assert not cluster._session.inbox
     assert cluster.cancel([kept, running]) == 0
     assert running.wait(5)
 

@@ -261,7 +261,7 @@ def test_what_was_sent_is_there_again_when_its_node_comes_back(
     later = start_node("--cpus", "1", port=port)
     other = start_node("--cpus", "1")
     wait_for(in_use, lambda nodes: len(nodes) == 2, what="both nodes")
-    found = {shown._port: cluster.submit_node(shown)()[0] for shown in in_use()}
+    found = {shown.port: cluster.submit_node(shown)()[0] for shown in in_use()}
     assert found == {later.port: everything[0], other.port: ["listed"]}
 
 

@@ -234,7 +234,7 @@ def test_constants_are_let_go(make_cluster: MakeCluster) -> None:
     for _ in range(3):
         assert list(cluster.map([1, 2], constants={"right": 5})) == [6, 7]
     assert cluster.wait(5)
-    assert not cluster._held
+    assert not cluster._session.held
     cluster.submit(1, 2)()
     objects = cluster._session.engine.call(
         lambda: len(

@@ -60,6 +60,7 @@ class CheckedNode(SimulatedNode):
 
     def act(self, actions: list[core.Action]) -> None:
         """Check who gets new work, and that nothing is lost with a node that leaves."""
+        self._note_idle()
         assert not (wrong := invariants.find_offered(self.machine.state, actions)), wrong
         self._check_offers([action for action in actions if type(action) is core.Offer])
         if any(type(action) is core.Drained for action in actions):
@@ -189,13 +190,17 @@ class CheckedNode(SimulatedNode):
                 assert not is_held_off(state, computation), "a computation is held off by nobody"
         assert [computation.key for computation in state.exclusive] == self.exclusive
         self._check_indexes()
+        old = [w for w in self.idle() if self._idle_s(w) >= state.idle_s + IDLE_LOOK_S]
+        assert len(old) <= workers_max(state.cpus), "too many workers are idle for too long"
+
+    def _note_idle(self) -> None:
+        """Note since when workers have no record."""
         for worker in self.workers:
-            if worker in state.workers and state.workers[worker].records:
+            known = self.machine.state.workers.get(worker)
+            if known is not None and known.records:
                 self._idle_since.pop(worker, None)
             else:
                 self._idle_since.setdefault(worker, self.now)
-        old = [w for w in self.idle() if self._idle_s(w) >= state.idle_s + IDLE_LOOK_S]
-        assert len(old) <= workers_max(state.cpus), "too many workers are idle for too long"
 
     def idle(self) -> list[WorkerId]:
         """Workers that have no record and may get one."""

@@ -15,7 +15,7 @@ from dispy.client.backend.node_discovery import Discovery
 from dispy.client.backend.open_clusters import OpenCluster
 from dispy.client.recovery.dead_program import PastSession
 from dispy.client.recovery.node_queries import SILENT_S, Asking
-from dispy.core.recovery import PlacementStatus
+from dispy.core.recovery import PlaceStatus
 from dispy.journal.rows import NodeRow, Options
 from dispy.protocol.node import Compute
 from dispy.scheduler.link import Target
@@ -98,8 +98,8 @@ class Recovery:
     def sought(self) -> Iterable[bytes]:
         return [] if self.reasons else list(self.places)
 
-    def give_up(self, incarnation: bytes, status: PlacementStatus, reason: str) -> None:
-        assert status is PlacementStatus.SILENT
+    def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
+        assert status is PlaceStatus.SILENT
         self.reasons.append(reason)
 
     def has_answer(self, peer: str) -> bool:

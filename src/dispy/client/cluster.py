@@ -204,6 +204,7 @@ class JobCluster(ClusterMaps, ClusterNodes):
             tls=tls, loglevel=loglevel, secret=secret, max_queued=max_queued, job_status=job_status,
             cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed, results=results,
         )  # fmt: skip
+        renamed(None, node_port, "node_port", "dispy.config.NodePort")
         is_reentrant = reentrant_or_not(reentrant)
         chosen = startup.choose_nodes(nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls))
         dest_path = check_dest_path(dest_path)

@@ -119,7 +119,9 @@ def _show(session: Session, info: NodeInfo) -> DispyNode:
 
 def _show_cpus(session: Session, shown: DispyNode, info: NodeInfo) -> None:
     """Set what a ``DispyNode`` shows: CPUs used by the cluster, CPUs and spare resources of the node, ``reason``."""
-    view = session.views.view(session.number)[info.node]
+    view = session.views.view(session.number).get(info.node)
+    if view is None:
+        return  # it is gone, and that is told next
     most = info.cpus if view.node_cpus_max is None else view.node_cpus_max
     shown.cpus = min(view.cpus_max, info.cpus, most)
     shown.avail_cpus = info.cpus
