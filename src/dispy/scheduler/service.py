@@ -107,18 +107,21 @@ class SchedulerService:
         """The core's state: computations, nodes and jobs. Only read it, on the loop."""
         return self.machine.state
 
-    def handle(self, event: core.Event) -> None:
-        """Give the core an event, and perform the actions that it decides on. On the loop."""
+    def handle(self, event: core.Event) -> list[core.Action]:
+        """Give the core an event, and perform the actions that it decides on; returns these. On the loop."""
         perform = self._perform_by_type
         with self._lock:
-            for action in self.machine.handle(event, self.clock.monotonic()):
+            actions = self.machine.handle(event, self.clock.monotonic())
+            for action in actions:
                 perform[type(action)](action)
+        return actions
 
     def submit(self, event: core.SubmitJobs) -> None:
         """Give the core new jobs; messages that result from it leave at once. On the loop."""
-        self.handle(event)
-        for link in self._by_node.values():
-            if link.connection is not None:
+        sent = dict.fromkeys(a.node for a in self.handle(event) if type(a) is core.Send)
+        for node_id in sent:
+            link = self._by_node.get(node_id)
+            if link is not None and link.connection is not None:
                 link.connection.flush()
 
     def try_submit(self, client: ClientId, computation: int, job: node.Job) -> bool:

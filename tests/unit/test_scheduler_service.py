@@ -1,0 +1,59 @@
+"""What the shell of the scheduling core does with many links."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from dispy.core import scheduling as core
+from dispy.protocol import node
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.link import Target
+from dispy.scheduler.service import SchedulerService
+
+
+class Observer:
+    """Somebody who takes all news, and does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def link(number: int, said: list[tuple[int, str]]) -> Any:
+    """A link to a node that notes what is sent, and when it leaves."""
+    connection = SimpleNamespace(
+        send=lambda message: said.append((number, type(message).__name__)),
+        flush=lambda: said.append((number, "flush")),
+    )
+    info = NodeInfo(core.NodeId(bytes([number]) * 16), "n", "127.0.0.1", 9701, 1, "")
+    return SimpleNamespace(
+        info=info,
+        target=Target("127.0.0.1", number, b""),
+        connection=connection,
+        is_closed=False,
+        acknowledge=lambda: None,
+    )
+
+
+def test_submitted_jobs_leave_at_once_and_other_links_are_left_alone() -> None:
+    """With hundreds of nodes it would cost more than the jobs to look at each."""
+    said: list[tuple[int, str]] = []
+
+    async def play() -> None:
+        service = SchedulerService(bytes(16), "p", Observer())
+        service.handle(core.AddComputation(core.EMBEDDED, 1, node.Compute(1, "f", b"")))
+        links = [link(number, said) for number in range(1, 6)]
+        for each in links:
+            service.link_welcome(each, False)
+        for each in links[1:3]:
+            service.handle(core.Allocate(core.EMBEDDED, 1, each.info.node, 1))
+            service.link_message(each, node.ComputationReady(1))
+            service.link_message(each, node.Credit(1, 1, 0))
+        said.clear()
+        service.submit(core.SubmitJobs(core.EMBEDDED, 1, [node.Job(n, 0, b"") for n in range(1, 4)]))
+        service.submit(core.SubmitJobs(core.EMBEDDED, 1, [node.Job(4, 0, b"")]))
+        service.close()
+
+    asyncio.run(play())
+    assert sorted(said) == [(2, "RunJobs"), (2, "flush"), (3, "RunJobs"), (3, "flush")]
