@@ -106,6 +106,13 @@ def find_in_scheduler(state: scheduling.State) -> str | None:
                 return f"a backlog for computation {computation.number} is not booked so, or the other way round"
             if is_free and placement.pinned:
                 return "a pinned job waits while its CPU is idle"
+            is_waiting = len(placement.assigned) > len(placement.started)
+            if (known.id in computation.waiting) is not is_waiting:
+                return f"what waits of computation {computation.number} is not booked so, or the other way round"
+        if computation.free and computation.waiting and computation.key not in state.uneven:
+            return f"nothing of computation {computation.number} would be stolen"
+        if not computation.placements.keys() >= computation.waiting.keys():
+            return "jobs wait on a node that is lost"
         if there != computation.open:
             return f"computation {computation.number}: {computation.open} jobs are open, {there} are there"
     return None

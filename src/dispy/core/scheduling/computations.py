@@ -47,9 +47,8 @@ from dispy.protocol.views import PlacementStatus as Status
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
     """Note a computation that a client opens, without jobs. No node has it until ``Allocate`` gives it one."""
-    state.computations[event.client, event.computation] = Computation(
-        event.client, event.computation, event.compute, event.reentrant
-    )
+    key = (event.client, event.computation)
+    state.computations[key] = Computation(key, event.compute, event.reentrant, state.uneven)
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
@@ -60,6 +59,7 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
     for placement in list(computation.placements.values()):
         give_up_files(out, placement, "the cluster was closed")
         drop_placement(out, placement)
+    state.uneven.pop(computation.key, None)
 
 
 def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:

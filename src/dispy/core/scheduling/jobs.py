@@ -153,6 +153,7 @@ def on_jobs_started(
         return
     started = _of_assigned(placement, message.started)
     placement.started.update(s.number for s in started)
+    note_room(placement)
     computation = placement.computation
     if started:
         out.append(TellStarted(computation.client, computation.number, known.id, started))

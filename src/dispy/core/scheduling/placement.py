@@ -6,8 +6,9 @@ first. Only when none is left are jobs sent ahead of need, within the backlog. W
 waits here, ``steal`` asks nodes to give back jobs that wait behind running ones.
 
 The cost of an event is that of the jobs it moves: placements with room are kept in two dictionaries (``free`` and
-``backlogs`` of a computation), taken from the end; except for pinned jobs and ``steal``, nothing looks at all nodes,
-and nothing at all jobs. A function that changes what ``note_room`` reads must call it, and ``place`` after it.
+``backlogs`` of a computation), taken from the end, and those with jobs to steal in a third one (``waiting``). Except
+for pinned jobs nothing looks at all nodes, and nothing at all jobs or computations. A function that changes what
+``note_room`` reads must call it, and ``place`` after it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ there: its jobs may have been on their way between its queue and its workers."""
 
 
 def note_room(placement: Placement) -> None:
-    """Put a placement into the indexes ``free`` (jobs would start at once) and ``backlogs`` (jobs may be sent ahead)
-    of its computation, or take it out, as its room for jobs is now.
+    """Put a placement into the indexes ``free`` (jobs would start at once), ``backlogs`` (jobs may be sent ahead) and
+    ``waiting`` (jobs may be stolen) of its computation, or take it out, as its room and jobs are now.
 
     Call after any change of its status, credit, jobs or objects, or of its node's connection: otherwise ``place``
     would send too many jobs, or leave a free CPU idle.
@@ -58,6 +59,13 @@ def note_room(placement: Placement) -> None:
         computation.backlogs[node] = placement
     else:
         computation.backlogs.pop(node, None)
+    if len(placement.assigned) > len(placement.started):
+        computation.waiting[node] = placement
+    else:
+        computation.waiting.pop(node, None)
+    # Both come and go with each job: ``steal`` takes it out again, not this.
+    if computation.waiting and computation.free:
+        computation.uneven[computation.key] = computation
 
 
 def place(out: Outbox, computation: Computation, now: Seconds) -> None:
@@ -237,26 +245,48 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
 
     Nodes that seem to have room are asked, too: a job that waits there for long does so behind jobs of others.
     """
-    for computation in state.computations.values():
-        if computation.queue or not computation.free or computation.open == 0:
+    for key, computation in list(state.uneven.items()):
+        if not (computation.free and computation.waiting):
+            del state.uneven[key]
+        elif not computation.queue:
+            _steal(out, computation, now)
+
+
+def _steal(out: Outbox, computation: Computation, now: Seconds) -> None:
+    """Ask nodes to give back jobs of a computation that wait there, as many as have room elsewhere."""
+    room = _count_room(computation)
+    for placement in computation.waiting.values():
+        if room <= 0:
+            return
+        pause_s = ASK_AGAIN_S if placement.asked_back else STEAL_AFTER_S
+        if now - placement.last_sent <= pause_s or not placement.node.is_connected:
             continue
-        room = sum(placement.room() for placement in computation.free.values())
-        for placement in computation.placements.values():
-            waiting = len(placement.assigned) - len(placement.started)
-            if waiting <= 0 or room <= 0 or not placement.node.is_connected:
-                continue
-            pause_s = ASK_AGAIN_S if placement.asked_back else STEAL_AFTER_S
-            if now - placement.last_sent <= pause_s:
-                continue
-            elsewhere = room - (placement.room() if placement.node.id in computation.free else 0)
-            # A node gives back the jobs that it would start last; some may be pinned to it, so ask for as many more.
-            bound = _count_bound(placement) if computation.pinned else 0
-            count = min(waiting - bound, elsewhere)
-            if count > 0:
-                room -= count
-                placement.asked_back = True
-                placement.last_sent = now
-                out.append(Send(placement.node.id, TakeBack(computation.wire, count + bound)))
+        elsewhere = room - (placement.room() if placement.node.id in computation.free else 0)
+        # A node gives back the jobs that it would start last; some may be pinned to it, so ask for as many more.
+        bound = _count_bound(placement) if computation.pinned else 0
+        count = min(len(placement.assigned) - len(placement.started) - bound, elsewhere)
+        if count > 0:
+            room -= count
+            placement.asked_back = True
+            placement.last_sent = now
+            out.append(Send(placement.node.id, TakeBack(computation.wire, count + bound)))
+
+
+def _count_room(computation: Computation) -> int:
+    """Returns the number of jobs of a computation that would start at once, on all nodes together.
+
+    More than all jobs that wait on nodes, and the room of these nodes themselves, are not counted: of ten thousand
+    idle nodes a few are enough.
+    """
+    enough = 0
+    for placement in computation.waiting.values():
+        enough += len(placement.assigned) - len(placement.started) + max(0, placement.room())
+    room = 0
+    for placement in computation.free.values():
+        room += placement.room()
+        if room >= enough:
+            break
+    return room
 
 
 def _count_bound(placement: Placement) -> int:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from dispy.core.scheduling.ids import ClientId, Key, NodeId, Seconds
+from dispy.core.scheduling.ids import Key, NodeId, Seconds
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import JOB_FILES_MAX
@@ -156,14 +156,17 @@ class Computation:
     """
 
     __slots__ = (
-        "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "last_printed",
-        "number", "objects", "open", "pinned", "placements", "queue", "reentrant", "stays", "watched", "wire",
+        "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "key", "last_printed",
+        "number", "objects", "open", "pinned", "placements", "queue", "reentrant", "stays", "uneven", "waiting",
+        "watched", "wire",
     )  # fmt: skip
 
-    def __init__(self, client: ClientId, number: int, compute: Compute, reentrant: bool) -> None:
-        self.client = client
-        self.number = number
+    def __init__(self, key: Key, compute: Compute, reentrant: bool, uneven: dict[Key, Computation]) -> None:
+        self.key = key
+        self.client, self.number = key
         self.wire = compute.computation
+        self.uneven = uneven
+        """Index of the state (``State.uneven``), into which ``note_room`` puts the computation."""
         self.compute = compute
         self.reentrant = reentrant
         """True if a job may run again after it was started: it is retried if its process dies or its node is lost
@@ -202,6 +205,9 @@ class Computation:
         self.backlogs: dict[NodeId, Placement] = {}
         """Placements to which jobs are sent ahead of need, by node: those with room for more further jobs than an
         eighth of their ``slots`` and ``backlog`` together. ``note_room`` keeps this index true."""
+        self.waiting: dict[NodeId, Placement] = {}
+        """Placements with jobs that their node has not reported as started, by node: these may wait there behind
+        others, and be stolen. ``note_room`` keeps this index true."""
         self.last_printed = 0
         """Serial number of the last message with output of its jobs; 0: none came."""
         self.watched: set[int] = set()
@@ -250,6 +256,9 @@ class State:
         """Nodes that are not lost, by incarnation; the connection to one may be broken."""
         self.computations: dict[Key, Computation] = {}
         """Computations that were not closed, by client and number."""
+        self.uneven: dict[Key, Computation] = {}
+        """Computations with idle CPUs on a node and jobs that wait on one, by client and number, and some that had
+        both a short time ago: ``steal`` looks at these only."""
         self.limits: dict[NodeId, int] = {}
         """Number of CPUs that all computations together may use of a node (``LimitNode``), by node. Kept when a node
         is lost, since it may come back."""

@@ -134,7 +134,7 @@ def drop_placement(out: Outbox, placement: Placement) -> None:
 
 
 def remove(placement: Placement) -> None:
-    """Remove a placement from its computation, from its node, and from the indexes ``free`` and ``backlogs``.
+    """Remove a placement from its computation, from its node, and from the indexes of its computation.
 
     Its status is GONE then. Tells nothing to the node or the client.
     """
@@ -145,6 +145,7 @@ def remove(placement: Placement) -> None:
     computation.placements.pop(known.id, None)
     computation.free.pop(known.id, None)
     computation.backlogs.pop(known.id, None)
+    computation.waiting.pop(known.id, None)
 
 
 def cancel_pinned(out: Outbox, placement: Placement) -> None:
