@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dispy.node.staging.working_directories import name_of_owner
+from dispy.security.owner_key import owner_key
+
 from .helpers import Place, below
 
 
@@ -43,5 +46,5 @@ def stored(place: Place) -> list[Path]:
 
 
 def named(place: Place) -> Path:
-    """Below this are working directories that have names, by the address of the client."""
-    return place.temporary / f"dispy-files-{os.getuid()}" / "127.0.0.1"
+    """Below this are working directories that have names, by their owner."""
+    return place.temporary / f"dispy-files-{os.getuid()}" / name_of_owner(owner_key(), "")

@@ -36,7 +36,7 @@ def places(name: str = "") -> tuple[str, str, str]:
 def test_a_name_of_several_levels(
     make_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
 ) -> None:
-    """It is current in setup, jobs and cleanup, below a directory for the client's address, and gone afterwards."""
+    """It is current in setup, jobs and cleanup, below a directory of the user's own, and gone afterwards."""
     start_node("--cpus", "1")
     mark = here / "mark"
 

@@ -76,6 +76,28 @@ def test_who_names_a_digest_does_not_get_the_content(
     assert kept.read_bytes() == data
 
 
+def leave(name: str) -> tuple[str, list[str]]:
+    Path(name).touch()
+    return os.getcwd(), os.listdir()
+
+
+def test_owners_have_named_directories_of_their_own(
+    become: Become, make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    """Two of one address, as behind one scheduler, may choose the same name; clusters of one owner share it."""
+    running = start_node("--cpus", "1", "--secret", SECRET)
+    where = [("127.0.0.1", running.port)]
+    clusters = [make_cluster(leave, nodes=where, secret=SECRET, dest_path="data") for _ in range(2)]
+    become("b")
+    clusters.append(make_cluster(leave, nodes=where, secret=SECRET, dest_path="data"))
+    first, again, other = [cluster.submit(f"file{n}")() for n, cluster in enumerate(clusters)]
+    assert first[1] == ["file0"]
+    assert again[0] == first[0]
+    assert sorted(again[1]) == ["file0", "file1"]
+    assert other[0] != first[0]
+    assert other[1] == ["file2"]
+
+
 def test_a_file_of_a_job_is_not_had_by_its_digest_either(
     become: Become, make_cluster: MakeCluster, start_node: StartNode, here: Path
 ) -> None:

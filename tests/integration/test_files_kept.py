@@ -17,7 +17,7 @@ import pytest
 import dispy
 
 from .conftest import MakeCluster, StartNode
-from .filing import fill, listing, stored
+from .filing import fill, listing, named, stored
 from .helpers import Place, free_base_port, wait_for
 from .proxy import At, Direction, Hold, Proxy, clean, proxy, reset
 
@@ -338,6 +338,4 @@ def test_jobs_that_are_resumed_find_the_files_of_their_cluster(
     found = [job() for job in jobs if job.status == dispy.DispyJob.Finished]
     assert len(found) > 10
     assert {text for text, _ in found} == {"content"}
-    assert {where for _, where in found} == {
-        str(place.temporary / f"dispy-files-{os.getuid()}/127.0.0.1/a/b")
-    }
+    assert {where for _, where in found} == {str(named(place) / "a/b")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,15 @@ def place_name(key: Key) -> str:
     Clients compute this name, too, so it must not change.
     """
     return f"{key[0].hex()[:8]}-{key[1]}"
+
+
+def name_of_owner(owner: bytes, address: str) -> str:
+    """Returns the name of the directory that an owner (``Compute.owner``) has for its named working directories.
+
+    Of one that has named no owner: the client's ``address``. Several users may come from one address, as those of one
+    scheduler do. The name tells nothing of the owner's bytes, which are secret.
+    """
+    return hashlib.sha256(b"dispy dest_path\0" + owner).hexdigest()[:16] if owner else address
 
 
 def store_of(service: NodeState, client: ClientId, owner: bytes) -> Store:
@@ -62,15 +72,15 @@ def open_work(
     if not compute.dest_path and not is_kept:
         return service.workspace.open(name, account)
     connection = service.clients.get(key[0])
-    address = connection.peer_address if connection is not None else ""
+    whose = name_of_owner(compute.owner, connection.peer_address if connection is not None else "")
     name = compute.dest_path or name
     if account is None:
-        return service.workspace.open_named(address, name, is_kept=is_kept)
+        return service.workspace.open_named(whose, name, is_kept=is_kept)
     service.dropping.add(key)
     service.waiting[key] = action
     service.with_files(
         account,
-        lambda: service.workspace.open_named(address, name, account, is_kept=is_kept),
+        lambda: service.workspace.open_named(whose, name, account, is_kept=is_kept),
         partial(_on_opened, service, key),
     )
     return None

@@ -1,8 +1,8 @@
 """Working directories of a node, on disk: its own, which it removes at its end, and named ones, which may stay.
 
-A named directory lies below ``dispy-files-UID``, by the address of the client, where other nodes and later ones find
-it. That directory and those of the addresses are the node's; the first name below an address, and all below that,
-belong to the account of the jobs. Theory of operation, which makes removal safe against crashes and other nodes:
+A named directory lies below ``dispy-files-UID``, by its owner, where other nodes and later ones find it. That
+directory and those of the owners are the node's; the first name below an owner, and all below that, belong to the
+account of the jobs. Theory of operation, which makes removal safe against crashes and other nodes:
 
 - Each node that uses a named directory holds a shared lock (``flock``) on it. A node that wants to remove it needs
   the exclusive lock, so the last user removes it.
@@ -103,15 +103,15 @@ class WorkSpace(JobDirectories):
         mode = 0o700 if account is None else 0o711
         return find_own(self._above / f"dispy-files-{os.getuid()}{ending}", mode)
 
-    def open_named(self, address: str, name: str, account: Account | None = None, *, is_kept: bool) -> Path:
+    def open_named(self, whose: str, name: str, account: Account | None = None, *, is_kept: bool) -> Path:
         """Open a working directory that computations may share by its name; returns its path.
 
         Each call counts one more user, whom ``leave`` takes off again. With an account it asks the account's helper,
         so it is called on a thread.
 
         Args:
-            address: Address of the client; empty: local.
-            name: Path of the directory, relative to the one of the client's address.
+            whose: Name for the owner (``working_directories.name_of_owner``), or address of the client; empty: local.
+            name: Path of the directory, relative to the one of the owner.
             account: Account of the jobs; None: this user.
             is_kept: True if the directory stays when no computation uses it any more. The last call decides: an
                 earlier computation, whose cluster was just closed, may still be among the users.
@@ -121,7 +121,7 @@ class WorkSpace(JobDirectories):
             ValueError: The name leads elsewhere.
         """
         # Both together: removal checks the whole path, and one that is too deep for it would stay for ever.
-        parts = check_path(f"{address.replace(':', '_') or 'local'}/{name}")
+        parts = check_path(f"{whose.replace(':', '_') or 'local'}/{name}")
         path = self._open_kept(account).joinpath(*parts)
         known = self._destinations.get(path)
         if known is None:
