@@ -251,6 +251,7 @@ def test_a_stranger_may_say_so_much() -> None:
     while not theirs.machine.is_over:
         theirs.give(b"\x16\x03\x01\x40\0" + bytes(16384))
     assert BYTES_MAX < theirs.machine.bytes_received < BYTES_MAX + 10_000
+    assert str(theirs.machine.error) == "too much before the proof"
 
 
 def test_a_peer_that_hangs_up_before_its_proof_is_known_by_what_it_said() -> None:

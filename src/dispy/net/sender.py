@@ -145,6 +145,8 @@ class Sender:
             False, and nothing is sent, if other bytes are queued (order), a message is too large, or the connection
             is not ready. The caller then has the loop send them.
         """
+        if self._machine.outgoing.is_sending:
+            return False  # without waiting for the loop, which may be reading a chunk from a disk
         with self._lock:
             transport = self._transport
             if self._socket is None or transport is None or self._left or transport.get_write_buffer_size():

@@ -41,14 +41,12 @@ Rules:
 
 1. A stranger gets little: one frame of 512 bytes at a time, 64 KiB in all with TLS (certificates), 5 kB of memory.
    A listener says no more to a stranger than a challenge and one constant refusal.
-2. Who dials and who is what are separate: ``is_dialer`` decides who begins with Hello and who TLS's client is,
-   ``role`` what we are and whom we take. Any combination may be set up.
+2. Who dials (``is_dialer``: the client of TLS, says Hello) and who is what (``role``) are separate, and both free.
 3. Messages leave in the order in which they were sent. The message of streams leaves behind its last chunk, so
    messages sent later may pass it.
 4. Each chunk is answered with a GRANT. At most 8 MiB of a stream are under way without one, and of all together what
    ``protocol.pace`` allows.
-5. At most 4,096 streams are open in one direction. A receiver ends the connection that opens one more, and a sender
-   has the others wait (``outgoing_streams``).
+5. At most 4,096 streams are open in one direction: a receiver refuses more, a sender waits (``outgoing_streams``).
 6. A message is at most 8 MiB long. A sender ends the connection itself that would have to send a longer one.
 7. Two looks per heartbeat interval; nine in a row without a byte end the connection.
 
@@ -64,7 +62,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dispy.errors import DispyError, InternalError, SilenceError
+from dispy.errors import DispyError, InternalError, RemoteProtocolError, SilenceError
 from dispy.protocol import frames, limits, streams
 from dispy.protocol.connection.heartbeat import Heartbeat
 from dispy.protocol.connection.outgoing_streams import Frames, OutgoingStreams
@@ -225,11 +223,13 @@ class ConnectionMachine:
         self.bytes_received += count
         if self.is_over:
             return
+        if self._stranger is not None:
+            if self._stranger.is_too_much(self.bytes_received):
+                self.refuse(RemoteProtocolError("too much before the proof"))
+                return
+            if self.state is State.TLS or self.cipher is None:
+                self._stranger.note_first(self.writable()[:count])
         try:
-            if self._stranger is not None:
-                self._stranger.count(self.bytes_received)
-                if self.state is State.TLS or self.cipher is None:
-                    self._stranger.note_first(self.writable()[:count])
             if self.cipher is None:
                 self._reader.received(count)
             else:
@@ -388,7 +388,8 @@ class ConnectionMachine:
         self.outgoing.next_chunk(int(now * 1e6), parts)
         if parts:
             if self.cipher is not None:
-                parts = [_encrypt(self.cipher, part) for part in parts]
+                # What follows a chunk is small, and a record of TLS for each part costs more than to join them.
+                parts = [_encrypt(self.cipher, part) for part in (*parts[:2], b"".join(parts[2:])) if part]
             self.heartbeat.has_sent = True
             self.bytes_sent += sum(map(len, parts))
         return parts

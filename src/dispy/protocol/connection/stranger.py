@@ -48,14 +48,9 @@ class Stranger:
         self.handshake: Handshake | None = None
         """The handshake of dispy (not of TLS) while it runs; None before, and when the peer was refused."""
 
-    def count(self, received: int) -> None:
-        """Check the number of bytes that have arrived in all.
-
-        Raises:
-            RemoteProtocolError: They are too many.
-        """
-        if received > self._bytes_max:
-            raise RemoteProtocolError("too much before the proof")
+    def is_too_much(self, received: int) -> bool:
+        """True if ``received`` bytes in all are more than a stranger may send: refuse it."""
+        return received > self._bytes_max
 
     def note_first(self, data: memoryview) -> None:
         """Keep the first bytes of what has arrived, if they are the first."""
