@@ -160,7 +160,7 @@ def test_a_leading_separator_is_warned_about(
     make_cluster: MakeCluster, start_node: StartNode, place: Place
 ) -> None:
     start_node("--cpus", "1")
-    with pytest.warns(UserWarning, match="below the directory of this client"):
+    with pytest.warns(UserWarning, match="below the directory of this user"):
         cluster = make_cluster(places, setup=note, dest_path="/abs/./olute")
     assert cluster.submit()()[1] == str(named(place) / "abs/olute")
 

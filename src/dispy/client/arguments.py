@@ -293,14 +293,14 @@ def reentrant_or_not(value: Any) -> bool:
 
 
 def check_dest_path(dest_path: Any) -> str:
-    """Check ``dest_path``, the working directory on nodes, relative to the directory of this client there.
+    """Check ``dest_path``, the working directory on nodes, relative to the directory of this user there.
 
     Returns:
         The path, relative, with single slashes between the names of directories. Empty for None: the cluster gets a
         directory of its own.
 
     Raises:
-        UsageError: The value is no text, or leads out of the directory of this client.
+        UsageError: The value is no text, or leads out of the directory of this user.
     """
     if dest_path is None:
         return ""
@@ -308,7 +308,7 @@ def check_dest_path(dest_path: Any) -> str:
         raise UsageError(f"dest_path must be a text, not {dest_path!r}")
     text = str(os.fspath(dest_path))
     if text.startswith("/"):
-        warn(f"dest_path {text!r} is below the directory of this client on the nodes all the same")
+        warn(f"dest_path {text!r} is below the directory of this user on the nodes all the same")
     parts = [part for part in text.split("/") if part not in ("", ".")]
     try:
         check_sent_path("/".join(parts))

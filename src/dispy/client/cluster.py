@@ -96,8 +96,8 @@ class JobCluster(ClusterMaps, ClusterNodes):
         cluster_status: Called with (status, node, job) at every event; with ``DispyNode.Closed`` for each node when
             it is not used any more, at the latest when the cluster is closed.
         host: Accepted without effect: clients listen nowhere.
-        dest_path: Name of the working directory on the nodes, also ``a/b``, below one for the address of this
-            client; clusters with the same name share it. By default each cluster has its own.
+        dest_path: Name of the working directory on the nodes, also ``a/b``, below one of this user, by his owner key;
+            clusters with the same name share it. By default each cluster has its own.
         dispy_port: Base port (9700 if not given); nodes listen on the next one. Assigned for the whole program.
         loglevel: Level of dispy's logger; below WARNING its lines are shown on stderr, unless the program has
             handlers. None: the level stays as it is; warnings are shown.
