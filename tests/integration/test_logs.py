@@ -116,7 +116,7 @@ def test_debug_shows_each_message_and_nothing_of_users(
         "has ended with exit code 0",
     ):
         assert told in node.stderr, told
-    for told in ("is dialed", "has proved itself", "Allocate computation=1", "looks for nodes="):
+    for told in ("is dialed", "has proved itself", "Allocate client=0 computation=1", "looks for nodes="):
         assert any(told in line for line in shown), told
 
 

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -734,7 +735,7 @@ def test_owners_get_accounts_in_turn(
         assert program.wait(20) == 0, program.stderr
         *uids, path = program.stdout.split()
         found.append([int(uid) for uid in uids])
-        assert not os.path.exists(path)
+        wait_for(partial(os.path.exists, path), lambda there: not there, what="its removal")
     nobody, daemon = account().pw_uid, pwd.getpwnam("daemon").pw_uid
     assert found == [[nobody] * 2, [daemon] * 2, [nobody] * 2, [daemon] * 2]
     assert node.stop() == 0, node.stderr

@@ -554,6 +554,9 @@ def serve() -> Iterator[Callable[..., int]]:
 
 
 HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+VERSIONS_TOLD = f"speaks versions [77], we speak {limits.VERSION}; install the same dispy on both sides"
+
+
 VERSION_77 = framed(msgspec.msgpack.encode(Refused([77])))
 ADDRESS = "check its address and port"
 CLOSED = "what listens there closed the connection; check that it is a node's address and port"
@@ -578,9 +581,9 @@ CLOSED = "what listens there closed the connection; check that it is a node's ad
             VERSION_77,
             False,
             False,
-            "speaks versions [77], we speak 1; install the same dispy on both sides",
+            VERSIONS_TOLD,
         ),
-        (VERSION_77, True, True, "speaks versions [77], we speak 1; install the same dispy on both sides"),
+        (VERSION_77, True, True, VERSIONS_TOLD),
     ],
 )
 def test_what_is_no_node_of_ours_is_told(
