@@ -127,12 +127,12 @@ def find_kept_by_program(program: Program) -> str | None:
     for cluster in program.clusters.values():
         if cluster.sending:
             return f"{len(cluster.sending)} files that it has sent, of which nothing is told"
-    for link in service._by_node.values():
+    for link in service.links.by_node.values():
         under_way = link.large_arguments.under_way()
         if under_way:
             return f"arguments of {under_way} on their way"
-        if link.arrived.ahead:
-            return f"batches {sorted(link.arrived.ahead)} as arrived before others"
+        if link.batches.arrived.ahead:
+            return f"batches {sorted(link.batches.arrived.ahead)} as arrived before others"
     return None
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
 from dispy.journal import rows
+from dispy.net.dialing import Target
 from dispy.protocol import node
 from dispy.protocol.connection.heartbeat import TICKS
 from dispy.protocol.files import replace_entries
 from dispy.protocol.node import Compute, Ended, Job, NeedFiles
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.link import Target
 from dispy.scheduler.service import SchedulerService
 from dispy.settings import PULSE_S, SILENT_PULSES
 
@@ -211,10 +211,10 @@ class Program:
         now = self.world.now
         wanted = {computer.name for cluster in self.clusters.values() for computer in cluster.computers}
         for computer, target in self._targets:
-            if computer.name in wanted and not self.service.is_linked(target):
+            if computer.name in wanted and target not in self.service.links.by_target:
                 if now - self._tried.get(target, -RETRY_S) >= RETRY_S:
                     self._tried[target] = now
-                    self.service.reach(target)
+                    self.service.links.reach(target)
 
     def _allocate(self, cluster: Cluster, info: NodeInfo) -> None:
         computer = self._by_host[info.ip_addr]
@@ -252,7 +252,7 @@ class Program:
             if cluster.number not in self._noted:
                 self._noted.add(cluster.number)
                 where.add_computation(cluster.number, self.name, cluster.options, b"")
-        target = self.service.target_of(info.node)
+        target = self.service.links.target_of(info.node)
         where.add_node(
             rows.NodeRow(
                 info.node, target.host, target.port, target.name, info.name, False, SECRET.fingerprint()
@@ -278,7 +278,7 @@ class Program:
     def _end_journal(self, cluster: Cluster) -> None:
         self.service.on_send.pop(cluster.number, None)
         if not any(other.journal is not None for other in self.clusters.values()):
-            self.service.after_note = None
+            self.service.links.after_note = None
         if cluster.journal is not None:
             cluster.journal.close(remove=True)
         if self._journal is not None and cluster.number in self._noted:
@@ -303,7 +303,7 @@ class Program:
         """A node is lost: that must have been so."""
         self.world.note(self.name, reason)
         self.account.has_losses = True
-        self._tried.pop(self.service.target_of(found.node), None)
+        self._tried.pop(self.service.links.target_of(found.node), None)
         for journal in self._journals():
             journal.drop_node(found.node)
         service = self._by_host[found.ip_addr].service
@@ -513,7 +513,7 @@ class Program:
         if cluster.journal is not None:
             assert cluster.journal.mark is not None
             self.service.on_send[number] = cluster.journal.mark.note
-            self.service.after_note = self._after_note
+            self.service.links.after_note = self._after_note
         compute = Compute(
             number,
             "f",
@@ -526,7 +526,7 @@ class Program:
             files=cluster.files,
         )
         self.service.handle(core.AddComputation(core.EMBEDDED, number, compute, is_reentrant))
-        for info in self.service.nodes():
+        for info in self.service.links.nodes():
             self._allocate(cluster, info)
         return cluster
 
@@ -572,7 +572,7 @@ class Program:
         if cluster.sending:
             return
         placements = self.service.state.computations[core.EMBEDDED, cluster.number].placements
-        hosts = {info.node: info.ip_addr for info in self.service.nodes()}
+        hosts = {info.node: info.ip_addr for info in self.service.links.nodes()}
         for found, placement in list(placements.items()):
             if placement.is_open() and (computer is None or hosts.get(found) == computer.host):
                 request = self._next_request
@@ -634,7 +634,7 @@ class Program:
             cluster.wishes.pop(computer.name, None)
         else:
             cluster.wishes[computer.name] = cpus
-        for info in self.service.nodes():
+        for info in self.service.links.nodes():
             if info.ip_addr == computer.host:
                 if cpus == 0:
                     self.account.has_losses = True
@@ -654,7 +654,7 @@ class Program:
 
     def vacate(self, cluster: Cluster, computer: Computer, terminate: bool, returns: bool) -> None:
         """Leave a computer when what runs there has ended (``close_node``), and come back (``resetup_node``)."""
-        for info in self.service.nodes():
+        for info in self.service.links.nodes():
             if info.ip_addr == computer.host:
                 self.account.has_losses = True
                 self.service.handle(
@@ -663,7 +663,7 @@ class Program:
 
     def limit(self, computer: Computer, cpus: int) -> None:
         """Use no more than so many CPUs of a computer, with all clusters together (``set_node_cpus``)."""
-        for info in self.service.nodes():
+        for info in self.service.links.nodes():
             if info.ip_addr == computer.host:
                 self.limits[computer.name] = cpus
                 self.service.handle(core.LimitNode(info.node, cpus))

@@ -17,8 +17,8 @@ from dispy.client.recovery.dead_program import PastSession
 from dispy.client.recovery.node_queries import SILENT_S, Asking
 from dispy.core.recovery import PlaceStatus
 from dispy.journal.rows import NodeRow, Options
+from dispy.net.dialing import Target
 from dispy.protocol.node import Compute
-from dispy.scheduler.link import Target
 from dispy.security import secrets
 from dispy.security.secrets import Secret
 from dispy.security.tls import Tls, dialer_tls
@@ -34,9 +34,8 @@ class Service:
     def __init__(self) -> None:
         self.dialed: list[str] = []
         self.refused: list[str] = []
-
-    def is_linked(self, target: Target) -> bool:
-        return target.host in self.dialed
+        self.by_target: dict[Target, Any] = {}
+        self.links = self
 
     def reach(self, target: Target) -> None:
         self.dialed.append(target.host)

@@ -38,7 +38,6 @@ LARGE_CLASSES = {
     "journal/writer.py:Journal": "a third are those of its thread; the thread is its second idea, to be parted",
     "node/payloads/segments.py:Segments": "half are those of the directories that it extends; to have one instead",
     "node/service.py:NodeService": "half are those of the record that it extends; to have one instead",
-    "scheduler/service.py:SchedulerService": "one for each piece of news of a link; performing is to be parted",
 }
 """Classes that may have more methods, and why."""
 

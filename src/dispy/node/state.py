@@ -28,6 +28,7 @@ from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
+from dispy.net.streams_under_way import StreamsUnderWay
 from dispy.node import guard
 from dispy.node.guard import Owner
 from dispy.node.guests import Reports
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from dispy.node.results.spool import Spool
     from dispy.node.staging.job_files import Brought
     from dispy.node.staging.workspace import WorkSpace
-    from dispy.protocol.streams import Group
     from dispy.security.secrets import Secret
     from dispy.security.tls import ListenerTls
 
@@ -112,10 +112,9 @@ class Loaded:
         self.objects: set[int] = set()
         """Numbers of the objects that the client has put here (``PutObject``). Once there are
         ``limits.OBJECTS_MAX``, another one is refused."""
-        self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
-        """Large results that may still be on their way to the client, in the order of sending: connection, group of
-        streams, message that follows these. If the client cancels the job or closes the computation, the streams are
-        stopped."""
+        self.sending: StreamsUnderWay[tuple[int, int], node.JobsEnded] = StreamsUnderWay()
+        """Large results that may still be on their way to the client, by job number and attempt. If the client
+        cancels the job or closes the computation, they are stopped."""
         self.values: dict[tuple[int, int, int], int] = {}
         """Number of the segment of each large provisional result that the client has not acknowledged; the key is
         number, attempt and serial of the result. The segment is removed with its entry."""

@@ -64,8 +64,8 @@ class Embedded:
         self._news = SchedulerNews(listener, self._opened)
         self.service = SchedulerService(identity, name, self._news)
         """The scheduler, with the links to all nodes."""
-        self.service.origin = origin
-        self._memory = PayloadMemory(self.service)
+        self.service.links.origin = origin
+        self._memory = PayloadMemory(self.service.links)
         self._journal = ProgramJournal(self.service, self._opened, thread.post)
         self.noted = self._journal.noted
         self.discovery = Discovery(
@@ -88,7 +88,7 @@ class Embedded:
 
     def warn_blind(self, access: Access, nodes: list[NodeAllocate]) -> None:
         if any(item.ip_addr is None for item in nodes):
-            linked = self._thread.call(self.service.nodes)
+            linked = self._thread.call(self.service.links.nodes)
             known = {address for info in linked for address in info.addresses()}
             self.discovery.warn_blind(access, nodes, known)
 
@@ -99,7 +99,7 @@ class Embedded:
         self._journal.begin(cluster)
         self._set_pulse()
         self.service.handle(core.AddComputation(EMBEDDED, cluster.number, spec.compute, spec.is_reentrant))
-        for info in self.service.nodes():
+        for info in self.service.links.nodes():
             self._news.offer(cluster, info)
         self.discovery.begin(cluster)
 
@@ -114,7 +114,7 @@ class Embedded:
     def _set_pulse(self) -> None:
         """Set the heartbeat interval of all links to the smallest that an open cluster wants: links are shared."""
         if self._opened:
-            self.service.set_pulse(min([cluster.spec.pulse_s for cluster in self._opened.values()]))
+            self.service.links.set_pulse(min([cluster.spec.pulse_s for cluster in self._opened.values()]))
 
     # Jobs.
 
@@ -151,8 +151,8 @@ class Embedded:
     def drop(self, number: int, objects: list[int]) -> None:
         """As ``Backend.drop``: unused files in shared memory are removed, too, as an object may have been large."""
         self.service.handle(core.DropObjects(EMBEDDED, number, objects))
-        if self.service.memory is not None:
-            self.service.memory.trim()
+        if self.service.links.memory is not None:
+            self.service.links.memory.trim()
 
     def place_files(self, node: NodeId, message: PlaceFiles) -> None:
         self.service.handle(core.SendFiles(EMBEDDED, node, message))

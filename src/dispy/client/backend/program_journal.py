@@ -20,8 +20,8 @@ from dispy.security.secrets import Secret
 
 if TYPE_CHECKING:
     from dispy.client.backend.open_clusters import OpenCluster
+    from dispy.net.dialing import Target
     from dispy.protocol.views import NodeId, NodeInfo
-    from dispy.scheduler.link import Target
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.client")
@@ -61,7 +61,7 @@ class ProgramJournal:
         if journal is not None:
             assert journal.mark is not None
             self._service.on_send[cluster.number] = journal.mark.note
-            self._service.after_note = self._after_note
+            self._service.links.after_note = self._after_note
 
     def note_node(self, cluster: OpenCluster, info: NodeInfo, *, is_private: bool) -> None:
         """Note that a cluster uses a node, so that a recovery asks it. Called before the node gets the computation.
@@ -77,7 +77,7 @@ class ProgramJournal:
         """
         journal = cluster.spec.journal
         if journal is not None:
-            journal.add_node(_node_row(info, self._service.target_of(info.node), is_private))
+            journal.add_node(_node_row(info, self._service.links.target_of(info.node), is_private))
             return
         # A private node ends with the program: a recovery would find nothing there.
         if is_private or self._has_failed or not config.Journal:
@@ -90,7 +90,7 @@ class ProgramJournal:
         if cluster.number not in self.noted:
             self.noted.add(cluster.number)
             cluster.spec.note(self._journal)
-        self._journal.add_node(_node_row(info, self._service.target_of(info.node), is_private))
+        self._journal.add_node(_node_row(info, self._service.links.target_of(info.node), is_private))
 
     def drop_node(self, node: NodeId) -> None:
         """Note the loss of a node in all journals: a recovery ignores its late results."""
@@ -108,7 +108,7 @@ class ProgramJournal:
         """
         self._service.on_send.pop(cluster.number, None)
         if not self._is_holding and not any(other.spec.journal for other in self._opened.values()):
-            self._service.after_note = None
+            self._service.links.after_note = None
         if self._journal is not None and cluster.number in self.noted:
             self.noted.discard(cluster.number)
             if self.noted:
@@ -121,7 +121,7 @@ class ProgramJournal:
     def hold(self) -> None:
         """Acknowledge no more results, as the program has failed: nodes keep them for a recovery."""
         self._is_holding = True
-        self._service.after_note = _never
+        self._service.links.after_note = _never
 
     def close(self, *, is_leaving: bool) -> None:
         """End the program's journal; its file stays if ``is_leaving``. Waits for the disk. On any thread."""
@@ -137,14 +137,14 @@ class ProgramJournal:
         and ``recover_jobs`` will not find its jobs.
         """
         try:
-            path = journal_files.new_path(self._service.identity, is_full=False)
+            path = journal_files.new_path(self._service.links.identity, is_full=False)
         except DispyError as error:
             logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
             return None
         journal = Journal(
             path, journal_files.create_short, self._post, is_full=False, wait=False, repack=payload.repack
         )
-        journal.begin(self._service.identity, self._service.name)
+        journal.begin(self._service.links.identity, self._service.links.name)
         return journal
 
     def _after_note(self, told: Callable[[], None]) -> None:
