@@ -226,7 +226,7 @@ class Program:
                     self._use(cluster, info, cpus)
                 else:
                     # Not before it is written: whoever recovers the jobs has to know all who may have one.
-                    cluster.journal.after_note(partial(self._use, cluster, info, cpus))
+                    cluster.journal.thread.after_note(partial(self._use, cluster, info, cpus))
 
     def _use(self, cluster: Cluster, info: NodeInfo, cpus: int) -> None:
         files = self._files_of(cluster, info.ip_addr)
@@ -272,7 +272,7 @@ class Program:
     def _after_note(self, told: Callable[[], None]) -> None:
         for cluster in self.clusters.values():
             if cluster.journal is not None:
-                told = partial(cluster.journal.after_note, told)
+                told = partial(cluster.journal.thread.after_note, told)
         told()
 
     def _end_journal(self, cluster: Cluster) -> None:

@@ -102,7 +102,7 @@ class Resumed:
         hosts = {host for host, _, _ in options.nodes}
         journal = one.journal
         assert isinstance(journal, Journal)
-        begin_session(one, journal._post_soon, program.identity, program.name)
+        begin_session(one, journal.thread._post_soon, program.identity, program.name)
         self._cluster = program.open_cluster(
             options.reentrant,
             [computer for computer in estate.computers if computer.host in hosts],

@@ -200,7 +200,7 @@ class Embedded:
             self._use(cluster, info, wanted)
         else:
             self._waiting[number, node] = wanted
-            cluster.spec.journal.after_note(partial(self._use_noted, cluster, info, wanted))
+            cluster.spec.journal.thread.after_note(partial(self._use_noted, cluster, info, wanted))
 
     def _use_noted(self, cluster: OpenCluster, info: NodeInfo, wanted: core.Allocate) -> None:
         """Use a node that a full journal has on disk now, unless the cluster has thought better of it meanwhile."""

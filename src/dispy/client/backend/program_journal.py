@@ -15,6 +15,7 @@ from dispy import config, payload
 from dispy.errors import DispyError
 from dispy.journal import files as journal_files
 from dispy.journal.rows import PRIVATE, USED, NodeRow
+from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
 from dispy.security.secrets import Secret
 
@@ -141,9 +142,8 @@ class ProgramJournal:
         except DispyError as error:
             logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
             return None
-        journal = Journal(
-            path, journal_files.create_short, self._post, is_full=False, wait=False, repack=payload.repack
-        )
+        thread = JournalThread(path, journal_files.create_short, self._post)
+        journal = Journal(thread, is_full=False, wait=False, repack=payload.repack)
         journal.begin(self._service.links.identity, self._service.links.name)
         return journal
 
@@ -155,7 +155,7 @@ class ProgramJournal:
         """
         for cluster in self._opened.values():
             if cluster.spec.journal is not None:
-                told = partial(cluster.spec.journal.after_note, told)
+                told = partial(cluster.spec.journal.thread.after_note, told)
         told()
 
 

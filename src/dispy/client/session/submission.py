@@ -172,10 +172,10 @@ def _submit_noted(
 ) -> DispyJob:
     """Submit a job by ``submit``, after a wait while the cluster's journal has too much to write (back-pressure).
 
-    Too much is ``journal.writer.UNWRITTEN_MAX`` bytes of payloads. The engine's own threads do not wait.
+    Too much is ``journal.thread.UNWRITTEN_MAX`` bytes of payloads. The engine's own threads do not wait.
     """
-    if session.journal is not None and session.journal.is_behind and not session.engine.is_current():
-        session.journal.wait_for_room()
+    if session.journal is not None and session.journal.thread.is_behind and not session.engine.is_current():
+        session.journal.thread.wait_for_room()
     return submit(session, job_id, node, args, kwargs)
 
 
