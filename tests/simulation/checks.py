@@ -161,7 +161,7 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
                 return f"{count} {what}"
         loaded = service.loaded.get(key)
         if loaded is not None:
-            files = set(computer.files.directories.get(loaded.segments, ()))  # type: ignore[call-overload]
+            files = set(computer.files.contents.get(loaded.segments, ()))  # type: ignore[call-overload]
             wanted = program.service.state.computations.get((scheduling.EMBEDDED, key[1]))
             files -= {object_name(number) for number in (wanted.objects if wanted is not None else ())}
             if files:

@@ -612,7 +612,7 @@ class Simulation:
             ("hosts", len(service.loaded) + len(service.ending)),
             ("owners of workers", len(service.owners)),
             ("host processes", sum(host is not service.spare for host in computer.hosts)),
-            ("directories", len(computer.files.directories)),
+            ("directories", len(computer.files.contents)),
             ("payloads on their way", computer.files.arriving),
             ("working directories", len(computer.work.wanted) if computer.work is not None else 0),
             ("files that it receives", len(computer.kept.holders)),

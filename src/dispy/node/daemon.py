@@ -209,10 +209,10 @@ def _run_checked(
     segments = Segments(incarnation.hex(), helpers)
     # The spare host comes first, so that it does its imports while this process does its own.
     try:
-        account = users[0] if users else None
-        spare = HostProcess(workers_max(max(cpus)), str(segments.root), account, bool(settings.owner))
+        mark, account = str(segments.directories.root), users[0] if users else None
+        spare = HostProcess(workers_max(max(cpus)), mark, account, bool(settings.owner))
     except OSError:
-        segments.close()
+        segments.directories.close()
         if helpers is not None:
             helpers.close()
         raise
@@ -223,7 +223,7 @@ def _run_checked(
         import uvloop
 
         workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), helpers)
-        segments.use_disk(workspace)
+        segments.directories.use_disk(workspace)
         gauge = Gauge(str(workspace.root), time)
         stores = Stores(_store_directory(workspace), settings.store_max, secret.key)
         parts = NodeParts(
@@ -238,7 +238,7 @@ def _run_checked(
         spare.kill()
         spare.process.wait()
         spare.close()
-        segments.close()
+        segments.directories.close()
         if helpers is not None:
             helpers.close()
 

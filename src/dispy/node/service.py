@@ -385,7 +385,7 @@ class NodeService(NodeState):
         if self.spool is not None:
             self.handle(core.Stopping(sorted(self.gone)))
             self.spool.close()
-        self.segments.close()
+        self.segments.directories.close()
         self.workspace.close()
         if self._helpers is not None:
             self._helpers.close()

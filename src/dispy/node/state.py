@@ -457,7 +457,9 @@ class NodeState:
             OSError: There is no process, descriptor or memory to be had.
         """
         is_private = bool(self.settings.owner)
-        return HostProcess(workers_max(self.cpus_most), str(self.segments.root), account, is_private)
+        return HostProcess(
+            workers_max(self.cpus_most), str(self.segments.directories.root), account, is_private
+        )
 
     def kill_strays(self, keep: set[int]) -> None:
         """Kill the processes that jobs have left: all descendants of this process not in or below ``keep``.

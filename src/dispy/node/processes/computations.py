@@ -114,11 +114,11 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         if work is None:
             return  # the action comes again
         host = _take_spare(service, account) or _new_host(service, account)
-        segments = service.segments.open(place_name(action.key), account)
+        segments = service.segments.directories.open(place_name(action.key), account)
         code_path = service.segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
         if segments is not None and before is None:
-            service.segments.drop(segments)
+            service.segments.directories.drop(segments)
         if work is not None and not had_work:
             drop_work(service, action.key, work)
         _fail_start(service, action.key, host, error)
@@ -196,7 +196,7 @@ def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_p
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
             file_max=service.settings.max_file_size,
-            disk_path=service.segments.disk_path(loaded.segments),
+            disk_path=service.segments.directories.disk_path(loaded.segments),
         )
     )
 
@@ -300,7 +300,7 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
         host.forget(handle)
     host.end()
     service.ending.append(host)
-    service.segments.drop(loaded.segments)
+    service.segments.directories.drop(loaded.segments)
     # The working directory stays until the host has ended: ``cleanup`` may use it.
     service.leaving[action.key] = service.loaded.pop(action.key)
     deadline = service.clock.monotonic() + CLEANUP_S

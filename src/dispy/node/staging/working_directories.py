@@ -139,7 +139,7 @@ def drop_places(service: NodeState, key: Key) -> None:
     loaded = service.loaded.pop(key, None)
     if loaded is not None:
         drop_brought(service, loaded)
-        service.segments.drop(loaded.segments)
+        service.segments.directories.drop(loaded.segments)
         drop_work(service, key, loaded.work)
 
 
