@@ -220,6 +220,16 @@ def _stage_files(service: Any, action: core.StageFiles) -> None:
         service.computer.work.on_stage(prepared.work, action.compute.files)
 
 
+class Strays:
+    """What jobs leave: nothing. Workers have no children, and hosts are looked after one by one."""
+
+    def kill(self, keep: set[int]) -> None:
+        """Kill nobody."""
+
+    def reap(self, own: set[int]) -> None:
+        """Reap nobody."""
+
+
 class Service(NodeService):
     """The node's service; only what touches the machine below is another."""
 
@@ -232,7 +242,9 @@ class Service(NodeService):
         """What another process is to do with files, and who is told."""
         self.placing: dict[int, list[FileEntry]] = {}
         """What it was told to put into directories, by itself."""
-        self._listener = Listener(self._new_connection, computer)  # type: ignore[assignment]
+        entrance: Any = self.entrance
+        entrance._listener = Listener(entrance._new_connection, computer)
+        self.strays = Strays()  # type: ignore[assignment]
         self.stager = Stager(self)
         if computer.disk is not None:
             tell = self._tell_written
@@ -329,9 +341,6 @@ class Service(NodeService):
                         core.Glimpse(place.worker, place.position, place.stdout_at, said, 0, b"")
                     )
             self.handle(core.Looked(action.key, glimpses))
-
-    def kill_strays(self, keep: set[int]) -> None:
-        """Workers have no children, and hosts are looked after one by one."""
 
     def has_reply(self, handle: Any) -> bool:
         return bool(handle.replies.packets)

@@ -34,7 +34,6 @@ METHODS_MAX = 25
 LARGE_CLASSES = {
     "client/cluster.py:JobCluster": "the public interface: one line for each method, around functions of a session",
     "client/job.py:DispyJob": "the public interface of a job, and what the engine tells it",
-    "node/service.py:NodeService": "half are those of the record that it extends; to have one instead",
 }
 """Classes that may have more methods, and why."""
 

@@ -253,6 +253,12 @@ def usage(service: NodeState) -> str:
     return "\n".join(said)
 
 
+def say_usage(service: NodeState, why: str) -> None:
+    """Log who uses this node; ``why``: cause, for the log."""
+    for text in usage(service).splitlines():
+        logger.info("%s: %s", why, text.strip())
+
+
 def describe_work(service: NodeState) -> str:
     """Returns words for the log on how many jobs are here, running or waiting, of which programs; empty if none are.
 

@@ -235,6 +235,13 @@ def tell_stored(service: NodeState, action: core.TellStored) -> None:
         connection.send(message)
 
 
+def restore(service: NodeState) -> None:
+    """Take over results of dead nodes from the spool. Called once the node listens."""
+    if service.spool is not None:
+        for restored in service.spool.restore(service.entrance.address[1]):
+            service.handle(restored)
+
+
 def erase(service: NodeState, action: core.Erase) -> None:
     """Remove batches of a client from disk, by number, as it has them or does not want them; if ``action.gone`` all
     files of the client: it has left for good, or its lease is over."""
