@@ -212,7 +212,7 @@ def test_an_allocate_that_fails_leaves_the_node_alone(caplog: pytest.LogCaptureF
     node_orders.allocate(session, choosing)
     turn(session)
     assert ("allocate", info.node, 1) in backend.done
-    assert session.failures == {}
+    assert session.faults.failures == {}
 
 
 def test_a_node_that_was_given_up_stays_so_until_it_is_named() -> None:
