@@ -7,6 +7,7 @@ are posted to the loop, and calls of the engine's other threads, wait in one que
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -69,6 +70,8 @@ class Threads:
         self.queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self.callbacks = self.loader = self.chooser = self.files = Caller(self)
         self.is_stopped = False
+        self.clock = time
+        self.new_condition = threading.Condition
 
     def post(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.queue.append((function, arguments))

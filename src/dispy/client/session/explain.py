@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from dispy.client.arguments import describe
@@ -70,7 +69,7 @@ def check_waiting(session: Session) -> None:
     ``watchdog.STALL_S`` seconds) is an error; it is logged once, too.
     """
     stalled = session.stall.look(
-        session.views.stalled(session.number) if session.jobs else "", time.monotonic()
+        session.views.stalled(session.number) if session.jobs else "", session.engine.clock.monotonic()
     )
     if stalled:
         logger.error(
@@ -81,7 +80,7 @@ def check_waiting(session: Session) -> None:
         session.waiting_since = None
         session.has_warned = ""
         return
-    now = time.monotonic()
+    now = session.engine.clock.monotonic()
     if session.waiting_since is None:
         session.waiting_since = now
     kind = held or "no node"

@@ -315,7 +315,7 @@ class Session:
         self.loading = {}
         self.ended = set()
 
-        self.idle = threading.Condition()
+        self.idle = engine.new_condition()
         self.room = threading.RLock()
 
         self.dispy_nodes = {}
