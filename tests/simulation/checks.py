@@ -135,8 +135,18 @@ def find_kept_by_program(program: Program) -> str | None:
             if count:
                 return f"{count} {what}"
     for cluster in program.clusters.values():
-        if cluster.session.sending:
-            return f"{len(cluster.session.sending)} files that it has sent, of which nothing is told"
+        session = cluster.session
+        kept = {
+            "files that it has sent, of which nothing is told": len(session.sending),
+            "jobs in its session": len(session.jobs),
+            "jobs that the scheduler has not got": len(session.inbox),
+            "holders of what jobs need": len(session.held),
+            "provisional results that are not loaded": len(session.loading),
+            "results that are not loaded": len(session.ended),
+        }
+        for what, count in kept.items():
+            if count:
+                return f"{count} {what}"
     for link in service._by_node.values():
         under_way = link.large_arguments.under_way()
         if under_way:

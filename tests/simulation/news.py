@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dispy.client.engine.news import News
 from dispy.core.scheduling.ids import EMBEDDED
@@ -22,6 +22,15 @@ SILENT_S = PULSE_S * SILENT_PULSES - 0.5
 
 LOOK_S = PULSE_S / TICKS
 """Each time that we stood still counts as much."""
+
+
+class Output(NamedTuple):
+    """Something that running jobs have printed, as it was told."""
+
+    computation: int
+    printed: list[Printed]
+    node: NodeId
+    serial: int
 
 
 class PlayedNews(News):
@@ -119,7 +128,7 @@ class PlayedNews(News):
                 self._fail(f"job {item.number} is told to have printed what another has")
             if self._account.entries[number, item.number].status:
                 self._fail(f"job {item.number} is told to print after its end")
-        self._program.printed.append((number, printed, node, serial))
+        self._program.printed.append(Output(number, printed, node, serial))
         if self._program.answers_at_once:
             self.answer_printed()
 

@@ -25,7 +25,7 @@ from dispy.client.session.submission import adopt
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
 from dispy.protocol.files import FileEntry
-from dispy.protocol.node import Ended, Job, Printed, PutObject
+from dispy.protocol.node import Ended, Job, PutObject
 from dispy.security.tls import Tls
 from dispy.settings import PULSE_S
 
@@ -34,7 +34,7 @@ from .computer import PORT, SECRET, Computer
 from .jobs import Account, Entry, Kind, Task
 from .journals import Journal, Shelf
 from .loop import Loop
-from .news import PlayedNews
+from .news import Output, PlayedNews
 from .shipped import PlayedShipped
 from .show import show_event
 from .threads import PlayedEngine, UserThread
@@ -169,7 +169,7 @@ class Program:
         self._by_host = {computer.host: computer for computer in computers}
         self._next_id = 1
         self._next_object = 1
-        self.printed: list[tuple[int, list[Printed], NodeId, int]] = []
+        self.printed: list[Output] = []
         """Output that was told and has not been answered."""
         self.answers_at_once = True
         """Whether output is answered as soon as it is told."""

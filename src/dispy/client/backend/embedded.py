@@ -223,10 +223,11 @@ class Embedded:
             cluster.spec.journal.after_note(partial(self._use_noted, cluster, info, wanted))
 
     def _use_noted(self, cluster: OpenCluster, info: NodeInfo, wanted: core.Allocate) -> None:
-        """Use a node that a full journal has on disk now, unless the cluster has thought better of it meanwhile."""
+        """Use a node that a full journal has on disk now, unless it was lost, or the cluster has thought better of it."""
         if self._waiting.get((cluster.number, info.node)) is wanted:
             del self._waiting[cluster.number, info.node]
-            self._use(cluster, info, wanted)
+            if not info.is_gone:
+                self._use(cluster, info, wanted)
 
     def _use(self, cluster: OpenCluster, info: NodeInfo, wanted: core.Allocate) -> None:
         """Tell the scheduler that a cluster uses a node: it opens the computation there."""
