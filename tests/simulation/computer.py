@@ -438,10 +438,10 @@ class Computer:
                 if "longer than" in loaded.failure and self.world.now - host.began < loaded.limit_s:
                     self.world.fail(f"{self.name}: setup is given up before its time is over")
 
-    def client_of(self, host: HostProcess) -> bytes:
-        """Whose computation a host is given."""
+    def key_of(self, host: HostProcess) -> tuple[bytes, int]:
+        """Whose computation a host is given, and which."""
         assert self.service is not None
-        return next(key[0] for key, loaded in self.service.loaded.items() if loaded.host is host)  # type: ignore[comparison-overlap]
+        return next(key for key, loaded in self.service.loaded.items() if loaded.host is host)  # type: ignore[comparison-overlap]
 
     def is_wanted(self, host: HostProcess, job: Job) -> bool:
         """Whether somebody still waits for this attempt of a job."""

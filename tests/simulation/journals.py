@@ -27,7 +27,7 @@ class Volume:
 
     def __init__(self, name: str, is_full: bool) -> None:
         self.name = name
-        self.db = sqlite3.connect(":memory:", isolation_level=None)
+        self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self.marks: dict[int, Mark] = {}
         self.owner: Journal | None = None
         """Who has the lock."""

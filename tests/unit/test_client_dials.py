@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from dispy.client.backend.backend import Access, ClusterSpec, Wishes
+from dispy.client.backend.local_nodes import Listed
 from dispy.client.backend.node_discovery import Discovery
 from dispy.client.backend.open_clusters import OpenCluster
 from dispy.client.recovery.dead_program import PastSession
@@ -47,7 +49,15 @@ class Service:
     def reach_now(self, access: Access, target: Target) -> None:
         """Have an address dialed for a cluster."""
         service: Any = self
-        discovery = Discovery(service, {}, lambda *_: None, lambda *_: None, self.on_unreachable)
+        discovery = Discovery(
+            service,
+            {},
+            lambda *_: None,
+            lambda *_: None,
+            self.on_unreachable,
+            Listed(lambda *_: None),
+            time,
+        )
         discovery.reach_now(OpenCluster(spec(access)), target)
 
 

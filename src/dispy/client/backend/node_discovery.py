@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from dispy.net.dialing import Target
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.tracing import set_tracing
 from dispy.system.addresses import alike, is_loopback, own
+from dispy.system.clock import Clock
 from dispy.system.escaping import line
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Discovery:
         post: Has a function called on the loop; on any thread.
         offer: Called with a cluster and a node that it may use now.
         on_unreachable: Called with an address that must not be dialed, and the reason.
+        listed: List of this machine's nodes, not read yet.
+        clock: Clock by which dials are repeated.
 
     Attributes:
         listed: List of this machine's nodes, as the user's state directory had it when it was last read.
@@ -66,13 +68,16 @@ class Discovery:
         post: Callable[..., None],
         offer: Callable[[OpenCluster, NodeInfo], None],
         on_unreachable: Callable[[Target, Exception], None],
+        listed: Listed,
+        clock: Clock,
     ) -> None:
         self._service = service
         self._opened = opened
         self._post = post
         self._offer = offer
         self._on_unreachable = on_unreachable
-        self.listed = Listed(post)
+        self.listed = listed
+        self._clock = clock
         self._private: dict[bytes, PrivateNode] = {}
         """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._guard = threading.Lock()
@@ -195,10 +200,10 @@ class Discovery:
             return
         if (
             target in self._service.links.by_target
-            or time.monotonic() - self._tried.get(target, -RETRY_S) < RETRY_S
+            or self._clock.monotonic() - self._tried.get(target, -RETRY_S) < RETRY_S
         ):
             return
-        self._tried[target] = time.monotonic()
+        self._tried[target] = self._clock.monotonic()
         self._service.links.reach(target)
 
     def forget(self, target: Target) -> None:

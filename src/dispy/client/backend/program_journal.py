@@ -34,18 +34,21 @@ class ProgramJournal:
     Args:
         service: The scheduler. Results are acknowledged only when they are on disk in all full journals.
         opened: Open clusters by number; shared with the backend, which changes it.
-        post: Has a function called on the loop; on any thread.
+        make: Makes the program's journal; None if there is to be none, or it cannot be made.
 
     Attributes:
         noted: Numbers of the clusters that are in the program's journal.
     """
 
     def __init__(
-        self, service: SchedulerService, opened: dict[int, OpenCluster], post: Callable[..., None]
+        self,
+        service: SchedulerService,
+        opened: dict[int, OpenCluster],
+        make: Callable[[], Journal | None],
     ) -> None:
         self._service = service
         self._opened = opened
-        self._post = post
+        self._make = make
         self._journal: Journal | None = None
         """The program's journal; None while no cluster needs it."""
         self._has_failed = False
@@ -68,7 +71,7 @@ class ProgramJournal:
         """Note that a cluster uses a node, so that a recovery asks it. Called before the node gets the computation.
 
         The note goes into the cluster's full journal. Without one it goes into the program's journal, which is made
-        for the first such note; if that fails, or ``config.Journal`` is off, nothing is noted. Does not wait for the
+        for the first such note; if there is none, nothing is noted. Does not wait for the
         disk.
 
         Args:
@@ -81,7 +84,7 @@ class ProgramJournal:
             journal.add_node(_node_row(info, self._service.links.target_of(info.node), is_private))
             return
         # A private node ends with the program: a recovery would find nothing there.
-        if is_private or self._has_failed or not config.Journal:
+        if is_private or self._has_failed:
             return
         if self._journal is None:
             self._journal = self._make()
@@ -131,22 +134,6 @@ class ProgramJournal:
         for journal in self._ended:
             journal.close(remove=True)
 
-    def _make(self) -> Journal | None:
-        """Make the program's journal, and return it; None, with a warning, if the state directory cannot be used.
-
-        Does not wait: the file is opened on the journal's thread. An error there is only logged; the program goes on,
-        and ``recover_jobs`` will not find its jobs.
-        """
-        try:
-            path = journal_files.new_path(self._service.links.identity, is_full=False)
-        except DispyError as error:
-            logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
-            return None
-        thread = JournalThread(path, journal_files.create_short, self._post)
-        journal = Journal(thread, is_full=False, wait=False, repack=payload.repack)
-        journal.begin(self._service.links.identity, self._service.links.name)
-        return journal
-
     def _after_note(self, told: Callable[[], None]) -> None:
         """Call ``told`` once the results that came until now are on disk in all open full journals.
 
@@ -157,6 +144,30 @@ class ProgramJournal:
             if cluster.spec.journal is not None:
                 told = partial(cluster.spec.journal.thread.after_note, told)
         told()
+
+
+def make_journal(service: SchedulerService, post: Callable[..., None]) -> Journal | None:
+    """Make a program's journal, and return it; None if ``config.Journal`` is off, or, with a warning, if the state
+    directory cannot be used.
+
+    Does not wait: the file is opened on the journal's thread. An error there is only logged; the program goes on,
+    and ``recover_jobs`` will not find its jobs.
+
+    Args:
+        service: The scheduler, whose identity and name are noted.
+        post: Has a function called on the loop; on any thread.
+    """
+    if not config.Journal:
+        return None
+    try:
+        path = journal_files.new_path(service.links.identity, is_full=False)
+    except DispyError as error:
+        logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
+        return None
+    thread = JournalThread(path, journal_files.create_short, post)
+    journal = Journal(thread, is_full=False, wait=False, repack=payload.repack)
+    journal.begin(service.links.identity, service.links.name)
+    return journal
 
 
 def _never(told: Callable[[], None]) -> None:

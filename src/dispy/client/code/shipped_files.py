@@ -82,7 +82,7 @@ class Sent:
     def __init__(self) -> None:
         self._requests = itertools.count(1)
         """Source of numbers for the requests to nodes; each answer repeats its number."""
-        self._under_way: dict[tuple[NodeId, int], Sending] = {}
+        self.under_way: dict[tuple[NodeId, int], Sending] = {}
         """Files that a node has not acknowledged yet, by the node's identity and the request's number."""
         self._entries: dict[Address, list[FileEntry]] = {}
         """Descriptions of the files that each node has got, by its address: a restarted node has the same address."""
@@ -99,12 +99,12 @@ class Sent:
         """
         request = next(self._requests)
         future: concurrent.futures.Future[str] = concurrent.futures.Future()
-        self._under_way[node, request] = Sending(future, entries, held)
+        self.under_way[node, request] = Sending(future, entries, held)
         return request, future
 
     def answered(self, node: NodeId, request: int) -> Sending | None:
         """Returns what a node has answered to, and forgets it; None if that is not known."""
-        return self._under_way.pop((node, request), None)
+        return self.under_way.pop((node, request), None)
 
     def note(self, node: Address, entries: list[FileEntry], held: list[Held]) -> None:
         """Record that files are on a node, and hold them. A file replaces an older one with the same path.

@@ -99,7 +99,7 @@ class Dead:
             short journal.
         is_plain: True if no byte of a node may run code here: only plain data is read. True if a cluster of the
             journal said so; ``recover_jobs`` can set it.
-        jobs: Jobs of this journal, rebuilt; ``make_jobs`` sets them.
+        jobs: Jobs of this journal, rebuilt, by name (``rebuilt_jobs.Name``); ``make_jobs`` sets them.
 
     Raises:
         DispyError: The journal is damaged.
@@ -118,7 +118,7 @@ class Dead:
         self.is_reentrant = False
         self.is_program = False
         self.is_plain = False
-        self.jobs: list[DispyJob] = []
+        self.jobs: dict[tuple[int, int], DispyJob] = {}
         journal.thread.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:

@@ -292,7 +292,7 @@ def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
         Jobs of this journal that have not ended, that is, were never started.
     """
     _note_ended(one, by_address(one, jobs, is_whole=True))
-    own = {id(job) for job in one.jobs}
+    own = {id(job) for job in one.jobs.values()}
     left = [job for job in jobs if id(job) in own and job.number in one.submitted]
     return [job for job in left if not job._is_final]  # pyright: ignore[reportPrivateUsage]  # not for programs
 

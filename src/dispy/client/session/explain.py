@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from dispy.client.arguments import describe
@@ -71,7 +70,7 @@ def check_waiting(session: Session) -> None:
     """
     waiting = session.waiting
     stalled = waiting.stall.look(
-        session.views.stalled(session.number) if session.jobs else "", time.monotonic()
+        session.views.stalled(session.number) if session.jobs else "", session.engine.clock.monotonic()
     )
     if stalled:
         logger.error(
@@ -81,7 +80,7 @@ def check_waiting(session: Session) -> None:
     if not session.jobs or (session.dispy_nodes and not held):
         waiting.clear()
         return
-    if waiting.is_due(held or "no node", HELD_S if held else WARN_S, time.monotonic()):
+    if waiting.is_due(held or "no node", HELD_S if held else WARN_S, session.engine.clock.monotonic()):
         reason = held or _why_loading(session)
         logger.warning("%s", f"{_waiting(session)}: {reason}" if reason else _why_no_node(session))
 

@@ -28,6 +28,7 @@ from dispy import config
 from dispy.client.allocation.node_faults import NodeFaults
 from dispy.client.backend.backend import Access, ClusterSpec, Wishes
 from dispy.client.code.shipped_files import Sent, listed
+from dispy.client.job_numbers import Numbers
 from dispy.client.session.failures import Tally
 from dispy.errors import UsageError
 from dispy.protocol.node import Compute
@@ -229,6 +230,8 @@ class Session:
 
     jobs: dict[int, DispyJob | Chunk]
     """Unfinished jobs and chunks of maps, by number, in the order of submission. A job leaves when it has ended."""
+    numbers: Numbers
+    """Source of the numbers of jobs and chunks. Numbers of other clusters are the same ones."""
     map_numbers: itertools.count[int]
     """Source of numbers for calls of ``map``, from 1. Seeds of items depend on them: each map draws other numbers."""
     maps: set[RunningMap]
@@ -313,13 +316,14 @@ class Session:
         self.sent = Sent()
 
         self.jobs = {}
+        self.numbers = Numbers()
         self.map_numbers = itertools.count(1)
         self.maps = set()
         self.status_guard = threading.RLock()
         self.loading = {}
         self.ended = set()
 
-        self.idle = threading.Condition()
+        self.idle = engine.new_condition()
         self.room = threading.RLock()
 
         self.dispy_nodes = {}
