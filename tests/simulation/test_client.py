@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .jobs import Kind, Task
+import pytest
+
+from dispy import config
+
+from .jobs import Task
 from .journals import Shelf
 from .program import Cluster
 from .small import small
+from .told import CLOSED
 
 
 def test_a_node_that_is_lost_before_the_journal_has_it_is_not_used(tmp_path: Path) -> None:
@@ -29,7 +34,10 @@ def test_a_node_that_is_lost_before_the_journal_has_it_is_not_used(tmp_path: Pat
         place.check_all_finished()
 
 
-def test_close_waits_for_jobs_and_gives_up_those_that_do_not_end(tmp_path: Path) -> None:
+def test_close_waits_for_jobs_and_gives_up_those_that_do_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "CancelGrace", 0.5)
     with small(tmp_path) as place:
         program = place.program
         opened: list[Cluster] = []
@@ -46,13 +54,15 @@ def test_close_waits_for_jobs_and_gives_up_those_that_do_not_end(tmp_path: Path)
         place.wait(10.0)
         assert list(program.clusters) == [3]
         assert [job.status for job in opened[0].told.jobs.values()] == [11, 11]
-        place.call(program.submit, opened[2], [Task(1000, Kind.DEAF)])
+        place.call(program.submit, opened[2], [Task(60_000_000)])
         place.wait(0.5)
         place.computer.party.stop()  # type: ignore[union-attr]  # there is a node
         place.call(program.close, opened[2], True)
-        place.wait(9.0)
+        place.wait(2.0)
+        assert program.clusters
+        place.wait(1.0)
         assert not program.clusters
-        assert opened[2].told.jobs[3].status == 10
+        assert opened[2].told.jobs[3].exception == CLOSED
 
 
 def test_jobs_of_clusters_have_the_same_numbers(tmp_path: Path) -> None:
