@@ -15,7 +15,9 @@ from msgspec.msgpack import Decoder
 
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import frames, limits, node
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine
+from dispy.protocol.connection.faults import is_of_peer
+from dispy.protocol.connection.machine import ConnectionMachine
+from dispy.protocol.connection.states import HANDLED, PROVEN
 from dispy.protocol.handshake import MAGIC, Challenge, Hello, Proof
 from dispy.protocol.streams import MemorySink, MemorySource
 from dispy.security.tls import Cipher, DialerTls, ListenerTls, Tls, TlsError, dialer_tls, listener_tls
@@ -195,7 +197,9 @@ class Talk:
                     self.is_proven = True
                 else:
                     self._take(event)
-        except FAULTS_OF_PEER as error:
+        except Exception as error:
+            if not is_of_peer(error):
+                raise
             machine.refuse(error)
 
     def _take(self, message: Any) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.protocol import frames, limits, node
+from dispy.protocol.connection.faults import is_of_peer
 from dispy.protocol.connection.heartbeat import SILENT_TICKS
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine, State
+from dispy.protocol.connection.machine import ConnectionMachine
+from dispy.protocol.connection.states import HANDLED, PROVEN, State
 from dispy.protocol.connection.stranger import BYTES_MAX
 from dispy.protocol.handshake import REFUSAL
 from dispy.protocol.streams import Group, MemorySource
@@ -67,7 +69,9 @@ class Side:
                 for job in getattr(event, "jobs", ()):
                     if job.stream:
                         self.payloads[job.number] = bytes(self.machine.incoming.take(job.stream).data)
-        except FAULTS_OF_PEER as error:
+        except Exception as error:
+            if not is_of_peer(error):
+                raise
             self.machine.refuse(error)
 
     def said(self, chunks: int = 1 << 30) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling.ids import ClientId, NodeId
-from dispy.errors import SilenceError
+from dispy.errors import InternalError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
 from dispy.protocol import limits, node
@@ -32,7 +32,7 @@ from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
 from dispy.system.escaping import line
 from dispy.system.shared_memory import SharedPool
-from dispy.system.wording import counted
+from dispy.system.wording import counted, say_fault
 
 logger = logging.getLogger("dispy.scheduler")
 
@@ -108,10 +108,18 @@ class SchedulerService:
         return self.machine.state
 
     def handle(self, event: core.Event) -> list[core.Action]:
-        """Give the core an event, and perform the actions that it decides on; returns these. On the loop."""
+        """Give the core an event, and perform the actions that it decides on; returns these. On the loop.
+
+        Raises:
+            InternalError: The core has a fault, which is logged. What it knows may be wrong from now on.
+        """
         perform = self._perform_by_type
         with self._lock:
-            actions = self.machine.handle(event, self.clock.monotonic())
+            try:
+                actions = self.machine.handle(event, self.clock.monotonic())
+            except InternalError as error:
+                self._say_fault(error)
+                raise
             for action in actions:
                 perform[type(action)](action)
         return actions
@@ -150,8 +158,20 @@ class SchedulerService:
                 ):
                     self._loop.call_soon_threadsafe(self._perform_by_type[type(action)], action)
             return True
+        except InternalError as error:
+            self._say_fault(error)
+            raise
         finally:
             self._lock.release()
+
+    def _say_fault(self, error: InternalError) -> None:
+        """Log that the core has a fault."""
+        say_fault(
+            logger,
+            "the scheduler of this program has a fault: jobs may wait for ever from now on, though those that have "
+            "ended keep their results; end the program, run again what is missing, and please report this",
+            error=error,
+        )
 
     def _send_now(self, link: Link, connection: Connection, action: core.Action) -> bool:
         assert type(action) is core.Send

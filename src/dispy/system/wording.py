@@ -1,9 +1,11 @@
-"""How numbers, values and errors are put into words, for logs and messages to users."""
+"""How numbers, values, errors and faults are put into words, for logs and messages to users."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from dispy.errors import InternalError
 from dispy.system.escaping import line
 
 
@@ -50,3 +52,24 @@ def short_repr(value: Any) -> str:
         return reprlib.repr(value)
     except Exception as error:
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+
+
+def say_fault(logger: logging.Logger, text: str, *arguments: object, error: Exception) -> None:
+    """Log a fault of dispy itself at ERROR, with its traceback; not again if it is an ``InternalError`` that was
+    logged before, as several who catch it in turn may want to.
+
+    Args:
+        logger: The logger to use.
+        text: What the fault means to the user, and what to do, with places for the arguments.
+        arguments: Values for the text.
+        error: The exception. With an ``InternalError`` the last events of its machine are shown, too.
+    """
+    if not was_said(error):
+        logger.error(text, *arguments, exc_info=error)
+        if isinstance(error, InternalError):
+            error.is_logged = True
+
+
+def was_said(error: object) -> bool:
+    """True if an exception is an ``InternalError`` that ``say_fault`` has logged."""
+    return isinstance(error, InternalError) and error.is_logged

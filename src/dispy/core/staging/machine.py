@@ -37,6 +37,7 @@ from dispy.core.staging.requests import ask
 from dispy.core.staging.state import Due, Limits, State
 from dispy.core.staging.thread_turns import begin_work, threads
 from dispy.core.staging.timers import take_due, wake
+from dispy.protocol.history import History, subject_of
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
 """Function that changes the state as an event demands, and appends actions to the outbox. Its third argument has the
@@ -94,6 +95,7 @@ class Machine:
 
     def __init__(self, bounds: Limits | None = None) -> None:
         self.state = State(bounds or Limits(), threads())
+        self._history = History("the staging core")
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Change the state as an event demands; returns the actions for the shell, to be done in this order.
@@ -101,14 +103,22 @@ class Machine:
         Args:
             event: A request of the shell, news of a supplier, the answer of a thread, or a tick of the clock.
             now: The present (seconds, monotonic).
+
+        Raises:
+            InternalError: Handling the event has failed: the state may be changed in part. The error names the event
+                and the last ones before it.
         """
         out: Outbox = []
         state = self.state
-        _HANDLERS[type(event)](state, out, event, now)
-        while state.ask_now:
-            supplier = next(iter(state.ask_now))
-            del state.ask_now[supplier]
-            ask(state, out, supplier)
-        begin_work(state, out)
-        wake(state, out)
+        self._history.notes.append((type(event), subject_of(event), now))
+        try:
+            _HANDLERS[type(event)](state, out, event, now)
+            while state.ask_now:
+                supplier = next(iter(state.ask_now))
+                del state.ask_now[supplier]
+                ask(state, out, supplier)
+            begin_work(state, out)
+            wake(state, out)
+        except Exception as error:
+            raise self._history.fault(event, now) from error
         return out
