@@ -6,7 +6,7 @@ After each of them suppliers are asked for what there is room for, and free thre
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 from dispy.core.staging import parts, stages, suppliers
 from dispy.core.staging.actions import Action, Outbox
@@ -59,6 +59,8 @@ def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
                 stage = state.stages.get(StageId(number))
                 if stage is not None:
                     tell_again(state, out, stage, now)
+            case _:
+                assert_never(due)
 
 
 _HANDLERS: dict[type[Event], Handler] = {
