@@ -68,11 +68,6 @@ class NoNodesError(DispyError):
     """No node answered where one was expected: the program's private node could not be started."""
 
 
-class NodeLostError(DispyError):
-    """A node that was running jobs is gone, and its jobs with it. Not raised at present: such jobs end as
-    ``Abandoned`` or run again."""
-
-
 class StateDirectoryError(DispyError):
     """The user's state or runtime directory cannot be used, or is open to other users: nothing is put there."""
 
