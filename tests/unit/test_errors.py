@@ -32,7 +32,7 @@ def made() -> set[str]:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_each_exception_is_raised_somewhere(made: set[str], name: str) -> None:
-    """One that never comes is a promise to ``except`` that nobody keeps: raise it, or remove it from the docs, too."""
+    """One that never comes is a promise to ``except`` that nobody keeps: raise it, or remove it, from docs too."""
     assert name in made
 
 

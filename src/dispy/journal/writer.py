@@ -445,12 +445,8 @@ class Journal:
             with contextlib.suppress(Exception):
                 db.execute("ROLLBACK")
             if not isinstance(error, _AskerKnowsError):
-                logger.error(
-                    "journal %s cannot be written to any more: %s; should this program die, jobs from now on are "
-                    "lost",
-                    self.path,
-                    error,
-                )
+                text = "journal %s cannot be written to any more: %s; should this program die, later jobs are lost"
+                logger.error(text, self.path, error)
         self._answers.clear()
         self._tell(entries)
 
@@ -466,6 +462,10 @@ class Journal:
         entries.clear()
         if told:
             self._post(lambda: [each() for each in told])
+
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of entries, and bytes of payloads in them, that are not on disk yet. On any thread."""
+        return {"entries_waiting": self._queue.qsize(), "bytes_waiting": self._unwritten}
 
     def _drain(self) -> None:
         """Drop all entries and tell those that wait for them, until the last entry: the file could not be opened."""

@@ -225,6 +225,15 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes that have arrived over this connection, as on the wire: for the user's statistics."""
         return self.machine.bytes_received
 
+    def statistics(self) -> dict[str, int]:
+        """Returns bytes on the wire so far, and the payloads that are arriving."""
+        machine = self.machine
+        return {
+            "bytes_sent": machine.bytes_sent,
+            "bytes_received": machine.bytes_received,
+            "payloads_arriving": machine.incoming.count(),
+        }
+
     # Messages.
 
     def send(self, message: Any) -> None:

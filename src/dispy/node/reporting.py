@@ -19,7 +19,7 @@ from dispy.node.guests import Guest
 from dispy.protocol import node
 from dispy.system.escaping import line
 from dispy.system.log_writer import local_time
-from dispy.system.wording import brief, counted
+from dispy.system.wording import brief, counted, named
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -251,6 +251,29 @@ def usage(service: NodeState) -> str:
         its_jobs = f"jobs here: {jobs} of {names or 'nothing'}"
         said.append(f"  {client.name}{where}: {client.busy} in use, {its_jobs}")
     return "\n".join(said)
+
+
+def statistics(service: NodeState) -> dict[str, int]:
+    """Returns numbers of clients, computations, jobs and workers of now, with those of the node's parts, whose names
+    begin with the part's: ``stager_``, ``segments_``, ``spool_``."""
+    state = service.machine.state
+    links = [connection.statistics() for connection in service.connections]
+    found = {
+        "cpus": service.cpus,
+        "cpus_busy": state.busy,
+        "clients": len(state.clients),
+        "connections": len(links),
+        "computations": len(state.computations),
+        "jobs_open": sum([len(computation.open) for computation in state.computations.values()]),
+        "workers": len(state.workers),
+        "hosts_started": service.hosts_started,
+        "batches_kept": sum([len(client.sent.kept) for client in state.clients.values()]),
+        "bytes_sent": sum([link["bytes_sent"] for link in links]),
+        "bytes_received": sum([link["bytes_received"] for link in links]),
+    }
+    found |= named("stager", service.stager.statistics())
+    found |= named("segments", service.segments.statistics())
+    return found | named("spool", service.spool.statistics() if service.spool is not None else {})
 
 
 def describe_work(service: NodeState) -> str:

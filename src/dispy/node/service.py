@@ -41,7 +41,7 @@ from dispy.settings import PULSE_S, NodeSettings
 from dispy.system.addresses import local
 from dispy.system.liveness import this_process
 from dispy.system.watchdog import Stall
-from dispy.system.wording import of_error
+from dispy.system.wording import facts, of_error
 
 logger = logging.getLogger("dispy.node")
 
@@ -314,9 +314,13 @@ class NodeService(NodeState):
             reporting.say_waits(self)
 
     def say_usage(self, why: str) -> None:
-        """Log who uses this node; ``why``: cause, for the log."""
-        for text in reporting.usage(self).splitlines():
+        """Log who uses this node, and its ``statistics``; ``why``: cause, for the log."""
+        for text in [*reporting.usage(self).splitlines(), f"statistics: {facts(self.statistics())}"]:
             logger.info("%s: %s", why, text.strip())
+
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of what the node has and has done (``reporting.statistics``). On the loop."""
+        return reporting.statistics(self)
 
     def stop(self, why: str = "stopped") -> None:
         """Have ``run`` end everything and return; from the second call on without effect.

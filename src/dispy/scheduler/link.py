@@ -431,6 +431,17 @@ class Link:
             return sent, received
         return sent + connection.bytes_sent, received + connection.bytes_received
 
+    def statistics(self) -> dict[str, int]:
+        """Returns the traffic of all connections so far (``traffic``), and numbers of the present one."""
+        sent, received = self.traffic()
+        return {
+            "connections": int(self.connection is not None),
+            "bytes_sent": sent,
+            "bytes_received": received,
+            "batches_received": self.arrived.received,
+            "batches_unacknowledged": self.arrived.received - self.arrived.told,
+        }
+
     def close(self, *, forget: bool = True) -> None:
         """End the link for good.
 

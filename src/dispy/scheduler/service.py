@@ -253,6 +253,21 @@ class SchedulerService:
                 found.append(link.info)
         return found
 
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of nodes, computations and jobs of now, and the traffic of all links. On the loop."""
+        computations = self.state.computations.values()
+        links = [link.statistics() for link in dict.fromkeys(self.links.values())]
+        return {
+            "nodes": len(self._by_node),
+            "links": len(links),
+            "computations": len(computations),
+            "jobs_open": sum([known.open for known in computations]),
+            "jobs_queued": sum([len(known.queue) - len(known.cancelled) for known in computations]),
+            "bytes_sent": sum([link["bytes_sent"] for link in links]),
+            "bytes_received": sum([link["bytes_received"] for link in links]),
+            "batches_unacknowledged": sum([link["batches_unacknowledged"] for link in links]),
+        }
+
     def view(self, client: ClientId, computation: int) -> dict[NodeId, PlacementView]:
         """Returns the view of each placement of a computation, as it was told last, with counts of jobs of now.
 

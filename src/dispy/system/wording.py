@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from dispy.errors import InternalError
@@ -27,6 +28,16 @@ def brief(text: str, most: int = 100) -> str:
     Control characters are escaped after the cut, so that escapes may make it longer.
     """
     return line(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def facts(statistics: Mapping[str, int]) -> str:
+    """Returns the numbers of a ``statistics()`` for a log line: "nodes=2 bytes_sent=4096". Zeros are left out."""
+    return " ".join([f"{name}={number}" for name, number in statistics.items() if number]) or "all are 0"
+
+
+def named(part: str, statistics: Mapping[str, int]) -> dict[str, int]:
+    """Returns numbers of a part for the ``statistics()`` of the whole: "bytes" of "journal" is "journal_bytes"."""
+    return {f"{part}_{name}": number for name, number in statistics.items()}
 
 
 def of_error(error: BaseException) -> str:

@@ -71,7 +71,7 @@ class Embedded:
         self.discovery = Discovery(
             self.service, self._opened, thread.post, self._news.offer, self._news.on_unreachable
         )
-        self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news)
+        self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news, self._journal)
         """Nodes and jobs, to be read."""
         self._news.begin(self.service, self.discovery, self._journal, self._memory)
 

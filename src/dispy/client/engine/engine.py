@@ -86,6 +86,15 @@ class Engine(Threads):
         """Open clusters, by number."""
         return self.news.sessions
 
+    def statistics(self) -> dict[str, int]:
+        """Returns the numbers of the engine and its backend (``EmbeddedViews.statistics``) as of now. On any thread.
+
+        Raises:
+            UsageError: The engine was stopped, or this is a fork of its process.
+        """
+        own = {"clusters": len(self.sessions), "callbacks_left": self.callbacks.count_left()}
+        return own | self.call(self.backend.views.statistics)
+
     def stop(self) -> None:
         """End the threads (waits 5 s at most), the links, private nodes and journals. A second call does nothing.
 
