@@ -509,3 +509,23 @@ def test_what_finds_no_room_for_a_computation_that_is_gone_is_no_matter() -> Non
     machine = machine_with_computation(1)
     say(machine, node.CloseComputation(1))
     assert machine.handle(core.ShortOfRoom(KEY, "it is full", (7, 0)), 0.0) == []
+
+
+def test_a_dead_client_gets_the_cpu_that_a_limited_one_may_not_use() -> None:
+    """The limited one has jobs that wait; the CPU was idle before, until one of these clients left."""
+    dead = ClientId(b"d" * 16)
+    machine = machine_with_computation(2)
+    machine.handle(core.ClientAttached(dead, "dead", 0), 0.0)
+    machine.handle(core.FromClient(dead, Compute(1, "f", b"")), 0.0)
+    machine.handle(core.HostReady((dead, 1)), 0.0)
+    jobs = node.RunJobs(1, [Job(number, 0, b"") for number in range(4)])
+    first, second = offers(machine.handle(core.FromClient(dead, jobs), 0.0))
+    machine.handle(core.ClientSilent(dead), 0.0)
+    machine.handle(core.Tick({}), 6.0)
+    assert machine.state.clients[dead].is_dead
+    say(machine, node.LimitCpus(1), 6.0)
+    assert not offers(run(machine, range(10, 15)))
+    (offered,) = offers(finish(machine, first))
+    assert machine.state.workers[offered.worker].computation.key == KEY
+    (offered,) = offers(finish(machine, second))
+    assert machine.state.workers[offered.worker].computation.key == (dead, 1)
