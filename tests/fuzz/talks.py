@@ -206,7 +206,8 @@ class Talk:
         """Take the streams that a message refers to, as nodes and links do."""
         if not self.is_proven or not self.machine.is_ready:
             raise Fault(f"{message!r} before the proof, or after the end")
-        for part in (message, *getattr(message, "jobs", ()), *getattr(message, "ended", ())):
+        places = [job.where for job in getattr(message, "jobs", ())]
+        for part in (message, *places, *getattr(message, "ended", ())):
             stream = getattr(part, "stream", 0)
             if stream:
                 self.machine.incoming.take(stream)

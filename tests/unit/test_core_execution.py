@@ -34,7 +34,12 @@ def say(machine: Machine, message: node.ToNode, now: float = 0.0) -> list[core.A
 
 
 def run(machine: Machine, numbers: range, payload: bytes = b"", stream: int = 0) -> list[core.Action]:
-    return say(machine, node.RunJobs(1, [Job(number, 0, payload, stream and number) for number in numbers]))
+    return say(
+        machine,
+        node.RunJobs(
+            1, [Job(number, 0, payload, node.Segment(number) if stream else None) for number in numbers]
+        ),
+    )
 
 
 def offers(actions: list[core.Action]) -> list[core.Offer]:
@@ -305,7 +310,9 @@ def test_a_dead_worker_had_let_go_of_nothing() -> None:
 def test_arguments_that_come_twice_are_kept_once() -> None:
     machine = machine_with_computation(1)
     run(machine, range(1, 4), stream=1)
-    actions = say(machine, node.RunJobs(1, [Job(2, 0, b"", 20), Job(9, 0, b"", 21)]))
+    actions = say(
+        machine, node.RunJobs(1, [Job(2, 0, b"", node.Segment(20)), Job(9, 0, b"", node.Segment(21))])
+    )
     assert released(actions) == [20]
 
 

@@ -67,8 +67,9 @@ class Side:
                 if event is not HANDLED:
                     self.events.append(event)
                 for job in getattr(event, "jobs", ()):
-                    if job.stream:
-                        self.payloads[job.number] = bytes(self.machine.incoming.take(job.stream).data)
+                    if type(job.where) is node.Streamed:
+                        sink = self.machine.incoming.take(job.where.stream)
+                        self.payloads[job.number] = bytes(sink.data)
         except Exception as error:
             if not is_of_peer(error):
                 raise
@@ -84,8 +85,8 @@ class Side:
 
     def send(self, number: int, *sources: MemorySource) -> Group:
         """Send jobs with payloads as one message."""
-        jobs = [node.Job(number + at, 0, b"") for at in range(len(sources))]
-        parts = [(job, "stream", source) for job, source in zip(jobs, sources, strict=True)]
+        jobs = [node.Job(number + at, 0, b"", node.Streamed(0)) for at in range(len(sources))]
+        parts = [(job.where, "stream", source) for job, source in zip(jobs, sources, strict=True)]
         return self.machine.send_streamed(parts, node.RunJobs(1, jobs))
 
 

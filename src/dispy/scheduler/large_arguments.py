@@ -31,8 +31,9 @@ class LargeArguments:
 
         ``watched`` and ``files`` are the fields of its ``RunJobs``.
         """
-        bare = node.Job(job.number, job.attempt, b"")
-        parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
+        where = node.Streamed(0)
+        bare = node.Job(job.number, job.attempt, b"", where)
+        parts: list[tuple[Any, str, Source]] = [(where, "stream", MemorySource(job.payload))]
         group = connection.send_streamed(parts, node.RunJobs(computation, [bare], watched, files))
         if len(self._groups) >= ENTRIES_MAX:
             self._groups = {key: other for key, other in self._groups.items() if not other.is_over()}

@@ -18,7 +18,7 @@ cancel may have to wait for one message: 2 ms at 1 Gbit/s."""
 
 Give = Callable[[Link, Payload], int]
 """Function that links a payload's file into the shared memory directory of a node of this machine. It returns the
-file's number there (``Job.given``), or 0: the payload must be sent."""
+file's number there (``node.Given``), or 0: the payload must be sent."""
 
 
 def send_jobs(link: Link, connection: Connection, message: node.RunJobs, give: Give) -> None:
@@ -32,7 +32,7 @@ def send_jobs(link: Link, connection: Connection, message: node.RunJobs, give: G
         for job in large:
             given = give(link, job.payload)
             if given:
-                jobs.append(node.Job(job.number, job.attempt, b"", given=given))
+                jobs.append(node.Job(job.number, job.attempt, b"", node.Given(given)))
             else:
                 streamed.append(job)
         large = streamed

@@ -66,7 +66,7 @@ class SchedulerService:
         """Functions that are called with each ``RunJobs`` before it leaves for a node, by the number by which nodes
         know the computation (``Computation.wire``): the journal notes the jobs' numbers."""
         self._given = given_prefix(identity) << GIVEN_BITS
-        """Number of the last file that was linked into a node's directory (``Job.given``). Its upper bits name this
+        """Number of the last file that was linked into a node's directory (``node.Given``). Its upper bits name this
         scheduler, so that numbers of different programs differ."""
         self._observer = observer
         self.machine = Machine()
@@ -472,7 +472,7 @@ class SchedulerService:
         """Link a payload's file into the shared memory directory of a node of this machine.
 
         Returns:
-            The file's number there (``Job.given``); 0: send the payload, as the node does not share memory, or the
+            The file's number there (``node.Given``); 0: send the payload, as the node does not share memory, or the
             payload is not in a file.
         """
         if not link.shared or self.memory is None:
