@@ -7,6 +7,7 @@ are posted to the loop, and calls of the engine's other threads, wait in one que
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -69,6 +70,8 @@ class Threads:
         self.queue: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self.callbacks = self.loader = self.chooser = self.files = Caller(self)
         self.is_stopped = False
+        self.clock = time
+        self.new_condition = threading.Condition
 
     def post(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.queue.append((function, arguments))
@@ -208,11 +211,17 @@ def _run(function: Callable[..., Any], job: Job) -> Ended:
     )
 
 
-def played(function: Callable[..., Any], nodes: Any = None, **given: Any) -> tuple[Session, PlayedBackend]:
-    """An open session over a played backend. ``given``: ``job_status``, ``cluster_status``, or any of ``Options``."""
-    threads: Any = Threads()
-    news = News(threads)
-    backend: Any = PlayedBackend(news)
+def played(
+    function: Callable[..., Any], nodes: Any = None, beside: Session | None = None, **given: Any
+) -> tuple[Session, PlayedBackend]:
+    """An open session over a played backend.
+
+    ``beside``: a session of the same program, whose backend is shared. ``given``: ``job_status``, ``cluster_status``,
+    or any of ``Options``.
+    """
+    threads: Any = Threads() if beside is None else beside.engine
+    backend: Any = PlayedBackend(News(threads)) if beside is None else beside.backend
+    news = backend.news
     news.backend = backend
     callbacks = Callbacks(given.pop("job_status", None), given.pop("cluster_status", None))
     seeding = payload.Seeding(0, 1, False)
@@ -225,7 +234,15 @@ def played(function: Callable[..., Any], nodes: Any = None, **given: Any) -> tup
     options = Options(**(chosen | given))
     wishes = Wishes(parse_nodes(nodes), nodes is None)
     session = make_session(
-        options, wishes, Shipped(None), [], threads, backend, 1, "the cluster", callbacks
+        options,
+        wishes,
+        Shipped(None),
+        [],
+        threads,
+        backend,
+        len(news.sessions) + 1,
+        "the cluster",
+        callbacks,
     )
 
     def add(opened: Session) -> None:

@@ -50,6 +50,7 @@ STAGED = (
     "integration/test_recover.py",
     "integration/test_recover_all.py",
     "integration/test_recover_next.py",
+    "integration/test_same_numbers.py",
     "integration/test_spool.py",
 )
 

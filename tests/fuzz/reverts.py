@@ -63,7 +63,7 @@ MUTATIONS = [
         (
             (
                 "dispy/node/staging/job_directories.py",
-                "            held = self._held_at(path)\n            return self._tree_of(held)\n",
+                "            held = self.at(path)\n            return self._tree_of(held)\n",
                 "            return Tree(os.open(path, DIRECTORY))\n",
             ),
         ),

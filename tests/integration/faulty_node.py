@@ -12,7 +12,7 @@ from typing import Any
 
 from dispy.cli.node import main
 from dispy.core import execution as core
-from dispy.files.fetching import parts, stager
+from dispy.files.fetching import parts, stage_work, stager
 from dispy.node import clients, containment, guests, service, state
 from dispy.node.payloads.payload_files import Outgoing
 from dispy.node.processes import computations, workers
@@ -161,7 +161,7 @@ PLACES: dict[str, Callable[[], None]] = {
     "live output": lambda: break_function(state, "read_printed", is_output_of_hurt),
     "message about a computation": lambda: break_message(node.RunJobs, clients._BEFORE),
     "message that opens a computation": lambda: clients._BEFORE.__setitem__(node.Compute, fail_for_name),
-    "looking for files": lambda: break_function(stager.Stager, "_put"),
+    "looking for files": lambda: break_function(stage_work, "put"),
     "after looking for files": lambda: break_function(stager.Stager, "_on_answer"),
     "opening a part": lambda: break_function(parts.Parts, "_open", has_hurt),
     "writing a part": lambda: break_function(parts.Parts, "_write", has_hurt),

@@ -57,7 +57,7 @@ jobs = [
 if cluster._session.journal is not None:
     # What was submitted in the last moment before a death is not in it.
     cluster.status()
-    cluster._session.journal.ask(lambda db: None)
+    cluster._session.journal.thread.ask(lambda db: None)
 print('submitted', flush=True)
 for line in sys.stdin if False else open(f'{directory}/orders'):
     exec(line)

@@ -313,7 +313,7 @@ jobs = [cluster.submit("{gate}") for _ in range(20)]
 while jobs[0].status != dispy.DispyJob.Running:
     time.sleep(0.005)
 cluster.status()
-cluster._session.journal.ask(lambda db: None)  # what was submitted in the last moment before a death is not in it
+cluster._session.journal.thread.ask(lambda db: None)  # what was submitted just before a death is not in it
 print("running", flush=True)
 time.sleep(60)
 """

@@ -106,7 +106,7 @@ def test_every_job_that_was_submitted_comes_back(
 
 SECOND = (
     "second = dispy.JobCluster(run, durable=True); more = [second.submit(directory, n) for n in range(10, 20)]; "
-    "second.status(); second._session.journal.ask(lambda db: None); print('second', flush=True)"
+    "second.status(); second._session.journal.thread.ask(lambda db: None); print('second', flush=True)"
 )
 
 
@@ -198,7 +198,7 @@ def test_large_arguments_and_what_was_put_are_there_again(
         "jobs = [cluster.submit(n, bytes([n]) * 2_000_000, table, sys.argv[1]) for n in range(1, 20)]\n"
         "pinned = cluster.submit_node(cluster.status().nodes[0].ip_addr, 1, b'xx', table, sys.argv[1])\n"
         "cluster.status()\n"
-        "cluster._session.journal.ask(lambda db: None)\n"
+        "cluster._session.journal.thread.ask(lambda db: None)\n"
         "print('written', flush=True)\n"
         "time.sleep(60)\n",
         str(gate),
@@ -228,7 +228,7 @@ def test_results_that_are_nothing_but_bytes(
         "dispy.config.LocalNode = False\n"
         "cluster = dispy.JobCluster(bytes, recover_file='jobs.journal')\n"
         "assert len(cluster.submit(int(sys.argv[1]))()) == int(sys.argv[1])\n"
-        "cluster._session.journal.ask(lambda db: None)\n"
+        "cluster._session.journal.thread.ask(lambda db: None)\n"
         "os.kill(os.getpid(), 9)\n",
         str(size),
     )
@@ -346,7 +346,8 @@ def test_the_nodes_die_as_well(
     dying = start_dying(40, recover_file=str(path), free=10, wait_nodes=2, reentrant=reentrant)
     dying.wait_started(12)
     dying.order(
-        "[job() for job in jobs[:10]]; cluster._session.journal.ask(lambda db: None); print('told', flush=True)"
+        "[job() for job in jobs[:10]]; cluster._session.journal.thread.ask(lambda db: None); "
+        "print('told', flush=True)"
     )
     dying.program.wait_line("^told$")
     place.is_swept = True
@@ -492,7 +493,7 @@ def ended(start_dying: StartDying, start_node: StartNode, path: Path) -> Dying:
     start_node("--cpus", "1")
     dying = start_dying(100, recover_file=str(path), free=100)
     dying.order(
-        "[job() for job in jobs]; cluster._session.journal.ask(lambda db: None); print('told', flush=True)"
+        "[job() for job in jobs]; cluster._session.journal.thread.ask(lambda db: None); print('told', flush=True)"
     )
     dying.program.wait_line("^told$")
     dying.kill()

@@ -152,7 +152,7 @@ def test_jobs_that_never_started_are_kept_and_do_not_stand_before_others(
         "cluster = dispy.JobCluster(abs, nodes=[('127.0.0.1', 9)], durable=True)\n"
         "jobs = [cluster.submit(-n) for n in range(3)]\n"
         "cluster.status()  # the jobs have left the inbox\n"
-        "cluster._session.journal.ask(lambda db: None)\n"
+        "cluster._session.journal.thread.ask(lambda db: None)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     program.wait()

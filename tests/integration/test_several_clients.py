@@ -13,9 +13,9 @@ from typing import Any
 from dispy import payload
 from dispy.client.code.computation import Computation
 from dispy.core import scheduling as core
+from dispy.net.dialing import Target
 from dispy.protocol.node import Compute, Job
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.link import Target
 from dispy.scheduler.service import SchedulerService
 from dispy.security import secrets
 from dispy.security.tls import Tls, dialer_tls
@@ -85,11 +85,11 @@ def test_jobs_of_the_same_number_are_told_apart_after_a_reconnect(
     async def play() -> None:
         clients = Clients()
         target = Target(node.host, node.port, secrets.own().key, tls=partial(dialer_tls, Tls()))
-        clients.service.reach(target)
+        clients.service.links.reach(target)
         await clients.wait(lambda: clients.usable == {FIRST, SECOND})
         clients.submit(FIRST, 1, "first", str(signal))
         await clients.wait(lambda: clients.started == {FIRST})
-        connection = clients.service.links[target].connection
+        connection = clients.service.links.by_target[target].link.connection
         assert connection is not None
         connection.abort(ConnectionError("cut"))
         clients.submit(SECOND, 1, "second", "")

@@ -80,20 +80,30 @@ def watch_scheduler(program: Program, machine: SchedulingMachine) -> None:
     def handle(event: scheduling.Event, now: float) -> list[scheduling.Action]:
         nonlocal count
         kind = type(event)
+        if kind is scheduling.CancelJobs:
+            for number in event.numbers:  # type: ignore[union-attr]
+                account.entries[event.computation, number].is_cancelled = True  # type: ignore[union-attr]
         if kind is scheduling.NodeLost or (kind is scheduling.NodeUp and not event.known):
             account.has_losses = True
         actions = decide(event, now)
         if world.is_traced:
             program.show(event, actions)
         for action in actions:
-            if type(action) is scheduling.Send:
+            if type(action) is scheduling.TellVacated:
+                ends = [
+                    told
+                    for told in actions
+                    if type(told) in (scheduling.TellEnded, scheduling.TellEndedHere)
+                ]
+                program.on_vacated(action, ends)
+            elif type(action) is scheduling.Send:
                 message = action.message
                 if type(message) is CancelJobs:
                     for attempt in message.attempts:
-                        account.entries[attempt.number].is_ended_by_us = True
+                        account.entries[message.computation, attempt.number].is_ended_by_us = True
                 elif type(message) is RunJobs:
                     for job in message.jobs:
-                        account.on_sent(action.node, job)
+                        account.on_sent(message.computation, action.node, job)
                     known = state.nodes.get(action.node)
                     if known is None or not known.is_connected:
                         world.fail(f"{program.name}: jobs are sent to a node that is not there")
@@ -125,14 +135,24 @@ def find_kept_by_program(program: Program) -> str | None:
             if count:
                 return f"{count} {what}"
     for cluster in program.clusters.values():
-        if cluster.sending:
-            return f"{len(cluster.sending)} files that it has sent, of which nothing is told"
-    for link in service._by_node.values():
+        session = cluster.session
+        kept = {
+            "files that it has sent, of which nothing is told": len(session.sent.under_way),
+            "jobs in its session": len(session.jobs),
+            "jobs that the scheduler has not got": len(session.inbox),
+            "holders of what jobs need": len(session.held),
+            "provisional results that are not loaded": len(session.loading),
+            "results that are not loaded": len(session.ended),
+        }
+        for what, count in kept.items():
+            if count:
+                return f"{count} {what}"
+    for link in service.links.by_node.values():
         under_way = link.large_arguments.under_way()
         if under_way:
             return f"arguments of {under_way} on their way"
-        if link.arrived.ahead:
-            return f"batches {sorted(link.arrived.ahead)} as arrived before others"
+        if link.batches.arrived.ahead:
+            return f"batches {sorted(link.batches.arrived.ahead)} as arrived before others"
     return None
 
 
@@ -161,7 +181,7 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
                 return f"{count} {what}"
         loaded = service.loaded.get(key)
         if loaded is not None:
-            files = set(computer.files.directories.get(loaded.segments, ()))  # type: ignore[call-overload]
+            files = set(computer.files.contents.get(loaded.segments, ()))  # type: ignore[call-overload]
             wanted = program.service.state.computations.get((scheduling.EMBEDDED, key[1]))
             files -= {object_name(number) for number in (wanted.objects if wanted is not None else ())}
             if files:

@@ -220,6 +220,16 @@ def _stage_files(service: Any, action: core.StageFiles) -> None:
         service.computer.work.on_stage(prepared.work, action.compute.files)
 
 
+class Strays:
+    """What jobs leave: nothing. Workers have no children, and hosts are looked after one by one."""
+
+    def kill(self, keep: set[int]) -> None:
+        """Kill nobody."""
+
+    def reap(self, own: set[int]) -> None:
+        """Reap nobody."""
+
+
 class Service(NodeService):
     """The node's service; only what touches the machine below is another."""
 
@@ -232,7 +242,9 @@ class Service(NodeService):
         """What another process is to do with files, and who is told."""
         self.placing: dict[int, list[FileEntry]] = {}
         """What it was told to put into directories, by itself."""
-        self._listener = Listener(self._new_connection, computer)  # type: ignore[assignment]
+        entrance: Any = self.entrance
+        entrance._listener = Listener(entrance._new_connection, computer)
+        self.strays = Strays()  # type: ignore[assignment]
         self.stager = Stager(self)
         if computer.disk is not None:
             tell = self._tell_written
@@ -330,9 +342,6 @@ class Service(NodeService):
                     )
             self.handle(core.Looked(action.key, glimpses))
 
-    def kill_strays(self, keep: set[int]) -> None:
-        """Workers have no children, and hosts are looked after one by one."""
-
     def has_reply(self, handle: Any) -> bool:
         return bool(handle.replies.packets)
 
@@ -429,10 +438,10 @@ class Computer:
                 if "longer than" in loaded.failure and self.world.now - host.began < loaded.limit_s:
                     self.world.fail(f"{self.name}: setup is given up before its time is over")
 
-    def client_of(self, host: HostProcess) -> bytes:
-        """Whose computation a host is given."""
+    def key_of(self, host: HostProcess) -> tuple[bytes, int]:
+        """Whose computation a host is given, and which."""
         assert self.service is not None
-        return next(key[0] for key, loaded in self.service.loaded.items() if loaded.host is host)  # type: ignore[comparison-overlap]
+        return next(key for key, loaded in self.service.loaded.items() if loaded.host is host)  # type: ignore[comparison-overlap]
 
     def is_wanted(self, host: HostProcess, job: Job) -> bool:
         """Whether somebody still waits for this attempt of a job."""

@@ -234,7 +234,7 @@ class Spool(spool.Spool):
 
     def _bring(self, directory: Any, store: Store) -> Path:
         """Have segments, which are nowhere, where files are."""
-        there = self._computer.files.directories.get(directory, {})
+        there = self._computer.files.contents.get(directory, {})
         for ended in store.batch.ended:
             for segment in (ended.stream, ended.output_stream):
                 path = self._disk.segments / str(segment)

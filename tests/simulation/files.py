@@ -74,11 +74,12 @@ class Files:
 
     def __init__(self) -> None:
         self.root = PurePosixPath("/node")
+        self.directories = self
         self.free = ""
         self.is_full = False
         self.arriving = 0
         """Payloads between their first byte and their end."""
-        self.directories: dict[PurePosixPath, dict[str, bytes]] = {}
+        self.contents: dict[PurePosixPath, dict[str, bytes]] = {}
         self._writers: dict[int, Party] = {}
         self._next = 1
 
@@ -92,7 +93,7 @@ class Files:
 
     def _directory(self, directory: PurePosixPath) -> dict[str, bytes]:
         try:
-            return self.directories[directory]
+            return self.contents[directory]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, str(directory)) from None
 
@@ -102,12 +103,12 @@ class Files:
         """A subdirectory."""
         self._check_room()
         directory = self.root / name
-        self.directories.setdefault(directory, {})
+        self.contents.setdefault(directory, {})
         return directory
 
     def drop(self, directory: PurePosixPath) -> None:
         """Remove a subdirectory."""
-        self.directories.pop(directory, None)
+        self.contents.pop(directory, None)
 
     def leave(self, directory: PurePosixPath) -> None:
         """A working directory is not needed any more."""
@@ -121,7 +122,7 @@ class Files:
 
     def close(self) -> None:
         """Remove all."""
-        self.directories.clear()
+        self.contents.clear()
 
     # As of ``Segments``.
 
@@ -141,7 +142,7 @@ class Files:
 
     def collect(self, directory: PurePosixPath, held: set[int]) -> None:
         """Remove what processes have written that have died, but for some names."""
-        files = self.directories.get(directory, {})
+        files = self.contents.get(directory, {})
         for name in list(files):
             writer = self._writers.get(int(name)) if name.isdecimal() else None
             if writer is not None and writer.is_dead and int(name) not in held:
@@ -170,7 +171,7 @@ class Files:
 
     def drop_object(self, directory: PurePosixPath, number: int) -> None:
         """Remove an object."""
-        self.directories.get(directory, {}).pop(object_name(number), None)
+        self.contents.get(directory, {}).pop(object_name(number), None)
 
     def put_code(self, directory: PurePosixPath, code: bytes) -> PurePosixPath:
         """Write what a host loads."""
@@ -181,13 +182,13 @@ class Files:
     def outgoing(self, directory: PurePosixPath, name: int) -> MemorySource:
         """The content of a segment, for a client."""
         try:
-            return MemorySource(self.directories[directory][str(name)])
+            return MemorySource(self.contents[directory][str(name)])
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, f"segment {name}") from None
 
     def remove(self, directory: PurePosixPath, name: int, *, was_shared: bool = False) -> None:
         """Let a segment go; one that is gone already is fine."""
-        self.directories.get(directory, {}).pop(str(name), None)
+        self.contents.get(directory, {}).pop(str(name), None)
 
     # What hosts and workers do.
 
@@ -198,13 +199,13 @@ class Files:
             OSError: It is not there.
         """
         try:
-            return self.directories[path.parent][path.name]
+            return self.contents[path.parent][path.name]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, str(path)) from None
 
     def let_go(self, path: PurePosixPath) -> None:
         """Remove a file."""
-        self.directories.get(path.parent, {}).pop(path.name, None)
+        self.contents.get(path.parent, {}).pop(path.name, None)
 
     def put(self, directory: PurePosixPath, data: bytes, writer: Party) -> int:
         """Write a result; returns the name that finds it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 
+from dispy import payload
 from dispy.core.scheduling.withdrawal import CLOSED
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import INLINE_MAX
@@ -17,9 +18,8 @@ from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED, Ende
 from .contents import Shipped
 from .world import World
 
-_ARGUMENTS = struct.Struct(
-    "<xQIBBHII"
-)  # a zero, with which no pickle begins: whoever looks for an id finds none
+_ARGUMENTS = struct.Struct("<QIBBHII")
+RESULT_HEAD = struct.Struct("<QII")  # number, attempt, size
 _RESULT = struct.Struct("<3sIQII")  # the head of a pickle of bytes, their length; number, attempt, size
 _PICKLE_HEAD, _PICKLE_END = b"\x80\x04B", b"."
 
@@ -74,7 +74,7 @@ class Task:
         return self.result_size + _RESULT.size + len(_PICKLE_END) >= INLINE_MAX
 
     def encode(self, number: int) -> bytes:
-        """The arguments of the job that does it."""
+        """The argument of the job that does it."""
         head = _ARGUMENTS.pack(
             number,
             self.duration_us,
@@ -87,8 +87,9 @@ class Task:
         return head + bytes((number & 0xFF,)) * self.arguments_size
 
 
-def decode(data: bytes) -> tuple[int, Task]:
-    """Number and task of a job, from its arguments."""
+def decode(call: bytes) -> tuple[int, Task]:
+    """Number and task of a job, from its pickled call."""
+    data = payload.load_call(call)[0][0]
     number, duration_us, kind, values, object_, result_size, size = _ARGUMENTS.unpack_from(data)
     if data[_ARGUMENTS.size :] != bytes((number & 0xFF,)) * size:
         raise ValueError("the arguments have changed on their way")
@@ -99,6 +100,11 @@ def encode_result(number: int, attempt: int, size: int) -> bytes:
     """What a job returns: a pickle of bytes."""
     body = bytes((number & 0xFF,)) * size + _PICKLE_END
     return _RESULT.pack(_PICKLE_HEAD, 16 + size, number, attempt, size) + body
+
+
+def result_of(number: int, attempt: int, size: int) -> bytes:
+    """What is unpickled of that."""
+    return encode_result(number, attempt, size)[7:-1]
 
 
 def attempt_of(value: bytes) -> int:
@@ -121,8 +127,8 @@ class Entry:
 
     __slots__ = (
         "acknowledged", "attempt", "computation", "died", "ended", "files", "is_cancelled", "is_ended_by_us",
-        "is_given_up", "is_reentrant", "node", "number", "pinned", "places", "recovered", "runs", "serials", "starts",
-        "status", "task",
+        "is_given_up", "is_reentrant", "node", "number", "pinned", "places", "reason", "recovered", "runs",
+        "serials", "starts", "status", "task",
     )  # fmt: skip
 
     def __init__(
@@ -163,6 +169,8 @@ class Entry:
         """Its cluster was closed before it had ended."""
         self.status = 0
         """Final status; 0: none yet."""
+        self.reason = ""
+        """Why it has no result."""
 
 
 class Account:
@@ -176,7 +184,10 @@ class Account:
     def __init__(self, world: World, name: str) -> None:
         self._world = world
         self.name = name
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[tuple[int, int], Entry] = {}
+        """By computation and number: each computation numbers its jobs from 1."""
+        self.origins: dict[int, int] = {}
+        """Of a program that runs jobs of another one: that one's computation, by its own."""
         self.open: dict[int, dict[int, Entry]] = {}
         """Jobs that have not ended, by computation and number."""
         self.statuses = {CANCELLED: 0, TERMINATED: 0, ABANDONED: 0, FINISHED: 0}
@@ -202,7 +213,7 @@ class Account:
 
     def submit(self, entry: Entry) -> None:
         """A job is accepted."""
-        self.entries[entry.number] = entry
+        self.entries[entry.computation, entry.number] = entry
         self.open[entry.computation][entry.number] = entry
 
     def give_up(self, entry: Entry) -> None:
@@ -212,9 +223,9 @@ class Account:
 
     # What the scheduler does.
 
-    def on_sent(self, node: bytes, job: Job) -> None:
+    def on_sent(self, computation: int, node: bytes, job: Job) -> None:
         """A job goes to a node."""
-        entry = self.entries[job.number]
+        entry = self.entries[computation, job.number]
         is_again = entry.attempt == job.attempt
         if job.attempt < entry.attempt:
             self.fail(f"job {job.number}: attempt {job.attempt} is sent after attempt {entry.attempt}")
@@ -231,9 +242,9 @@ class Account:
 
     # What workers do.
 
-    def on_start(self, number: int, attempt: int) -> Entry:
+    def on_start(self, computation: int, number: int, attempt: int) -> Entry:
         """A worker begins a job."""
-        entry = self.entries[number]
+        entry = self.entries[computation, number]
         self.runs += 1
         self.last_start[entry.computation] = self._world.now
         if attempt in entry.starts:
@@ -247,9 +258,9 @@ class Account:
 
     # What the program is told.
 
-    def on_told_started(self, number: int, attempt: int) -> None:
+    def on_told_started(self, computation: int, number: int, attempt: int) -> None:
         """A job is told to be running."""
-        entry = self.entries[number]
+        entry = self.entries[computation, number]
         if attempt not in entry.starts:
             self.fail(f"job {number} is told as running, and attempt {attempt} was never begun")
         if entry.status:
@@ -257,7 +268,7 @@ class Account:
 
     def on_told_value(self, value: Provisional) -> None:
         """A provisional result is told."""
-        entry = self.entries[value.number]
+        entry = self.entries[value.computation, value.number]
         if entry.status:
             self.fail(f"job {value.number}: a provisional result is told after its end")
         last = entry.serials.get(value.attempt, 0)
@@ -265,16 +276,17 @@ class Account:
             self.fail(f"job {value.number}: provisional result {value.serial} is told after {last}")
         entry.serials[value.attempt] = value.serial
 
-    def on_told_ended(self, ended: Ended) -> None:
+    def on_told_ended(self, computation: int, ended: Ended) -> Entry:
         """The final status of a job is told."""
-        entry = self.entries[ended.number]
+        entry = self.entries[computation, ended.number]
         if entry.status:
             self.fail(
                 f"job {ended.number} is told twice: {entry.status} and {ended.status} ({ended.reason!r})"
             )
         entry.status = ended.status
+        entry.reason = ended.reason
         if entry.is_given_up:
-            return
+            return entry
         del self.open[entry.computation][entry.number]
         self.statuses[ended.status] += 1
         if ended.status == FINISHED:
@@ -295,6 +307,7 @@ class Account:
         elif not self._is_for_files(entry, ended.reason) and not self.has_losses:
             if not self._world.has_refusals:
                 self.fail(f"job {ended.number} is abandoned and no node was lost: {ended.reason}")
+        return entry
 
     def _check_finished(self, entry: Entry, ended: Ended) -> None:
         number, attempt = ended.number, ended.attempt

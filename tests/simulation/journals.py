@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dispy.journal import mark as marks
-from dispy.journal import schema, writer
+from dispy.journal import schema, thread, writer
 
 from .turns import Turns
 from .world import Party, World
@@ -27,7 +27,7 @@ class Volume:
 
     def __init__(self, name: str, is_full: bool) -> None:
         self.name = name
-        self.db = sqlite3.connect(":memory:", isolation_level=None)
+        self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self.marks: dict[int, Mark] = {}
         self.owner: Journal | None = None
         """Who has the lock."""
@@ -77,7 +77,7 @@ class Shelf:
             self.boot += 1
         for volume in self.volumes.values():
             if volume.owner is not None:
-                self.lost += any(write is not None for write, _, _ in volume.owner.unwritten())
+                self.lost += any(write is not None for write, _, _ in volume.owner.thread.unwritten())
                 volume.owner = None
 
     def remove(self, volume: Volume) -> None:
@@ -101,6 +101,71 @@ class Mark(marks.Mark):
         return marks.read_mark(bytes(self._mapped))
 
 
+class Thread(thread.JournalThread):
+    """What writes a journal, in turns of the world.
+
+    Args:
+        shelf: Where the journal is.
+        volume: What is on disk of it.
+        party: Who has it.
+    """
+
+    def __init__(self, shelf: Shelf, volume: Volume, party: Party) -> None:
+        super().__init__(Path(volume.name), lambda _: volume.db, self._post_soon)
+        self._shelf = shelf
+        self._party = party
+        self._volume = volume
+
+    def _post_soon(self, function: Callable[[], object]) -> None:
+        self._shelf.world.after(POST_S, self._party, function)
+
+    def start(
+        self, look: Callable[[sqlite3.Connection], None], on_broken: Callable[[], None], *, wait: bool
+    ) -> None:
+        """As of threads: nothing can fail."""
+        self._on_broken = on_broken
+        look(self._volume.db)
+        self._queue: Any = Turns(self._shelf.world, self._party, self._take_turn, self._pause)
+
+    def _pause(self) -> float:
+        return self.gather_s + self._shelf.write_s * self._shelf.world.chance()
+
+    def unwritten(self) -> list[thread.Entry]:
+        """What waits."""
+        return list(self._queue.entries)
+
+    def _take_turn(self) -> None:
+        """What the thread does."""
+        entries = []
+        end = None
+        while not self._queue.empty() and end is None:
+            entry = self._queue.get()
+            if entry[0] in thread.ENDS:
+                end = entry[0]
+            else:
+                entries.append(entry)
+        self._write(self._volume.db, entries)
+        if self._is_broken:
+            self._shelf.world.fail(f"journal {self.path} cannot be written to")
+        if end is not None:
+            self._volume.owner = None
+            if end is thread.REMOVE:
+                self._shelf.remove(self._volume)
+
+    def ask(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """As of threads: nobody waits for one."""
+        self._take_turn()
+        db = self._volume.db
+        db.execute("BEGIN IMMEDIATE")
+        answer = function(db)
+        db.execute("COMMIT")
+        return answer
+
+    def join(self) -> None:
+        """As of threads."""
+        self._take_turn()
+
+
 class Journal(writer.Journal):
     """The journal of a process.
 
@@ -110,29 +175,15 @@ class Journal(writer.Journal):
         party: Who has it.
     """
 
+    thread: Thread
+
     def __init__(self, shelf: Shelf, volume: Volume, party: Party) -> None:
         self._shelf = shelf
-        self._party = party
         self.volume = volume
         if volume.owner is not None:
             shelf.world.fail(f"journal {volume.name} is opened twice")
         volume.owner = self
-        super().__init__(Path(volume.name), lambda _: volume.db, self._post_soon, is_full=False, wait=True)
-
-    def _post_soon(self, function: Callable[[], object]) -> None:
-        self._shelf.world.after(POST_S, self._party, function)
-
-    def _start(self, open_: Callable[[Path], sqlite3.Connection], wait: bool) -> None:
-        self._look(open_(self.path))
-        self._queue: Any = Turns(self._shelf.world, self._party, self._take_turn, self._pause)
-
-    def _pause(self) -> float:
-        gather_s = writer.GATHER_S if self.is_full else 0.0
-        return gather_s + self._shelf.write_s * self._shelf.world.chance()
-
-    def unwritten(self) -> list[writer.Entry]:
-        """What waits."""
-        return list(self._queue.entries)
+        super().__init__(Thread(shelf, volume, party), is_full=False, wait=True)
 
     def _make_mark(self) -> Mark:
         mark = self.volume.marks[self.session] = Mark()
@@ -145,35 +196,3 @@ class Journal(writer.Journal):
         """As of journals."""
         mark = self.volume.marks.get(session)
         return mark.read() if mark is not None and boot == self._boot_id() else None
-
-    def _take_turn(self) -> None:
-        """What the thread does."""
-        entries = []
-        end = None
-        while not self._queue.empty() and end is None:
-            entry = self._queue.get()
-            if entry[0] in writer.ENDS:
-                end = entry[0]
-            else:
-                entries.append(entry)
-        self._write(self.volume.db, entries)
-        if self._is_broken:
-            self._shelf.world.fail(f"journal {self.path} cannot be written to")
-        if end is not None:
-            self.volume.owner = None
-            if end is writer.REMOVE:
-                self._shelf.remove(self.volume)
-
-    def ask(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """As of journals: nobody waits for a thread."""
-        self._take_turn()
-        db = self.volume.db
-        db.execute("BEGIN IMMEDIATE")
-        answer = function(db)
-        db.execute("COMMIT")
-        return answer
-
-    def close(self, *, remove: bool) -> None:
-        """As of journals."""
-        self.end(remove=remove)
-        self._take_turn()

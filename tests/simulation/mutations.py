@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dispy.client.backend.program_journal import ProgramJournal
+from dispy.client.engine.news import News
+from dispy.client.job import DispyJob
+from dispy.client.session import completion
+from dispy.client.session.state import Session
 from dispy.core import execution as execution
 from dispy.core import scheduling as scheduling
 from dispy.core import staging as staging
@@ -31,7 +36,6 @@ from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Attempt
 
-from .program import Program
 from .simulation import Outcome, run_seed
 
 WORLDS_MAX = 60
@@ -47,7 +51,7 @@ class Mutation:
 
     Attributes:
         name: What is wrong.
-        kind: Whose machine it is.
+        kind: Whose machine it is, or the module of a function of sessions.
         handle: What it does instead, with the help of the real machine.
         finds: What the failure must say, one of these.
         first: A world in which it shows, unless these have changed meanwhile.
@@ -56,7 +60,7 @@ class Mutation:
     """
 
     name: str
-    kind: type[Any]
+    kind: Any
     handle: Callable[..., Any]
     finds: tuple[str, ...]
     first: int = 0
@@ -200,7 +204,7 @@ def note_nothing(machine: ExecutionMachine, decide: Decide, event: Any, now: flo
 
 
 def acknowledge_at_once(
-    program: Program, real: Callable[[Callable[[], None]], None], told: Callable[[], None]
+    journal: ProgramJournal, real: Callable[[Callable[[], None]], None], told: Callable[[], None]
 ) -> None:
     """Nodes may forget results before the journal has them."""
     told()
@@ -277,6 +281,42 @@ def put_at_once(
     brought._stage(entries, done)
 
 
+def call_some(session: Session, real: Callable[..., None], done: list[DispyJob], shown: Any) -> None:
+    """Of several jobs that end at once the last one is not told to the user's callbacks."""
+    real(done[:-1] if len(done) > 1 else done, shown)
+
+
+def call_twice(session: Session, real: Callable[..., None], done: list[DispyJob], shown: Any) -> None:
+    """The user's callbacks are told an end twice."""
+    real([*done, *done[:1]], shown)
+
+
+def swap_results(session: Session, real: Callable[..., None], ended: list[node.Ended], info: Any) -> None:
+    """Of two jobs that end at once each gets the other's result."""
+    if len(ended) > 1 and ended[0].status == ended[1].status == node.FINISHED:
+        first, second = ended[:2]
+        first.payload, second.payload = second.payload, first.payload
+    real(ended, info)
+
+
+def hold_on(session: Session, real: Callable[..., None], ended: list[node.Ended], info: Any) -> None:
+    """What jobs have needed is not let go when they have ended."""
+    before = dict(session.held)
+    real(ended, info)
+    session.held.update(before)
+
+
+def tell_another(
+    news: News, real: Callable[..., None], number: int, ended: list[node.Ended], found: Any
+) -> None:
+    """An end goes to a job that has the same number in another cluster."""
+    for other, session in news.sessions.items():
+        if other != number and ended[0].number in session.jobs:
+            number = other
+            break
+    real(number, ended, found)
+
+
 def wait_for_none(recovery: Recovery, real: Callable[[], bool]) -> bool:
     """Nodes are told to forget while jobs are running there."""
     return recovery.is_told()
@@ -291,7 +331,7 @@ MUTATIONS = [
         first=1,
     ),
     Mutation("a final status is told twice", SchedulingMachine, tell_again, ("is told twice",)),
-    Mutation("a slot is leaked", ExecutionMachine, leak_slot, ("CPUs are said to be busy",)),
+    Mutation("a slot is leaked", ExecutionMachine, leak_slot, ("CPUs are said to be busy",), first=2),
     Mutation("results are never released", ExecutionMachine, never_release, ("keeps", "hold on")),
     Mutation(
         "a result is lost with its connection",
@@ -330,14 +370,19 @@ MUTATIONS = [
         ("provisional result", "not seen"),
     ),
     Mutation(
-        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=30
+        "a cancelled job is run elsewhere",
+        SchedulingMachine,
+        forget_cancel,
+        ("was cancelled",),
+        first=2,
+        climate="deaths",
     ),
     Mutation(
         "results are acknowledged before the journal has them",
-        Program,
+        ProgramJournal,
         acknowledge_at_once,
         ("as never started, and it was", "started twice", "is returned as", "is not returned"),
-        first=10,
+        first=27,
         climate="recoveries",
         method="_after_note",
     ),
@@ -355,7 +400,7 @@ MUTATIONS = [
         ExecutionMachine,
         note_nothing,
         ("as never started, and it was", "started twice"),
-        first=48,
+        first=32,
         climate="recoveries",
     ),
     Mutation(
@@ -395,7 +440,7 @@ MUTATIONS = [
         StagingMachine,
         leave_queued,
         ("that nobody wants",),
-        first=9,
+        first=8,
         climate="files",
     ),
     Mutation(
@@ -403,7 +448,7 @@ MUTATIONS = [
         ExecutionMachine,
         stage_on,
         ("which does not wait for them",),
-        first=9,
+        first=2,
         climate="files",
     ),
     Mutation(
@@ -411,7 +456,7 @@ MUTATIONS = [
         Stager,
         forget_writing,
         ("bytes of pieces",),
-        first=9,
+        first=14,
         climate="files",
         method="on_lost",
     ),
@@ -420,9 +465,49 @@ MUTATIONS = [
         Brought,
         put_at_once,
         ("of its files", "of the files of its computation", "keeps"),
-        first=18,
+        first=22,
         climate="files",
         method="put",
+    ),
+]
+
+MUTATIONS += [
+    Mutation(
+        "an end is not told to callbacks",
+        completion,
+        call_some,
+        ("not told its end", "not shown its end"),
+        method="_call_back",
+    ),
+    Mutation(
+        "an end is told twice to callbacks",
+        completion,
+        call_twice,
+        ("is told after its end", "after Finished"),
+        method="_call_back",
+    ),
+    Mutation(
+        "a job has the result of another one",
+        completion,
+        swap_results,
+        ("not its own",),
+        method="on_ended",
+    ),
+    Mutation(
+        "files of jobs that have ended are held",
+        completion,
+        hold_on,
+        ("holders of what jobs need",),
+        first=2,
+        climate="files",
+        method="on_ended",
+    ),
+    Mutation(
+        "an end is told to a job of another cluster",
+        News,
+        tell_another,
+        ("its cluster was told nothing", "jobs in its session", "not its own"),
+        method="on_ended",
     ),
 ]
 

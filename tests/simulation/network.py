@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dispy.scheduler.link import Link
+from dispy.net.link import Link
 
 from .world import Party, World
 
@@ -258,7 +258,7 @@ class End:
         if protocol.is_ready:
             self._world.saw(len(data))
             # A process that recovers asks nodes over connections of their own, and each is watched for itself.
-            if type(protocol._owner) is Link:
+            if type(protocol.owner) is Link:
                 self.party.heard[sender.machine.host] = self.party.awake(), self.party.stops
         view = memoryview(data)
         while len(view):

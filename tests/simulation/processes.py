@@ -223,7 +223,7 @@ class HostProcess:
         self._free_slots = list(range(slots_max - 1, -1, -1))
         self.model: models.Host[Worker] = models.Host()
         self.processes = self.model.workers
-        self.client = b""
+        self.client, self.computation = b"", 0
         self.began = 0.0
         """When it was told to load."""
         computer.hosts[self] = None
@@ -234,7 +234,7 @@ class HostProcess:
         """Send a message."""
         body = _encode(message)
         if type(message) is protocol.Load:
-            self.client = self.computer.client_of(self)
+            self.client, self.computation = self.computer.key_of(self)
         if not self.party.is_dead:
             self.computer.reach(self.party, self._do, protocol.to_host_decoder.decode(body))
 
@@ -452,7 +452,9 @@ class Worker:
         """Find the arguments of a job that begins."""
         computer = self.host.computer
         world = computer.world
-        self._entry = entry = computer.ledger[self.host.client].on_start(job.number, job.attempt)
+        self._entry = entry = computer.ledger[self.host.client].on_start(
+            self.host.computation, job.number, job.attempt
+        )
         try:
             data = job.payload
             if type(job.where) is Segment:
@@ -579,10 +581,13 @@ class Worker:
         task = self._task
         assert task is not None
         self._values_left -= 1
-        payload, stream = b"v", 0
+        job = self.model.job
+        payload, stream = encode_result(job.number, job.attempt, 0), 0
         if task.is_large():
             try:
-                stream = self.host.computer.files.put(self._segments, b"v" * task.result_size, self.party)
+                stream = self.host.computer.files.put(
+                    self._segments, encode_result(job.number, job.attempt, task.result_size), self.party
+                )
             except OSError:
                 self.host.computer.note_refusal()
                 self._finish(TERMINATED, "Traceback: no room for the value")

@@ -18,27 +18,47 @@ if TYPE_CHECKING:
     from .recovery import Recovery
 
 
+Key = tuple[int, int]
+"""A job: the computation, by the number that the dead program gave it, and its own."""
+
+
 def check(recovery: Recovery, jobs: list[DispyJob]) -> None:
     """Compare what a recovery has returned with what has happened."""
     truth = Truth(recovery)
-    by_number: dict[int, DispyJob] = {}
-    for job in jobs:
-        if job.number in by_number:
-            truth.fail(f"job {job.number} is returned twice")
-        by_number[job.number] = job
-        truth.check_job(job)
+    by_key: dict[Key, DispyJob] = {}
+    for one in recovery.found:
+        for (computation, number), job in one.jobs.items():
+            key = (computation or origin_of(one), number)
+            if key in by_key:
+                truth.fail(f"job {key} is returned twice")
+            if job.number != number:
+                truth.fail(f"job {key} is returned as job {job.number}")
+            by_key[key] = job
+            truth.check_job(key, job)
+    if sorted(map(id, by_key.values())) != sorted(map(id, jobs)):
+        truth.fail("other jobs are returned than were found")
     for one in recovery.found:
         for number in one.submitted:
-            if number not in by_number:
+            if (origin_of(one), number) not in by_key:
                 truth.fail(f"job {number} is in the journal and is not returned")
         is_whole = all(session.recovery.is_whole() for session in one.sessions)
         for session in one.sessions:
             if is_whole:
-                truth.check_complete(one, session, by_number)
+                truth.check_complete(one, session, by_key)
         if one.is_done and not recovery.is_terminating:
-            left = [n for n in one.submitted if not by_number[n]._is_final]
+            left = [n for n in one.submitted if not by_key[origin_of(one), n]._is_final]
             if left:
                 truth.fail(f"the journal of jobs {left} is given up, and they have not ended")
+
+
+def origin_of(one: Dead) -> int:
+    """The computation of a full journal, by the number that its first program gave it; 0 if it has none."""
+    return next(iter(one.sessions[0].computations), 0)
+
+
+def _origin(one: Dead, computation: int) -> int:
+    """That of a session of a journal, by the number that the first program gave it."""
+    return origin_of(one) if one.journal.is_full else computation
 
 
 class Truth:
@@ -53,42 +73,54 @@ class Truth:
         self._estate = recovery.estate
         self._world = recovery.estate.world
         self._open = {
-            number
+            (_origin(one, computation), number)
             for one in recovery.found
             for session in one.sessions
-            for _, number in session.recovery.open_jobs()
+            for computation, number in session.recovery.open_jobs()
         }
         self._resumed = recovery.resumed_now
-        self._told = {number: result for one in recovery.found for number, result in one.told.items()}
+        self._told = {
+            (origin_of(one), number): result
+            for one in recovery.found
+            for number, result in one.told.items()
+        }
         self._accounts = self._estate.accounts
 
     def fail(self, text: str) -> None:
         """A guarantee is broken."""
         self._world.fail(f"{self._recovery.party.name}: {text}")
 
-    def _lives(self, number: int) -> list[Entry]:
+    def _lives(self, key: Key) -> list[Entry]:
         """What is known of a job by the program that submitted it, and by those that resumed it."""
-        return [a.entries[number] for a in self._accounts if number in a.entries]
+        first, *others = self._accounts
+        found = [first.entries.get(key)]
+        for account in others:
+            found += [
+                account.entries.get((own, key[1]))
+                for own, origin in account.origins.items()
+                if origin == key[0]
+            ]
+        return [entry for entry in found if entry is not None]
 
-    def check_job(self, job: DispyJob) -> None:
+    def check_job(self, key: Key, job: DispyJob) -> None:
         """One job."""
         number = job.number
-        lives = self._lives(number)
+        lives = self._lives(key)
         if not lives:
             self.fail(f"job {number} is returned, and nobody submitted it")
         if job._is_final:
-            self._check_final(job, lives)
+            self._check_final(key, job, lives)
         elif (
             job.status == DispyJob.Created
             and not job.exception
-            and number not in self._open
-            and number not in self._resumed
+            and key not in self._open
+            and key not in self._resumed
             and lives[0].runs
             and not lives[0].is_reentrant
         ):
             self.fail(f"job {number} is returned as never started, and it was: {lives[0].runs}")
 
-    def _check_final(self, job: DispyJob, lives: list[Entry]) -> None:
+    def _check_final(self, key: Key, job: DispyJob, lives: list[Entry]) -> None:
         number, status = job.number, job.status
         value = b""
         if status == FINISHED:
@@ -114,20 +146,20 @@ class Truth:
             value = (
                 b""  # more than one run may have come to its end, on nodes that answer at different times
             )
-        if number in self._told and self._told[number].ended.status != status:
+        if key in self._told and self._told[key].ended.status != status:
             self.fail(
-                f"job {number} was told as {self._told[number].ended.status} and is returned as {status}"
+                f"job {number} was told as {self._told[key].ended.status} and is returned as {status}"
             )
         if first.recovered is None:
             first.recovered = status, value, self._recovery.deaths
         elif first.recovered[:2] != (status, value) and (
-            first.recovered[2] == self._estate.deaths() or (self._is_noted(number) and value)
+            first.recovered[2] == self._estate.deaths() or (self._is_noted(key) and value)
         ):
             self.fail(f"job {number} was returned as {first.recovered[0]} before, and as {status} now")
 
-    def _is_noted(self, number: int) -> bool:
+    def _is_noted(self, key: Key) -> bool:
         """Whether a journal has all that was ever returned of a job."""
-        return any(number in one.submitted for one in self._recovery.found)
+        return any(key[1] in one.submitted and origin_of(one) == key[0] for one in self._recovery.found)
 
     def _check_result(self, number: int, value: bytes, lives: list[Entry]) -> None:
         attempt = attempt_of(value)
@@ -144,7 +176,7 @@ class Truth:
         if not is_own and not is_excused and not self._recovery.is_terminating:
             self.fail(f"job {job.number} is returned as terminated, and it was not: {job.exception}")
 
-    def check_complete(self, one: Dead, session: PastSession, returned: dict[int, DispyJob]) -> None:
+    def check_complete(self, one: Dead, session: PastSession, returned: dict[Key, DispyJob]) -> None:
         """What a node has produced is there, if nothing has happened to it since."""
         if one.journal.path in self._estate.short_released:
             return
@@ -159,7 +191,7 @@ class Truth:
                 continue
             if not self._is_safe(session.identity, entry, place):
                 continue
-            job = returned.get(entry.number)
+            job = returned.get((_origin(one, entry.computation), entry.number))
             if job is None:
                 self.fail(f"job {entry.number} has ended as {status}, and is not returned")
             elif job.status != status and not self._world.has_refusals:
@@ -183,7 +215,6 @@ class Truth:
 
 def find_unended(recovery: Recovery) -> list[int]:
     """Jobs that a recovery with enough time, which resumed what was never started, should have brought to an end."""
-    jobs = recovery.jobs or []
     waits: list[int] = []
     if any(
         _is_endless(entry)
@@ -192,11 +223,11 @@ def find_unended(recovery: Recovery) -> list[int]:
     ):
         # It may hold a CPU that others wait for.
         return waits
-    for job in jobs:
-        one = next((one for one in recovery.found if job.number in one.submitted), None)
-        is_pinned = one is not None and one.submitted[job.number].is_pinned
-        if not job._is_final and not is_pinned:
-            waits.append(job.number)
+    for one in recovery.found:
+        for (_, number), job in one.jobs.items():
+            submitted = one.submitted.get(number)
+            if not job._is_final and not (submitted is not None and submitted.is_pinned):
+                waits.append(number)
     return waits
 
 

@@ -15,12 +15,15 @@ from dispy.client.recovery.dead_program import Dead, PastSession
 from dispy.client.recovery.node_queries import LOOK_S, Asking, by_program
 from dispy.client.recovery.resumed_jobs import Put, begin_session
 from dispy.client.recovery.steps import Wait, recovering
+from dispy.client.session import shutdown
+from dispy.client.session.cancellation import cancel_all
+from dispy.client.session.completion import give_up_jobs
 from dispy.journal.rows import GIVEN_UP
-from dispy.protocol.node import FINISHED, Ended, Job
+from dispy.protocol.node import Job
 
 from . import recovered
 from .computer import SECRET, Computer
-from .jobs import Account, Entry
+from .jobs import Account
 from .journals import Journal, Volume
 from .loop import Loop
 from .program import Program
@@ -42,8 +45,8 @@ class Asked(Asking):
     def cancel_open(self) -> None:
         """As of the real one."""
         for session in self.sessions:
-            for _, number in session.recovery.open_jobs():
-                entry = self._account.entries[number]
+            for key in session.recovery.open_jobs():
+                entry = self._account.entries[key]
                 entry.is_cancelled = entry.is_ended_by_us = True
         super().cancel_open()
 
@@ -90,19 +93,17 @@ class Resumed:
         self._estate = estate
         self._recovery = recovery
         self._is_left = False
-        self._by_number: dict[int, DispyJob] = {}
         self.program = program = Program(
             estate.world, estate.network, estate.ledger, len(estate.programs) + 1, estate.computers,
             party=recovery.party, host=estate.program.host,
         )  # fmt: skip
         estate.programs.append(program)
         estate.accounts.append(program.account)
-        program.on_job_ended = self._on_ended
         _, options = one.last_options()
         hosts = {host for host, _, _ in options.nodes}
         journal = one.journal
         assert isinstance(journal, Journal)
-        begin_session(one, journal._post_soon, program.identity, program.name)
+        begin_session(one, journal.thread._post_soon, program.identity, program.name)
         self._cluster = program.open_cluster(
             options.reentrant,
             [computer for computer in estate.computers if computer.host in hosts],
@@ -112,56 +113,47 @@ class Resumed:
             is_exclusive=options.exclusive,
             journal=journal,
         )
+        program.account.origins[self._cluster.number] = recovered.origin_of(one)
 
     def run(self, put: Put, messages: list[Job]) -> None:
         """As of the real one."""
-        self._by_number = {job.number: job for job in self.resumed_jobs}
         plain = [Job(job.number, job.attempt, bytes(job.payload)) for job in messages]
         self._estate.world.note(self.program.name, f"resumes jobs {[job.number for job in plain]}")
         self._estate.resumed += len(plain)
-        self._recovery.resumed_now.update(self._by_number)
-        self.program.resume(self._cluster, put, plain, [self._estate.entry(job.number) for job in plain])
-
-    def _on_ended(self, ended: Ended) -> None:
-        job = self._by_number[ended.number]
-        job.status = ended.status
-        if ended.status == FINISHED:
-            job._value = ended.payload
-            job._is_encoded = True
-        else:
-            job.exception = ended.reason
-            job._error = b""
-        job._session = None
-        job._is_final = True
+        keys = [(recovered.origin_of(self.dead), job.number) for job in plain]
+        self._recovery.resumed_now.update(keys)
+        was = [self._estate.program.account.entries[key] for key in keys]
+        self.program.resume(self._cluster, put, self.resumed_jobs, plain, was)
 
     def has_ended(self) -> bool:
         """As of the real one."""
-        return not self.program.open_jobs()
+        return not self._cluster.session.jobs
 
     def kill(self) -> None:
         """As of the real one."""
-        self.program.cancel_all(self._cluster)
+        cancel_all(self._cluster.session)
 
     def give_up(self) -> None:
         """As of the real one."""
         for entry in list(self.program.account.open[self._cluster.number].values()):
             self.program.account.give_up(entry)
-            job = self._by_number[entry.number]
-            job.status, job.exception, job._is_final = DispyJob.Abandoned, "the cluster was closed", True
+        give_up_jobs(self._cluster.session)
 
     def finish(self) -> None:
         """As of the real one."""
-        self._cluster.journal = None
-        self.program.close(self._cluster, terminate=False)
+        session = self._cluster.session
+        session.journal = None
+        session.tally.hear_all()
+        shutdown.close(session, None, terminate=False)
         self._is_left = True
         self.program.has_left = True
-        self.program.service.close()
+        self.program.engine.stop()
 
     def leave(self) -> None:
         """As of the real one."""
         if not self._is_left and self.program.is_alive:
             self._is_left = True
-            self.program.service.close(forget=False)
+            self.program.engine.leave()
 
 
 class Recovery:
@@ -184,8 +176,8 @@ class Recovery:
         """It gives up whatever is left, in peace."""
         self.deaths = estate.deaths()
         """How many there had been when it began."""
-        self.resumed_now: set[int] = set()
-        """Jobs that it has resumed."""
+        self.resumed_now: set[tuple[int, int]] = set()
+        """Jobs that it has resumed, by the computation of the dead program and number."""
         self.jobs: list[DispyJob] | None = None
         """What it has returned."""
         world = self._world = estate.world
@@ -322,10 +314,6 @@ class Estate:
     def deaths(self) -> int:
         """How often something was lost that nodes had, and may have told a recovery: in memory, or on a disk."""
         return sum(computer.deaths for computer in self.computers)
-
-    def entry(self, number: int) -> Entry:
-        """What the dead program knew of a job."""
-        return self.program.account.entries[number]
 
     def volumes(self) -> list[Volume]:
         """Journals that are left. Empty ones are removed, as they are after a while."""

@@ -612,7 +612,7 @@ class Simulation:
             ("hosts", len(service.loaded) + len(service.ending)),
             ("owners of workers", len(service.owners)),
             ("host processes", sum(host is not service.spare for host in computer.hosts)),
-            ("directories", len(computer.files.directories)),
+            ("directories", len(computer.files.contents)),
             ("payloads on their way", computer.files.arriving),
             ("working directories", len(computer.work.wanted) if computer.work is not None else 0),
             ("files that it receives", len(computer.kept.holders)),
@@ -677,8 +677,8 @@ class Simulation:
                     is_unsaid = placement.progress is None and placement.node.is_connected
                     if is_unsaid and self._misses(program, number, placement.node.id):
                         # A way on which nothing comes from the node is only known to be broken after a while.
-                        link = program.service._by_node[placement.node.id]
-                        key = (program.name, number, link.connection)
+                        node_link = program.service.links.by_node[placement.node.id]
+                        key = (program.name, number, node_link.link.connection)
                         since[key] = self._missing_since.get(key, world.now)
                         if world.now - since[key] > STUCK_S and self._is_in_order(program):
                             world.fail(
@@ -711,8 +711,8 @@ class Simulation:
     def _has_idle(self, program: Program, number: int) -> bool:
         """Whether a node has an idle CPU for a computation, and everything between them is in order."""
         computation = program.service.state.computations[EMBEDDED, number]
-        links = program.service.links.values()
-        if any(link.connection is not None and link.connection.is_sending for link in links):
+        links = program.service.links
+        if any(links.is_sending(node) for node in links.by_node):
             # Large arguments take their time on a slow line.
             return False
         return self._is_in_order(program) and self._has_idle_node(computation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .jobs import Task
 from .program import Cluster
@@ -13,6 +14,7 @@ def test_a_client_that_does_not_answer_has_one_message_under_way(tmp_path: Path)
     """However much is printed. After a reconnect it is told again, once, and when it answers there is more."""
     with small(tmp_path) as place:
         program = place.program
+        news: Any = program.engine.news
         opened: list[Cluster] = []
         place.call(lambda: opened.append(place.open(is_live=True)))
         program.answers_at_once = False
@@ -29,12 +31,12 @@ def test_a_client_that_does_not_answer_has_one_message_under_way(tmp_path: Path)
         again = program.printed[1:]
         assert [(action.printed, action.serial) for action in again] == [(told.printed, told.serial + 1)]
         # The late answer counts for nothing.
-        place.call(program.answer_printed)
+        place.call(news.answer_printed)
         place.wait(3.0)
         (more,) = program.printed
         assert more.printed != told.printed
         program.answers_at_once = True
-        place.call(program.answer_printed)
+        place.call(news.answer_printed)
         place.wait(60.0)
         assert not program.printed
         place.check_all_finished()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,13 +208,16 @@ def test_what_is_not_wanted_any_more_makes_room_for_others(tmp_path: Path) -> No
         place.call(lambda: opened.append(place.open([])))
         place.wait(1.0)
         # The thread that reads files has something else to do, until what it was asked for first is not wanted.
-        reader = place.program._reader
+        reader: Any = place.program.engine.files
         reader._is_due = True
         for number in (1, 2):
             wanted = file("a.bin", number, 5 * PIECE_MAX)
             place.call(lambda wanted=wanted: opened.append(place.open([wanted])))
             place.wait(1.0)
-        assert sum(piece.size for message, _ in reader.entries for piece in message.pieces) == PIECES_MAX
+        assert (
+            sum(piece.size for _, (_, message, _) in reader.entries for piece in message.pieces)
+            == PIECES_MAX
+        )
         reader.entries.clear()
         reader._is_due = False
         place.call(place.program.close, opened[1], False)

@@ -19,6 +19,7 @@ from dispy.client.recovery.resumed_jobs import begin_session
 from dispy.errors import UsageError
 from dispy.journal import files
 from dispy.journal.rows import Options
+from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
 from dispy.protocol.node import Job
 from dispy.security.secrets import choose
@@ -209,7 +210,7 @@ def test_a_session_without_its_computation_does_not_hide_the_one_before(tmp_path
     path = tmp_path / "journal"
     given = {"secret": "of all", "secret_file": None}
     options = Options(fingerprint=choose("of all").fingerprint(), reentrant=True)
-    journal = Journal(path, files.create, at_once, is_full=True, wait=True)
+    journal = Journal(JournalThread(path, files.create, at_once), is_full=True, wait=True)
     journal.begin(b"1" * 16, "first (1)")
     journal.add_computation(1, "work", options, b"code")
     journal.submitted([Job(1, 0, b"call")])

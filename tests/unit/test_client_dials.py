@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -11,14 +12,15 @@ from typing import Any
 import pytest
 
 from dispy.client.backend.backend import Access, ClusterSpec, Wishes
+from dispy.client.backend.local_nodes import Listed
 from dispy.client.backend.node_discovery import Discovery
 from dispy.client.backend.open_clusters import OpenCluster
 from dispy.client.recovery.dead_program import PastSession
 from dispy.client.recovery.node_queries import SILENT_S, Asking
 from dispy.core.recovery import PlaceStatus
 from dispy.journal.rows import NodeRow, Options
+from dispy.net.dialing import Target
 from dispy.protocol.node import Compute
-from dispy.scheduler.link import Target
 from dispy.security import secrets
 from dispy.security.secrets import Secret
 from dispy.security.tls import Tls, dialer_tls
@@ -34,9 +36,8 @@ class Service:
     def __init__(self) -> None:
         self.dialed: list[str] = []
         self.refused: list[str] = []
-
-    def is_linked(self, target: Target) -> bool:
-        return target.host in self.dialed
+        self.by_target: dict[Target, Any] = {}
+        self.links = self
 
     def reach(self, target: Target) -> None:
         self.dialed.append(target.host)
@@ -48,7 +49,15 @@ class Service:
     def reach_now(self, access: Access, target: Target) -> None:
         """Have an address dialed for a cluster."""
         service: Any = self
-        discovery = Discovery(service, {}, lambda *_: None, lambda *_: None, self.on_unreachable)
+        discovery = Discovery(
+            service,
+            {},
+            lambda *_: None,
+            lambda *_: None,
+            self.on_unreachable,
+            Listed(lambda *_: None),
+            time,
+        )
         discovery.reach_now(OpenCluster(spec(access)), target)
 
 

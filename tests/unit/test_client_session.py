@@ -55,6 +55,19 @@ def test_jobs_go_in_one_batch_and_end() -> None:
     assert (shown.name, shown.jobs_done, shown.cpus) == ("one", 3, 2)
 
 
+def test_a_value_that_is_loaded_when_its_job_ends_is_not_told_after_the_end() -> None:
+    told: list[tuple[int, Any]] = []
+    session, backend = played(double, job_status=lambda job: told.append((job.status, job.result)))
+    info = backend.node_comes("one")
+    job = submit(session, 4)
+    turn(session)
+    backend.news.on_value(1, Provisional(1, job.number, 0, 1, completion.payload.dump(7)), info)
+    backend.news.on_ended_here(1, [job.number], CANCELLED, "cancelled")
+    turn(session)
+    assert told == [(CANCELLED, None)]
+    assert session.loading == {}
+
+
 def test_a_failure_says_why_and_is_counted() -> None:
     session, backend = played(double)
     backend.node_comes("one")
@@ -212,7 +225,7 @@ def test_an_allocate_that_fails_leaves_the_node_alone(caplog: pytest.LogCaptureF
     node_orders.allocate(session, choosing)
     turn(session)
     assert ("allocate", info.node, 1) in backend.done
-    assert session.failures == {}
+    assert session.faults.failures == {}
 
 
 def test_a_node_that_was_given_up_stays_so_until_it_is_named() -> None:

@@ -34,11 +34,6 @@ METHODS_MAX = 25
 LARGE_CLASSES = {
     "client/cluster.py:JobCluster": "the public interface: one line for each method, around functions of a session",
     "client/job.py:DispyJob": "the public interface of a job, and what the engine tells it",
-    "files/fetching/stager.py:Stager": "a method for each action of core.staging",
-    "journal/writer.py:Journal": "a third are those of its thread; the thread is its second idea, to be parted",
-    "node/payloads/segments.py:Segments": "half are those of the directories that it extends; to have one instead",
-    "node/service.py:NodeService": "half are those of the record that it extends; to have one instead",
-    "scheduler/service.py:SchedulerService": "one for each piece of news of a link; performing is to be parted",
 }
 """Classes that may have more methods, and why."""
 

@@ -33,7 +33,7 @@ def segments(tmp_path: Path) -> Iterator[Segments]:
     """Those of a node whose name no other has."""
     opened = Segments(f"test-{os.getpid()}-{tmp_path.name}")
     yield opened
-    opened.close()
+    opened.directories.close()
 
 
 def content(segments: Segments, directory: Path, name: int) -> bytes:
@@ -56,27 +56,27 @@ def put(segments: Segments, directory: Path, data: bytes) -> int:
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 5000], ids=["empty", "small", "large"])
 def test_a_segment_is_read_as_it_was_written(segments: Segments, data: bytes) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     assert content(segments, directory, put(segments, directory, data)) == data
 
 
 def test_segments_have_names_of_their_own(segments: Segments) -> None:
-    one, other = segments.open("one"), segments.open("other")
+    one, other = segments.directories.open("one"), segments.directories.open("other")
     names = [put(segments, directory, b"x") for directory in (one, one, other)]
     assert len(set(names)) == 3
     assert 0 not in names  # which means: none
 
 
 def test_segments_can_be_read_by_this_user_only(segments: Segments) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     name = put(segments, directory, b"x")
-    assert stat.S_IMODE(segments.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE(segments.directories.root.stat().st_mode) == 0o700
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE((directory / str(name)).stat().st_mode) == 0o600
 
 
 def test_a_removed_segment_is_gone_and_may_be_removed_again(segments: Segments) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     name = put(segments, directory, b"x")
     segments.remove(directory, name, was_shared=False)
     segments.remove(directory, name, was_shared=False)
@@ -84,7 +84,7 @@ def test_a_removed_segment_is_gone_and_may_be_removed_again(segments: Segments) 
 
 
 def test_what_was_cut_off_of_a_segment_reads_as_zeros(segments: Segments) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     name = put(segments, directory, b"content")
     outgoing = segments.outgoing(directory, name)
     os.truncate(directory / str(name), 3)
@@ -94,7 +94,7 @@ def test_what_was_cut_off_of_a_segment_reads_as_zeros(segments: Segments) -> Non
 
 
 def test_only_plain_files_are_sent(segments: Segments, tmp_path: Path) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     secret = tmp_path / "secret"
     secret.write_bytes(b"not theirs")
     (directory / "1").symlink_to(secret)
@@ -112,7 +112,7 @@ LARGE = 65 * 1024 * 1024
 
 
 def test_what_is_used_again_is_received_in_place(segments: Segments) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     first = put(segments, directory, b"x" * 100_000)
     assert segments.incoming(5).room(5) is None, "of a new file"
     segments.remove(directory, first, was_shared=False)
@@ -128,20 +128,20 @@ def test_what_is_used_again_is_received_in_place(segments: Segments) -> None:
 
 def test_a_large_segment_is_gone_soon_after_it_was_removed(segments: Segments) -> None:
     """A thread removes it, and must not be in the way of another that removes all."""
-    directory, other = segments.open("computation"), segments.open("other")
+    directory, other = segments.directories.open("computation"), segments.directories.open("other")
     segments.free = ""
     for place in (directory, other):
         with open(place / "7", "wb") as file:
             file.truncate(LARGE)
     segments.remove(directory, 7, was_shared=False)
-    segments.drop(other)
+    segments.directories.drop(other)
     assert not other.exists()
-    segments.close()
-    assert not segments.root.exists()
+    segments.directories.close()
+    assert not segments.directories.root.exists()
 
 
 def test_files_that_are_kept_can_be_given_back(segments: Segments) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     name = put(segments, directory, b"x" * 100_000)
     segments.remove(directory, name, was_shared=False)
     assert len(os.listdir(segments.free)) == 1
@@ -154,7 +154,7 @@ def test_files_that_are_kept_can_be_given_back(segments: Segments) -> None:
 
 def test_an_empty_payload_takes_no_file_that_is_kept(segments: Segments) -> None:
     """Nothing can be mapped of it; a program may send it as a stream all the same."""
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     segments.remove(directory, put(segments, directory, b"x" * 1000), was_shared=False)
     assert len(os.listdir(segments.free)) == 1
     segments.put_object(directory, PutObject(1, 1, b"", 1), segments.incoming(0))
@@ -166,17 +166,17 @@ def test_what_a_client_had_given_and_not_told_is_removed(segments: Segments) -> 
     ours, others = given_prefix(b"abcd"), given_prefix(b"wxyz")
     for prefix in (ours, others):
         for number in (1, 2):
-            (segments.root / GIVEN / str((prefix << GIVEN_BITS) + number)).write_bytes(b"x")
+            (segments.directories.root / GIVEN / str((prefix << GIVEN_BITS) + number)).write_bytes(b"x")
     segments.drop_given(ours)
     left = [(others << GIVEN_BITS) + number for number in (1, 2)]
-    assert sorted(map(int, os.listdir(segments.root / GIVEN))) == left
+    assert sorted(map(int, os.listdir(segments.directories.root / GIVEN))) == left
     segments.remove_given(left[0])
     segments.remove_given(left[0])
-    assert os.listdir(segments.root / GIVEN) == [str(left[1])]
+    assert os.listdir(segments.directories.root / GIVEN) == [str(left[1])]
 
 
 def test_of_the_dead_only_results_are_kept(segments: Segments) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     dead = subprocess.Popen(["true"])
     dead.wait()
     told, untold, living = (
@@ -193,7 +193,7 @@ def test_of_the_dead_only_results_are_kept(segments: Segments) -> None:
 
 
 def test_names_that_jobs_have_made_up_keep_nothing_of_the_dead(segments: Segments) -> None:
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     dead = subprocess.Popen(["true"])
     dead.wait()
     made_up = {"kept-x", "kept-", "kept--1", "kept-1", "kept-²-1", "kept-1-x", "9" * 250, "٣"}
@@ -206,19 +206,19 @@ def test_names_that_jobs_have_made_up_keep_nothing_of_the_dead(segments: Segment
 
 
 def test_dropping_a_computation_leaves_the_others(segments: Segments) -> None:
-    one, other = segments.open("one"), segments.open("other")
+    one, other = segments.directories.open("one"), segments.directories.open("other")
     put(segments, one, b"x")
     name = put(segments, other, b"y")
-    segments.drop(one)
+    segments.directories.drop(one)
     assert not one.exists()
     assert content(segments, other, name) == b"y"
 
 
 def test_closing_leaves_nothing(tmp_path: Path) -> None:
     opened = Segments(f"test-{os.getpid()}-{tmp_path.name}")
-    put(opened, opened.open("computation"), b"x")
-    opened.close()
-    assert not opened.root.exists()
+    put(opened, opened.directories.open("computation"), b"x")
+    opened.directories.close()
+    assert not opened.directories.root.exists()
 
 
 def test_a_named_directory_that_is_left_after_the_node_has_closed_stays_if_it_is_to(tmp_path: Path) -> None:
@@ -327,8 +327,8 @@ def small(
 ) -> Iterator[Callable[[int | None], None]]:
     """Lets the memory file system take so many bytes more in each file; None: as many as there are."""
     space = WorkSpace(str(tmp_path), f"test-{os.getpid()}")
-    segments.use_disk(space)
-    statvfs, write, root = os.statvfs, os.write, str(segments.root)
+    segments.directories.use_disk(space)
+    statvfs, write, root = os.statvfs, os.write, str(segments.directories.root)
     left: list[int | None] = [None]
 
     def written(descriptor: int, data: bytes | memoryview) -> int:
@@ -358,23 +358,25 @@ def test_a_payload_for_which_memory_has_no_room_goes_to_disk(
     segments: Segments, small: Callable[[int | None], None], limit: int, seen: bool
 ) -> None:
     """Also in the middle of it; the node, workers and the spool find it there, and it is removed with the others."""
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     small(0 if seen else max(1, limit))
     data = os.urandom(100_000)
     name = put(segments, directory, data)
     small(None)
-    disk = Path(segments.disk_path(directory))
+    disk = Path(segments.directories.disk_path(directory))
     assert (disk / str(name)).exists()
     assert not (directory / str(name)).exists()
     assert not segments.is_shared(directory, name)
     assert content(segments, directory, name) == data
     assert list(directory.iterdir()) == []
-    assert [path for path in segments.root.iterdir() if path.is_file() and path.name != "lock"] == []
+    assert [
+        path for path in segments.directories.root.iterdir() if path.is_file() and path.name != "lock"
+    ] == []
     segments.remove(directory, name, was_shared=False)
     assert list(disk.iterdir()) == []
     assert os.listdir(segments.free) == []
     put(segments, directory, data)
-    segments.drop(directory)
+    segments.directories.drop(directory)
     assert not disk.exists()
     assert not directory.exists()
 
@@ -385,9 +387,9 @@ def test_payloads_that_arrive_at_once_do_not_take_each_other_the_room(
     """Those that have arrived count by themselves, those that are to come are reckoned with."""
     found = SimpleNamespace(f_blocks=1000, f_frsize=1000, f_bavail=1000)
     statvfs = os.statvfs
-    root = str(segments.root)
+    root = str(segments.directories.root)
     monkeypatch.setattr(os, "statvfs", lambda path: found if path.startswith(root) else statvfs(path))
-    directory = segments.open("computation")
+    directory = segments.directories.open("computation")
     arriving = [segments.incoming(300_000) for _ in range(4)]
     assert [one.directory == root for one in arriving] == [True, True, False, False]
     arriving[0].discard()
@@ -402,8 +404,8 @@ def test_payloads_that_arrive_at_once_do_not_take_each_other_the_room(
 def test_what_is_put_goes_to_disk_and_is_found_and_dropped_there(
     segments: Segments, small: Callable[[int | None], None]
 ) -> None:
-    directory = segments.open("computation")
-    disk = Path(segments.disk_path(directory))
+    directory = segments.directories.open("computation")
+    disk = Path(segments.directories.disk_path(directory))
     small(0)
     incoming = segments.incoming(5)
     incoming.write(memoryview(b"large"))
@@ -422,8 +424,8 @@ def test_what_is_put_goes_to_disk_and_is_found_and_dropped_there(
 
 def test_workers_read_and_write_on_disk(segments: Segments, small: Callable[[int | None], None]) -> None:
     """What a job writes to its arguments does not go to the file: a full disk would end its process."""
-    directory = segments.open("computation")
-    disk = Path(segments.disk_path(directory))
+    directory = segments.directories.open("computation")
+    disk = Path(segments.directories.disk_path(directory))
     worker = WorkerSegments(Room(str(directory), str(disk)), segments.free)
     small(0)
     name = put(segments, directory, b"arguments")
@@ -453,8 +455,8 @@ def test_workers_read_and_write_on_disk(segments: Segments, small: Callable[[int
 def test_arguments_on_disk_that_a_job_keeps_stay(
     segments: Segments, small: Callable[[int | None], None]
 ) -> None:
-    directory = segments.open("computation")
-    disk = Path(segments.disk_path(directory))
+    directory = segments.directories.open("computation")
+    disk = Path(segments.directories.disk_path(directory))
     worker = WorkerSegments(Room(str(directory), str(disk)), segments.free)
     small(0)
     taken = worker.take(Segment(put(segments, directory, b"arguments")))
@@ -466,8 +468,8 @@ def test_arguments_on_disk_that_a_job_keeps_stay(
 def test_what_the_dead_leave_on_disk_is_removed(
     segments: Segments, small: Callable[[int | None], None]
 ) -> None:
-    directory = segments.open("computation")
-    disk = Path(segments.disk_path(directory))
+    directory = segments.directories.open("computation")
+    disk = Path(segments.directories.disk_path(directory))
     dead = subprocess.Popen(["true"])
     dead.wait()
     held, left = (protocol.result_name(dead.pid, number) for number in (1, 2))
@@ -484,10 +486,10 @@ def test_without_a_memory_file_system_all_is_on_disk(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     segments = Segments("test")
     space = WorkSpace(str(tmp_path), "test")
-    segments.use_disk(space)
-    directory = segments.open("computation")
+    segments.directories.use_disk(space)
+    directory = segments.directories.open("computation")
     assert tmp_path in directory.parents
-    assert segments.disk_path(directory) == str(directory)
+    assert segments.directories.disk_path(directory) == str(directory)
     name = put(segments, directory, b"content")
     assert content(segments, directory, name) == b"content"
     assert not segments.is_shared(directory, name)
@@ -498,7 +500,7 @@ def test_without_a_memory_file_system_all_is_on_disk(
     assert content(segments, directory, worker.put(b"result")) == b"result"
     del taken
     worker.let_go(is_ending=False)
-    segments.close()
+    segments.directories.close()
     space.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -508,18 +510,18 @@ def test_a_file_of_another_account_must_have_what_it_pretends_to(
     segments: Segments, small: Callable[[int | None], None], kind: str
 ) -> None:
     """On disk, too."""
-    directory = segments.open("computation")
-    path = Path(segments.disk_path(directory), "5")
+    directory = segments.directories.open("computation")
+    path = Path(segments.directories.disk_path(directory), "5")
     path.write_bytes(bytes(100_000))
     if kind == "sparse":
         os.truncate(path, 1 << 40)
     account = Account("test", os.getuid(), os.getgid(), (), "/", "/bin/sh")
-    for where, held in segments._held.items():
-        segments._held[where] = held._replace(account=account)
+    for where, held in segments.directories._held._held.items():
+        segments.directories._held._held[where] = held._replace(account=account)
     if kind == "sparse":
         with pytest.raises(OSError, match="holes"):
             segments.outgoing(directory, 5)
     else:
         assert content(segments, directory, 5) == bytes(100_000)
-    for where, held in segments._held.items():
-        segments._held[where] = held._replace(account=None)
+    for where, held in segments.directories._held._held.items():
+        segments.directories._held._held[where] = held._replace(account=None)

@@ -157,7 +157,7 @@ ALLOWED: dict[str, str] = {
         node/payloads/payload_files.py Incoming._move: os.unlink
         node/payloads/payload_files.py Incoming.read: .read_bytes
         node/payloads/payload_files.py Incoming.discard: os.unlink
-        node/payloads/segments.py Segments.use_disk: .chmod
+        node/payloads/segment_directories.py SegmentDirectories.use_disk: .chmod
         node/payloads/segments.py Segments.adopt_given: os.rename
         node/payloads/segments.py Segments.remove_given: .unlink
         node/payloads/segments.py Segments.drop_given: os.listdir .unlink

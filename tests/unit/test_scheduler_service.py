@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from dispy.core import scheduling as core
+from dispy.net.dialing import Target
 from dispy.protocol import node
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.link import Target
 from dispy.scheduler.service import SchedulerService
 
 
@@ -30,9 +30,8 @@ def link(number: int, said: list[tuple[int, str]]) -> Any:
     return SimpleNamespace(
         info=info,
         target=Target("127.0.0.1", number, b""),
-        connection=connection,
-        is_closed=False,
-        acknowledge=lambda: None,
+        link=SimpleNamespace(connection=connection, is_closed=False),
+        batches=SimpleNamespace(send_due=lambda: None),
     )
 
 
@@ -45,11 +44,11 @@ def test_submitted_jobs_leave_at_once_and_other_links_are_left_alone() -> None:
         service.handle(core.AddComputation(core.EMBEDDED, 1, node.Compute(1, "f", b"")))
         links = [link(number, said) for number in range(1, 6)]
         for each in links:
-            service.link_welcome(each, False)
+            service.links.link_welcome(each, False)
         for each in links[1:3]:
             service.handle(core.Allocate(core.EMBEDDED, 1, each.info.node, 1))
-            service.link_message(each, node.ComputationReady(1))
-            service.link_message(each, node.Credit(1, 1, 0))
+            service.links.link_message(each, node.ComputationReady(1))
+            service.links.link_message(each, node.Credit(1, 1, 0))
         said.clear()
         service.submit(core.SubmitJobs(core.EMBEDDED, 1, [node.Job(n, 0, b"") for n in range(1, 4)]))
         service.submit(core.SubmitJobs(core.EMBEDDED, 1, [node.Job(4, 0, b"")]))

@@ -15,14 +15,16 @@ from dispy.core.execution import Machine
 from dispy.core.execution.ids import ClientId
 from dispy.files.fetching.stager import Stager
 from dispy.journal import files
+from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
 from dispy.net.connection import Connection
+from dispy.net.dialing import Target
 from dispy.node import reporting
 from dispy.node.payloads.segments import Segments
 from dispy.node.results.spool import Spool
 from dispy.protocol import node
 from dispy.protocol.streams import IncomingStreams
-from dispy.scheduler.link import Link, Target
+from dispy.scheduler.node_link import NodeLink
 from dispy.scheduler.service import SchedulerService
 from dispy.system.shared_memory import SHARED_MIN, SharedPool
 from dispy.system.wording import facts, named
@@ -45,10 +47,12 @@ def test_a_scheduler_counts_jobs_and_the_traffic_of_its_links() -> None:
         service.submit(scheduling.SubmitJobs(scheduling.EMBEDDED, 1, jobs))
         service.handle(scheduling.CancelJobs(scheduling.EMBEDDED, 1, [2]))
         target = Target("127.0.0.1", 1, b"")
-        link = service.links[target] = Link(service, target)
-        link.connection = cast(Any, SimpleNamespace(bytes_sent=7, bytes_received=8, close=lambda: None))
-        link.arrived.arrive(1)
-        assert link.statistics() == {
+        node_link = service.links.by_target[target] = NodeLink(service.links, target)
+        node_link.link.connection = cast(
+            Any, SimpleNamespace(bytes_sent=7, bytes_received=8, close=lambda: None)
+        )
+        node_link.batches.arrived.arrive(1)
+        assert node_link.statistics() == {
             "connections": 1, "bytes_sent": 7, "bytes_received": 8, "batches_received": 1,
             "batches_unacknowledged": 1,
         }  # fmt: skip
@@ -56,7 +60,7 @@ def test_a_scheduler_counts_jobs_and_the_traffic_of_its_links() -> None:
             "nodes": 0, "links": 1, "computations": 1, "jobs_open": 2, "jobs_queued": 2, "bytes_sent": 7,
             "bytes_received": 8, "batches_unacknowledged": 1,
         }  # fmt: skip
-        del service.links[target]
+        del service.links.by_target[target]
         service.close()
 
     asyncio.run(play())
@@ -101,7 +105,7 @@ def test_segments_count_files_and_what_arrives(tmp_path: Path) -> None:
         assert found["files_made"] == 1
         incoming.discard()
     finally:
-        segments.close()
+        segments.directories.close()
 
 
 def test_shared_memory_counts_files_in_use_and_free_ones(tmp_path: Path) -> None:
@@ -123,9 +127,10 @@ def test_a_journal_counts_what_is_not_on_disk(tmp_path: Path) -> None:
     def post(function: Callable[[], object]) -> None:
         function()
 
-    journal = Journal(path, files.create_short, post, is_full=False, wait=True)
+    thread = JournalThread(path, files.create_short, post)
+    journal = Journal(thread, is_full=False, wait=True)
     journal.close(remove=True)
-    assert journal.statistics() == {"entries_waiting": 0, "bytes_waiting": 0}
+    assert thread.statistics() == {"entries_waiting": 0, "bytes_waiting": 0}
 
 
 def test_a_spool_counts_what_is_on_disk(tmp_path: Path) -> None:

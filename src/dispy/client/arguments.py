@@ -23,6 +23,7 @@ from dispy.not_yet import PARAMETERS, not_yet
 from dispy.protocol.files import check_path as check_sent_path
 from dispy.settings import PULSE_MAX_S, PULSE_MIN_S
 from dispy.system.addresses import resolve
+from dispy.system.clock import Clock
 
 
 def describe(value: Any) -> str:
@@ -75,18 +76,19 @@ def check_timeout(value: Any, name: str = "timeout") -> float | None:
     return None if value >= threading.TIMEOUT_MAX else float(max(0, value))
 
 
-def deadline(timeout: Any, name: str = "timeout") -> float | None:
-    """Returns the time at which a wait that begins now has to end (``time.monotonic`` seconds); None: never.
+def deadline(timeout: Any, name: str = "timeout", clock: Clock = time) -> float | None:
+    """Returns the time at which a wait that begins now has to end (monotonic seconds); None: never.
 
     Args:
         timeout: What the program has given: seconds from now, or None for no limit.
         name: Name of the parameter, for the error.
+        clock: Clock by which the caller waits.
 
     Raises:
         UsageError: The timeout is neither a number of seconds nor None.
     """
     seconds = check_timeout(timeout, name)
-    return None if seconds is None else time.monotonic() + seconds
+    return None if seconds is None else clock.monotonic() + seconds
 
 
 def check_interval(name: str, value: Any, least: float) -> None:

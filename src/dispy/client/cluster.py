@@ -32,6 +32,7 @@ from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.callback_thread import Waited
 from dispy.client.engine.engine import engine, stop_unused_engine
 from dispy.client.job import DispyJob
+from dispy.client.job_numbers import FIRST
 from dispy.client.logger import set_level
 from dispy.client.map.entry import ClusterMaps
 from dispy.client.nodes import DispyNode, NodeNames
@@ -45,7 +46,6 @@ from dispy.client.session import (
     shutdown,
     startup,
     status_table,
-    submission,
 )
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
@@ -209,7 +209,7 @@ class JobCluster(ClusterMaps, ClusterNodes):
         chosen = startup.choose_nodes(nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls))
         dest_path = check_dest_path(dest_path)
         seed = payload.random_generators.new_seed() if seed is None else seed
-        seeding = payload.Seeding(seed, submission.next_number(), reseed)
+        seeding = payload.Seeding(seed, FIRST, reseed)
         made = Computation(computation, depends, setup, startup.own_cleanup(cleanup), seeding)
         shipped = Shipped(current_directory.directory())
         own = list(filter(is_file_item, depends or ()))

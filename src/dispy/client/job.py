@@ -60,7 +60,8 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     Attributes:
         id: Any object; a number that is unique in the process if none is given.
-        number: Number of the job on the way to nodes and back, as in logs, whatever ``id`` is.
+        number: Number of the job on the way to nodes and back, as in logs, whatever ``id`` is. Each cluster numbers
+            its jobs 1, 2, 3, … in the order of submission, so jobs of two clusters have the same numbers.
         status: ``Created`` … ``Finished``; ``Cancelled`` and greater are final once ``finish`` is set.
         submit_time: When the job was submitted (seconds since the epoch).
         start_time: When its run began (seconds since the epoch, by the node's clock); None before.

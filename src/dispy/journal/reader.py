@@ -1,6 +1,6 @@
 """Rows of a dead program's journal, read and checked.
 
-All functions are called with the connection, on the thread that has it (``Journal.ask``). Each may raise
+All functions are called with the connection, on the thread that has it (``JournalThread.ask``). Each may raise
 ``sqlite3.Error`` or ``msgspec.DecodeError`` if the journal is damaged. Nothing is decided here, and no payload is
 unpickled: ``client.recovery`` puts the rows together.
 """

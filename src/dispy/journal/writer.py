@@ -4,37 +4,23 @@ A journal is an SQLite file. A *short* journal says which nodes the program uses
 computations: a few hundred bytes, written when that changes. A *full* journal is of one cluster. In addition it has
 the code of the computation, the jobs that were submitted, and how they ended: a row for each batch of them.
 
-Theory of operation. A thread of the journal's own writes everything; other threads put entries into its queue. The
-thread gathers entries for ``GATHER_S`` and writes them in one transaction. ``after_note`` is for what must not happen
-before notes are on disk: a node may forget a result, or gets its first jobs. When a transaction fails the journal is
-broken: nothing is written from then on, callbacks are called all the same, and the mark says that results may be
-missing (``journal.mark``).
-
-The thread holds SQLite's exclusive lock for as long as the program lives: the lock tells a living program's journal
-from a dead one's. The connection lives in a local variable of the thread and nowhere else: a fork of the program has
-no such thread, so it never closes the connection, which would undo what is being written.
+This module has the rows. A thread of the journal's own writes them (``journal.thread``). When that fails the mark
+says that results may be missing (``journal.mark``).
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import logging
-import os
-import queue
-import struct
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dispy.errors import DispyError, UsageError
-from dispy.journal.files import mark_path, remove
+from dispy.journal.files import mark_path
 from dispy.journal.mark import Mark, Marked, read_mark
 from dispy.journal.rows import GIVEN_UP, NodeRow, Options
+from dispy.journal.thread import GATHER_S, JournalThread
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM, INLINE_MAX, MIB
 from dispy.protocol.node import Ended, Job
 from dispy.system.memory import pool
@@ -46,45 +32,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dispy.client")
 
-UNWRITTEN_MAX = 64 * MIB
-"""Back-pressure: bytes of payloads that may wait in a journal's queue. Beyond that ``submit`` waits for the disk."""
-
-GATHER_S = 0.01
-"""Seconds that a full journal gathers entries for one transaction, as each rewrites whole pages of the file."""
-
 PART_MAX = 64 * MIB
 """Bytes of a payload in one row of ``part``: a larger one takes several rows. SQLite allows 1,000,000,000 bytes."""
 
 _encode = msgspec.msgpack.Encoder().encode
-
-T = TypeVar("T")
-
-Write = Callable[["sqlite3.Connection"], object]
-"""Function that writes one entry, by the connection, in the transaction that is open. On the journal's thread."""
-
-Entry = tuple[Write | None, int, Callable[[], None] | None]
-"""Entry of the queue: its writer (None: nothing to write), the bytes of payloads in it, and a callback (or None) for
-the engine's loop, called once the entry and all before it are on disk, or never will be (the journal is broken)."""
 
 
 class Journal:
     """A journal that this process has locked. Usable on any thread.
 
     Args:
-        path: Path of the file.
-        open_: Opens and locks the file, on the journal's thread (see ``journal.files``).
-        post: Has a function called on the engine's loop.
+        thread: The thread that writes the file; started here.
         is_full: True for a journal with jobs and results; the opened file overrides that.
         wait: True: wait until the file is open, and raise the error if it cannot be. False: do not wait; an error is
             logged, and nothing is ever written.
         repack: Pickles a large result again that was unpickled already, and returns its bytes; None: still pickled.
 
     Attributes:
+        thread: The thread, by which callers ask, and wait for the disk.
         path: Path of the file.
         is_full: True if the journal has jobs and results.
         session: Number of the session of this program, from 1; a program that resumes jobs has a higher one.
         mark: The mark of this session; None before ``begin``, and for a short journal.
-        is_behind: True if more than ``UNWRITTEN_MAX`` bytes wait to be written: call ``wait_for_room`` before adding.
 
     Raises:
         DispyError: The file cannot be opened, and ``wait`` is True.
@@ -92,56 +61,21 @@ class Journal:
 
     def __init__(
         self,
-        path: Path,
-        open_: Callable[[Path], sqlite3.Connection],
-        post: Callable[[Callable[[], object]], object],
+        thread: JournalThread,
         *,
         is_full: bool,
         wait: bool,
         repack: Callable[[Any], memoryview | None] = lambda _: None,
     ) -> None:
-        self.path = path
+        self.thread = thread
+        self.path = thread.path
         self.is_full = is_full
         self.session = 1
         self.mark: Mark | None = None
-        self._post = post
         self._repack = repack
-        self._queue: queue.SimpleQueue[Entry] = queue.SimpleQueue()
-        self._pid = os.getpid()
-        """Pid of the process that made this: a fork of it has no thread that writes, so it drops all notes."""
-        self._is_broken = False
-        """True if opening or a transaction failed: notes are dropped from then on, and no caller waits for disks."""
-        self._is_closed = False
-        """True if the last entry (one of ``ENDS``) is in the queue; later notes are dropped."""
-        self.is_behind = False
-        self._unwritten = 0
-        """Bytes of payloads in the queue: notes that are not on disk yet."""
-        self._room = threading.Condition()
-        """Notified when fewer bytes wait to be written; guards ``_unwritten`` and ``is_behind``."""
         self._parts = 0
         """Highest number of a part in the file; 0: none. Only for the journal's thread."""
-        self._answers: list[Callable[[], None]] = []
-        """Calls that hand results of ``ask`` to the callers, made after the commit. For the journal's thread."""
-        self._start(open_, wait)
-
-    def _start(self, open_: Callable[[Path], sqlite3.Connection], wait: bool) -> None:
-        """Start the journal's thread. With ``wait``, wait until the file is open, and raise why it cannot be."""
-        started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(open_, started, wait), name="dispy journal", daemon=True
-        )
-        self._thread.start()
-        if wait:
-            try:
-                started.result()
-            except BaseException:
-                self._queue.put((_close, 0, None))
-                self._thread.join()
-                raise
-
-    def redirect(self, post: Callable[[Callable[[], object]], object]) -> None:
-        """Have callbacks of ``after_note`` called by ``post``, on the loop of another engine, from now on."""
-        self._post = post
+        thread.start(self._look, self._note_broken, wait=wait)
 
     def begin(self, identity: bytes, program: str) -> None:
         """Note that a program begins to use the journal; if it is full, also make its mark (``journal.mark``).
@@ -153,7 +87,7 @@ class Journal:
         if self.is_full:
             self.mark = self._make_mark()
         row = (self.session, identity, program, time.time(), self._boot_id())
-        self._put(lambda db: db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?)", row))
+        self.thread.put(lambda db: db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?)", row))
 
     def marked(self, session: int, boot: str) -> Marked | None:
         """Return the mark of an earlier session; None if it is missing or cannot be trusted.
@@ -187,12 +121,16 @@ class Journal:
             code: Pickled code for the nodes.
         """
         row = (self.session, number, name, _encode(options), code if self.is_full else None)
-        self._put(lambda db: db.execute("INSERT OR REPLACE INTO computation VALUES (?, ?, ?, ?, ?)", row))
+        self.thread.put(
+            lambda db: db.execute("INSERT OR REPLACE INTO computation VALUES (?, ?, ?, ?, ?)", row)
+        )
 
     def drop_computation(self, number: int) -> None:
         """Note that a cluster has ended, by number of its computation: no successor looks for its jobs."""
         key = (self.session, number)
-        self._put(lambda db: db.execute("DELETE FROM computation WHERE session = ? AND number = ?", key))
+        self.thread.put(
+            lambda db: db.execute("DELETE FROM computation WHERE session = ? AND number = ?", key)
+        )
 
     def add_node(self, node: NodeRow) -> None:
         """Note that a node is used, and in which state it is. Replaces what was noted of it before."""
@@ -200,14 +138,14 @@ class Journal:
             self.session, node.incarnation, node.host, node.port, node.name, node.label, node.tls, node.fingerprint,
             node.state,
         )  # fmt: skip
-        self._put(
+        self.thread.put(
             lambda db: db.execute("INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         )
 
     def drop_node(self, incarnation: bytes) -> None:
         """Note that a node is lost, by its incarnation: its jobs were told as lost, so no successor takes results."""
         key = (GIVEN_UP, self.session, incarnation)
-        self._put(
+        self.thread.put(
             lambda db: db.execute("UPDATE node SET state = ? WHERE session = ? AND incarnation = ?", key)
         )
 
@@ -233,7 +171,7 @@ class Journal:
                 row = (now, is_pinned, _encode(rows))
                 db.execute("INSERT INTO submitted (time, pinned, jobs) VALUES (?, ?, ?)", row)
 
-        self._put(write, sum(sizes))
+        self.thread.put(write, sum(sizes))
 
     def ended(self, ip_addr: str, ended: list[Ended]) -> None:
         """Note how jobs (at least one) have ended; chunks of maps among them are not written.
@@ -263,7 +201,7 @@ class Journal:
                 rows[place].stream = self._add_part(db, data)
             db.execute("INSERT INTO ended (ip, jobs) VALUES (?, ?)", (ip_addr, encoded or _encode(rows)))
 
-        self._put(write, len(encoded) + sum([len(data) for data in large.values()]))
+        self.thread.put(write, len(encoded) + sum([len(data) for data in large.values()]))
 
     def ended_here(self, numbers: list[int], status: int, reason: str) -> None:
         """Note that jobs, by number, have ended which did not run, or of which no node can say how they ended.
@@ -281,7 +219,7 @@ class Journal:
             part = self._add_part(db, data)
             db.execute("INSERT INTO object VALUES (?, ?)", (number, part))
 
-        self._put(write, len(data))
+        self.thread.put(write, len(data))
 
     def drop_objects(self, numbers: list[int]) -> None:
         """Remove objects, by number, from the file. Called once no job that has not ended refers to them."""
@@ -293,50 +231,7 @@ class Journal:
                 )
                 db.execute("DELETE FROM object WHERE number = ?", (number,))
 
-        self._put(write)
-
-    def after_note(self, told: Callable[[], None]) -> None:
-        """Have ``told`` called on the engine's loop once all notes until now are on disk, or it is broken."""
-        if self._is_broken or self._is_closed:
-            self._post(told)
-        else:
-            self._queue.put((None, 0, told))
-
-    def wait_for_room(self) -> None:
-        """Block the caller until at most ``UNWRITTEN_MAX`` bytes wait to be written, or the journal is broken."""
-        with self._room:
-            self._room.wait_for(lambda: self._unwritten <= UNWRITTEN_MAX or self._is_broken)
-
-    def ask(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Call a function with the connection, on the journal's thread, in a transaction. Waits for it.
-
-        Returns:
-            The result of the function, once the transaction is on disk. Never returns after ``end`` or in a fork.
-
-        Raises:
-            DispyError: The journal is damaged, or cannot be written to; it is broken from now on.
-        """
-        import sqlite3
-
-        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run(db: sqlite3.Connection) -> None:
-            try:
-                result = function(db)
-                self._answers.append(lambda: answer.set_result(result))
-            except BaseException as error:
-                answer.set_exception(error)
-                raise _AskerKnowsError from error
-
-        self._put(run)
-        while True:
-            try:
-                return answer.result(0.2)
-            except TimeoutError:
-                if self._is_broken and not answer.done():
-                    raise UsageError(f"journal {self.path} cannot be written to") from None
-            except (sqlite3.Error, msgspec.DecodeError, struct.error) as error:
-                raise UsageError(f"journal {self.path} is damaged, or its disk is full: {error}") from error
+        self.thread.put(write)
 
     def close(self, *, remove: bool) -> None:
         """Write the notes that wait, close the file, and wait for that.
@@ -345,28 +240,26 @@ class Journal:
             remove: True if nothing is left to be recovered: the file and its marks are removed.
         """
         self.end(remove=remove)
-        if self._pid == os.getpid():
-            self._thread.join()
+        self.thread.join()
 
     def end(self, *, remove: bool) -> None:
         """Have the journal closed as ``close`` does, without waiting for it. Does nothing in a fork, or if closed."""
-        if self._pid == os.getpid() and not self._is_closed:
-            self._is_closed = True
-            if self.mark is not None:
-                self.mark.close()
-            self._queue.put((_remove if remove else _close, 0, None))
+        if self.thread.end(remove=remove) and self.mark is not None:
+            self.mark.close()
 
-    def _put(self, write: Write, size: int = 0) -> None:
-        """Queue an entry with ``size`` bytes of payloads. Dropped if the journal is broken, closed or a parent's."""
-        if self._is_broken or self._is_closed or self._pid != os.getpid():
-            return
-        if size:
-            with self._room:
-                self._unwritten += size
-                self.is_behind = self._unwritten > UNWRITTEN_MAX
-        self._queue.put((write, size, None))
+    # On the journal's thread.
 
-    # Rows; on the journal's thread.
+    def _look(self, db: sqlite3.Connection) -> None:
+        """Set ``is_full`` and ``_parts`` from the tables of the file just opened, which may be a dead program's."""
+        self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
+        if self.is_full:
+            self.thread.gather_s = GATHER_S
+            self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
+
+    def _note_broken(self) -> None:
+        """Note in the mark that nothing is written any more."""
+        if self.mark is not None:
+            self.mark.note_broken()
 
     def _job_row(self, db: sqlite3.Connection, job: Job) -> Job | list[object]:
         """Return a job as its row has it: a large payload is written as a part, whose number stands for ``where``."""
@@ -383,114 +276,6 @@ class Journal:
                 "INSERT INTO part VALUES (?, ?, ?)", (self._parts, place, view[start : start + PART_MAX])
             )
         return self._parts
-
-    # The thread.
-
-    def _run(
-        self,
-        open_: Callable[[Path], sqlite3.Connection],
-        started: concurrent.futures.Future[None],
-        wait: bool,
-    ) -> None:
-        """Open the file (``started`` gets the outcome), and write entries until the last one: the thread's body."""
-        import sqlite3
-
-        try:
-            db = open_(self.path)
-            self._look(db)
-        except (OSError, sqlite3.Error, DispyError) as error:
-            self._is_broken = True
-            known = error if isinstance(error, DispyError) else UsageError(f"journal {self.path}: {error}")
-            started.set_exception(known)
-            if not wait:
-                logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
-            self._drain()
-            return
-        started.set_result(None)
-        end = None
-        while end is None:
-            entries = [self._queue.get()]
-            if self.is_full and entries[-1][0] not in ENDS:
-                time.sleep(GATHER_S)
-            while entries[-1][0] not in ENDS and not self._queue.empty():
-                entries.append(self._queue.get())
-            if entries[-1][0] in ENDS:
-                end = entries.pop()[0]
-            self._write(db, entries)
-        db.close()
-        if end is _remove:
-            remove(self.path)
-
-    def _look(self, db: sqlite3.Connection) -> None:
-        """Set ``is_full`` and ``_parts`` from the tables of the file just opened, which may be a dead program's."""
-        self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
-        if self.is_full:
-            self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
-
-    def _write(self, db: sqlite3.Connection, entries: list[Entry]) -> None:
-        """Write entries in one transaction, then tell those that wait. After an error the journal is broken."""
-        try:
-            if not self._is_broken and entries:
-                db.execute("BEGIN IMMEDIATE")
-                for write, _, _ in entries:
-                    if write is not None:
-                        write(db)
-                db.execute("COMMIT")
-                for tell in self._answers:
-                    tell()
-        except Exception as error:
-            self._is_broken = True
-            if self.mark is not None and not self._is_closed:
-                self.mark.note_broken()
-            with contextlib.suppress(Exception):
-                db.execute("ROLLBACK")
-            if not isinstance(error, _AskerKnowsError):
-                text = "journal %s cannot be written to any more: %s; should this program die, later jobs are lost"
-                logger.error(text, self.path, error)
-        self._answers.clear()
-        self._tell(entries)
-
-    def _tell(self, entries: list[Entry]) -> None:
-        """Wake threads that wait for room, post callbacks of entries (written or dropped), and empty ``entries``."""
-        size = sum([own for _, own, _ in entries])
-        if size:
-            with self._room:
-                self._unwritten -= size
-                self.is_behind = self._unwritten > UNWRITTEN_MAX
-                self._room.notify_all()
-        told = [after for _, _, after in entries if after is not None]
-        entries.clear()
-        if told:
-            self._post(lambda: [each() for each in told])
-
-    def statistics(self) -> dict[str, int]:
-        """Returns numbers of entries, and bytes of payloads in them, that are not on disk yet. On any thread."""
-        return {"entries_waiting": self._queue.qsize(), "bytes_waiting": self._unwritten}
-
-    def _drain(self) -> None:
-        """Drop all entries and tell those that wait for them, until the last entry: the file could not be opened."""
-        while True:
-            entry = self._queue.get()
-            if entry[0] in ENDS:
-                return
-            self._tell([entry])
-
-
-class _AskerKnowsError(Exception):
-    """Raised in the thread when a function of ``ask`` has failed: the asker gets the error, so it is not logged."""
-
-
-def _close(db: sqlite3.Connection) -> None:
-    """Stand in the queue for the end of the thread: it writes the entries before this, then closes the file."""
-
-
-def _remove(db: sqlite3.Connection) -> None:
-    """Stand in the queue for the end of the thread, as ``_close``, and for removing the file and its marks."""
-
-
-REMOVE = _remove
-ENDS = (_close, _remove)
-"""Writers of the last entry of the queue, by identity; they are never called."""
 
 
 def _copy(data: Any) -> memoryview:

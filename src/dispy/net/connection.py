@@ -108,7 +108,9 @@ class Connection(asyncio.BufferedProtocol):
         """Machine of the connection. Owners may read it; what changes it goes through this object."""
         self._writable = self.machine.writable
         self._sender = Sender(self.machine, clock, self._on_fault)
-        self._owner = owner
+        self.owner = owner
+        """Object that is told what happens to the connection. Another one may take the connection over once both
+        sides have proved themselves."""
         self._is_dialer = is_dialer
         self._unix_address = unix_address
         self._on_settled = on_settled
@@ -162,7 +164,7 @@ class Connection(asyncio.BufferedProtocol):
                     continue
                 if self.trace is not None:
                     self.trace("says", event)
-                self._owner.on_message(self, event)
+                self.owner.on_message(self, event)
         except Exception as error:
             if is_of_peer(error):
                 machine.refuse(error)
@@ -178,7 +180,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer.close()
         self._settle()
         self._sender.closed()
-        self._owner.on_closed(self, self.error or exc)
+        self.owner.on_closed(self, self.error or exc)
 
     def pause_writing(self) -> None:
         self._sender.pause()
@@ -190,7 +192,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer.stop()
         self._sender.open_to_threads()
         self._settle()
-        self._owner.on_ready(self)
+        self.owner.on_ready(self)
 
     def _settle(self) -> None:
         on_settled, self._on_settled = self._on_settled, None

@@ -1,26 +1,50 @@
-"""Dialing a node: by its Unix socket if it has one that is reached from here, else by its address."""
+"""Where a peer listens, and dialing it: by its Unix socket if it has one that is reached from here, else by its
+address."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from dispy.net import unix_sockets
+from dispy.security.tls import DialerTls
 
 logger = logging.getLogger("dispy.net")
 
 
-async def dial(path: str, host: str, port: int, make: Callable[[bool], asyncio.BaseProtocol]) -> None:
-    """Connect to a node. Waits, without limit of its own, until the connection is made.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Address at which a peer is expected, with the secret to use there. Links are found by it: host, port and key.
 
-    A path that does not lead to a node of this user's may be one of another container's file system: then, and
+    Attributes:
+        host: Host name or IP address.
+        port: TCP port.
+        key: The secret (32 bytes).
+        name: Name that the peer's certificate must be for, where names are checked; empty: ``host``.
+        tls: Returns how to speak TLS with the peer, called when its address is dialed; None: no TLS.
+        socket: Path of the peer's Unix socket, dialed instead of the address if it can be reached; empty: none.
+    """
+
+    host: str
+    port: int
+    key: bytes = field(repr=False)
+    name: str = field(default="", compare=False)
+    tls: Callable[[], DialerTls] | None = field(default=None, compare=False, repr=False)
+    socket: str = field(default="", compare=False)
+
+
+async def dial(path: str, host: str, port: int, make: Callable[[bool], asyncio.BaseProtocol]) -> None:
+    """Connect to a peer. Waits, without limit of its own, until the connection is made.
+
+    A path that does not lead to a peer of this user's may be one of another container's file system: then, and
     without a path, the address is dialed.
 
     Args:
-        path: Path of the node's Unix socket, as the node has listed it; empty: it has none.
-        host: Host name or IP address of the node.
-        port: TCP port of the node.
+        path: Path of the peer's Unix socket, as a node has listed it; empty: it has none.
+        host: Host name or IP address of the peer.
+        port: TCP port of the peer.
         make: Makes the protocol object of the connection. Its argument is True for the Unix socket, which needs no
             TLS.
 

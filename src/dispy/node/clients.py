@@ -208,8 +208,8 @@ def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
         service.sharing.discard(client)
         service.segments.drop_given(given_prefix(client))
         # If the client is dying, it may still hold its lock now, but not a pulse later.
-        service.segments.sweep()
-        guard.later(service, PULSE_S, None, service.segments.sweep)
+        service.segments.directories.sweep()
+        guard.later(service, PULSE_S, None, service.segments.directories.sweep)
     for key, loaded in service.loaded.items():
         if key[0] == client:
             for segment in loaded.values.values():

@@ -24,6 +24,7 @@ from dispy.core.execution.dispatch import workers_max
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.stores import Stores
 from dispy.net.port_holders import holder
+from dispy.node import reporting
 from dispy.node.console import HINT, Console, Prompt
 from dispy.node.listening import wanted_port
 from dispy.node.machine import accounts
@@ -209,10 +210,10 @@ def _run_checked(
     segments = Segments(incarnation.hex(), helpers)
     # The spare host comes first, so that it does its imports while this process does its own.
     try:
-        account = users[0] if users else None
-        spare = HostProcess(workers_max(max(cpus)), str(segments.root), account, bool(settings.owner))
+        mark, account = str(segments.directories.root), users[0] if users else None
+        spare = HostProcess(workers_max(max(cpus)), mark, account, bool(settings.owner))
     except OSError:
-        segments.close()
+        segments.directories.close()
         if helpers is not None:
             helpers.close()
         raise
@@ -223,7 +224,7 @@ def _run_checked(
         import uvloop
 
         workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), helpers)
-        segments.use_disk(workspace)
+        segments.directories.use_disk(workspace)
         gauge = Gauge(str(workspace.root), time)
         stores = Stores(_store_directory(workspace), settings.store_max, secret.key)
         parts = NodeParts(
@@ -238,7 +239,7 @@ def _run_checked(
         spare.kill()
         spare.process.wait()
         spare.close()
-        segments.close()
+        segments.directories.close()
         if helpers is not None:
             helpers.close()
 
@@ -284,7 +285,7 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
         if signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, service.stop, signal.Signals(number).name)
     loop.add_signal_handler(signal.SIGUSR1, service.drain, "SIGUSR1")
-    loop.add_signal_handler(signal.SIGUSR2, service.say_usage, "SIGUSR2")
+    loop.add_signal_handler(signal.SIGUSR2, reporting.say_usage, service, "SIGUSR2")
     for told in early:
         if told not in _ASK:
             service.stop(signal.Signals(told).name)
@@ -323,7 +324,7 @@ async def _start(service: NodeService) -> None:
             service.start()
             return
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or service.is_stopping or time.monotonic() > deadline:
+            if error.errno != errno.EADDRINUSE or service.stopped.is_set() or time.monotonic() > deadline:
                 raise
         await asyncio.sleep(0.05)
 
@@ -356,11 +357,11 @@ def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
     A private node's line is "HOST PORT CPUS SOCKET", which the program that started it reads. SOCKET is empty if
     there is none.
     """
-    host, port = service.address
+    host, port = service.entrance.address
     if settings.owner:
-        return f"{host} {port} {cpus} {service.socket_path}"
+        return f"{host} {port} {cpus} {service.entrance.socket_path}"
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    how = ", TLS" if service.uses_tls else ""
+    how = ", TLS" if service.entrance.uses_tls else ""
     return f"dispynode {service.name!r} listens on {where} with {counted(cpus, 'CPU')}{how}"
 
 

@@ -19,7 +19,7 @@ from dispy.node.guests import Guest
 from dispy.protocol import node
 from dispy.system.escaping import line
 from dispy.system.log_writer import local_time
-from dispy.system.wording import brief, counted, named
+from dispy.system.wording import brief, counted, facts, named
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -274,6 +274,12 @@ def statistics(service: NodeState) -> dict[str, int]:
     found |= named("stager", service.stager.statistics())
     found |= named("segments", service.segments.statistics())
     return found | named("spool", service.spool.statistics() if service.spool is not None else {})
+
+
+def say_usage(service: NodeState, why: str) -> None:
+    """Log who uses this node, and its ``statistics``; ``why``: cause, for the log."""
+    for text in [*usage(service).splitlines(), f"statistics: {facts(statistics(service))}"]:
+        logger.info("%s: %s", why, text.strip())
 
 
 def describe_work(service: NodeState) -> str:

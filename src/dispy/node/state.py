@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import platform
 import select
 import time
@@ -28,6 +27,7 @@ from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
+from dispy.net.streams_under_way import StreamsUnderWay
 from dispy.node import guard
 from dispy.node.guard import Owner
 from dispy.node.guests import Reports
@@ -36,12 +36,12 @@ from dispy.node.machine.live_output import read_printed
 from dispy.node.processes.file_helpers import FileHelpers, attempt
 from dispy.node.processes.hosts import HostProcess
 from dispy.node.processes.spared import Spared
+from dispy.node.processes.strays import Strays
 from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
 from dispy.settings import NodeSettings
 from dispy.system.clock import Clock
-from dispy.system.processes import children, kill_strays, reap
 from dispy.system.wording import say_fault
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from dispy.files.fetching.wanted_files import Stage
     from dispy.files.stores import Stores
     from dispy.net.connection import Connection
+    from dispy.node.entrance import Entrance
     from dispy.node.machine.accounts import Account
     from dispy.node.payloads.segments import Segments
     from dispy.node.results.spool import Spool
     from dispy.node.staging.job_files import Brought
     from dispy.node.staging.workspace import WorkSpace
-    from dispy.protocol.streams import Group
     from dispy.security.secrets import Secret
     from dispy.security.tls import ListenerTls
 
@@ -113,10 +113,9 @@ class Loaded:
         self.objects: set[int] = set()
         """Numbers of the objects that the client has put here (``PutObject``). Once there are
         ``limits.OBJECTS_MAX``, another one is refused."""
-        self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
-        """Large results that may still be on their way to the client, in the order of sending: connection, group of
-        streams, message that follows these. If the client cancels the job or closes the computation, the streams are
-        stopped."""
+        self.sending: StreamsUnderWay[tuple[int, int], node.JobsEnded] = StreamsUnderWay()
+        """Large results that may still be on their way to the client, by job number and attempt. If the client
+        cancels the job or closes the computation, they are stopped."""
         self.values: dict[tuple[int, int, int], int] = {}
         """Number of the segment of each large provisional result that the client has not acknowledged; the key is
         number, attempt and serial of the result. The segment is removed with its entry."""
@@ -206,19 +205,18 @@ class NodeState:
     spool: Spool | None
     """Results of clients that are away, on disk; None: such results stay in memory, and end with the node."""
 
+    entrance: Entrance
+    """The sockets that the node listens on, and its entry in the list of nodes."""
+
     cpus_most: int
     """Largest number of CPUs that ``set_cpus`` may offer. Each host has slots for the workers of as many CPUs
     (``workers_max``)."""
-    address: tuple[str, int]
-    """Address and port that the node listens on; port 0 until it does."""
     failed: bool
     """True if the node stops because of an error of its own. Its exit code is 70 then."""
     stopped: asyncio.Event
     """Set when the node is to stop: ``run`` ends everything, and no host is started any more."""
     reports: Reports
     """Clients as the log has shown them, and the number of lines logged in this minute."""
-    tracer: Callable[[Connection], Callable[[str, Any], None]] | None
-    """Makes the function that logs the messages of a connection; None without ``-d``."""
 
     # The execution core.
     _events: deque[core.Event]
@@ -272,9 +270,6 @@ class NodeState:
     """Host that is started ahead, for the next computation. None: the next one waits for a new host's imports."""
     ending: list[HostProcess]
     """Hosts that were told to end, and may live: they are not killed as strays."""
-    _found: set[int]
-    """Pids of children that this process had before it became a node, such as those of a container's entry script.
-    They are reaped when they end, but not killed as strays."""
     short: dict[Key, int]
     """Bytes of the largest payload that found no room, by computation. Such a computation gets no jobs until there is
     room for as many bytes (``room_shortage``)."""
@@ -304,16 +299,17 @@ class NodeState:
         self.name = settings.name or platform.node() or "localhost"
         """Name of the node, which clients, logs and errors show."""
         self.incarnation = parts.incarnation
-        self.address = (settings.host, 0)
         self.failed = False
-        self._accounts = AccountTurns(parts.accounts)
-        self._spared = parts.spared
-        self._helpers = parts.helpers
+        self.accounts = AccountTurns(parts.accounts)
+        """Account of each owner of files (``Compute.owner``; empty: the client itself), which his jobs run as."""
+        self.strays = Strays(parts.spared, parts.found)
+        """Finds and kills the processes that jobs have left."""
+        self.helpers = parts.helpers
+        """Processes that work with files as the accounts of jobs; None: there are no accounts."""
         self.clock = parts.clock
         self.loop = asyncio.get_running_loop()
         self.stopped = asyncio.Event()
         self.reports = Reports(self.loop.call_later)
-        self.tracer = None
         self.read_available = parts.read_available
         self.say = parts.say
 
@@ -343,7 +339,6 @@ class NodeState:
         self.spare = parts.spare
         self.hosts_started = 1
         self.ending = []
-        self._found = set(parts.found)
         self.short = {}
         self.short_said = -1e9
         self.workspace = parts.workspace
@@ -422,17 +417,6 @@ class NodeState:
                 workers.append((place, owner[1].words, owner[1].output))
         self.handle(core.Looked(action.key, read_printed(workers, action.size_max)))
 
-    def account_for(self, client: ClientId, owner: bytes) -> Account | None:
-        """Returns the account that jobs of an owner (``Compute.owner``; empty: the client itself) run as.
-
-        None: that of the node.
-        """
-        return self._accounts.of(owner or client)
-
-    def next_account(self) -> Account | None:
-        """Returns the account that the next new client gets; None: that of the node."""
-        return self._accounts.next()
-
     def with_files(
         self, account: Account | None, work: Callable[[], Any], then: Callable[[Any], None]
     ) -> None:
@@ -441,8 +425,8 @@ class NodeState:
         Files of this user are worked with at once; those of an account by a thread that asks the account's helper,
         in the order of the calls.
         """
-        if account is not None and self._helpers is not None:
-            self._helpers.run(work, then, self._post)
+        if account is not None and self.helpers is not None:
+            self.helpers.run(work, then, self._post)
         else:
             then(attempt(work))
 
@@ -464,32 +448,9 @@ class NodeState:
             OSError: There is no process, descriptor or memory to be had.
         """
         is_private = bool(self.settings.owner)
-        return HostProcess(workers_max(self.cpus_most), str(self.segments.root), account, is_private)
-
-    def kill_strays(self, keep: set[int]) -> None:
-        """Kill the processes that jobs have left: all descendants of this process not in or below ``keep``.
-
-        ``keep`` has the pids of hosts.
-
-        Called after a host has ended, and at the node's end. Spared are children that were there before the node, and
-        processes that the node has started for itself.
-        """
-        with self._spared.starting:
-            kill_strays(keep | self._found | self._spared.pids)
-
-    def _bury_others(self, own: set[int]) -> None:
-        """Reap dead children that are not hosts: those in ``_found`` and, as process 1 of a container, all orphans.
-
-        Called once a second; otherwise dead children would stay as zombies.
-
-        Args:
-            own: Pids of all hosts.
-        """
-        if self._found or os.getpid() == 1:
-            with self._spared.starting:
-                for pid in children(os.getpid()):
-                    if pid not in own and pid not in self._spared.pids and reap(pid):
-                        self._found.discard(pid)
+        return HostProcess(
+            workers_max(self.cpus_most), str(self.segments.directories.root), account, is_private
+        )
 
     def has_reply(self, handle: WorkerHandle) -> bool:
         """True if a packet of the worker waits to be read, or its socket is closed. Asked before each read when the

@@ -38,7 +38,7 @@ def begin(service: NodeState) -> None:
     Call it once, before the node listens: connections that exist already are not traced.
     """
     service.machine.handle = partial(_decide, service, service.machine.handle)  # type: ignore[method-assign]
-    service.tracer = partial(_tracer, service)
+    service.entrance.tracer = partial(_tracer, service)
 
 
 def _tracer(service: NodeState, connection: Connection) -> Callable[[str, Any], None]:

@@ -140,8 +140,8 @@ class Seeding(NamedTuple):
 
     Attributes:
         seed: Seed of the cluster; the seeds of its jobs and items are made of it (``seed_of``).
-        first: Number (in the program) of the first job of the cluster. It is subtracted from a job's number, so that
-            a second run has equal seeds.
+        first: Number of the cluster's first job, which is subtracted from a job's number: 1. Journals of dispy before
+            5.0 was released may have others, as programs numbered the jobs of all clusters together.
         is_on: True if generators that jobs have copies of are given streams of their own; False: dispy leaves them
             as they are.
     """

@@ -84,6 +84,11 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
     return dump_with_code(value, known or known_module.here)
 
 
+def dump_int(value: int) -> bytes:
+    """Pickle an integer: what ``dump`` does, at a fifth of its price. Ids of jobs are pickled so in workers."""
+    return pickle.dumps(value, PROTOCOL)
+
+
 def dump_with_code(value: Any, known: Known | None) -> bytes | Parts:
     """Pickle a value by the pickler of code, as it may refer to code of the user's own.
 

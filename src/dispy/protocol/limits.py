@@ -16,8 +16,8 @@ different versions do not connect (``VersionError``)."""
 
 CHUNK_NUMBERS_FROM = 1 << 40
 """Job number of the first chunk of a ``map``; later chunks count up from it. Submitted jobs are numbered from 1 and
-stay below it: so chunks leave no gaps in their numbers, which are the ids of jobs to which the program gives none.
-The journal leaves out all jobs from this number on."""
+stay below it: so chunks leave no gaps in their numbers, on which seeds of jobs depend. Each computation
+counts anew. The journal leaves out all jobs from this number on."""
 
 HANDSHAKE_FRAME_MAX = 512
 """Bytes of the largest frame body that is accepted before the peer's proof: the largest honest one has about 100. A

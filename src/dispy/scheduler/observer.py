@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from dispy.core import scheduling as core
+from dispy.net.dialing import Target
 from dispy.protocol import node
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.link import Target
 
 
 class Observer(Protocol):
@@ -31,8 +31,8 @@ class Observer(Protocol):
         """
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
-        """No node has introduced itself at an address: none answered for ``link.SLOW_S`` (the link goes on trying),
-        it cannot be reached, or it refused us (the link is given up). ``error`` says which."""
+        """No node has introduced itself at an address: none answered for ``net.link.SLOW_S`` (the link goes on
+        trying), it cannot be reached, or it refused us (the link is given up). ``error`` says which."""
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
         """Jobs have reached their final status on a node; ``action.ended`` has their results. Once per job."""

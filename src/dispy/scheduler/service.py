@@ -23,16 +23,13 @@ from dispy.errors import InternalError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
 from dispy.protocol import limits, node
-from dispy.protocol.views import NodeInfo, PlacementView
-from dispy.scheduler.link import SLOW_S, Link, Target, Trace
+from dispy.protocol.views import PlacementView
+from dispy.scheduler.node_link import NodeLink
+from dispy.scheduler.node_links import NodeLinks
 from dispy.scheduler.observer import Observer
-from dispy.scheduler.payloads import send_code, send_jobs, send_object, send_pieces
-from dispy.settings import PULSE_S
+from dispy.scheduler.payloads import GivenFiles, send_code, send_jobs, send_object, send_pieces, stop_jobs
 from dispy.system.clock import Clock
-from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
-from dispy.system.escaping import line
-from dispy.system.shared_memory import SharedPool
-from dispy.system.wording import counted, say_fault
+from dispy.system.wording import say_fault
 
 logger = logging.getLogger("dispy.scheduler")
 
@@ -53,54 +50,35 @@ class SchedulerService:
 
     def __init__(self, identity: bytes, name: str, observer: Observer, clock: Clock = time) -> None:
         self.clock = clock
-        self.identity = identity
-        self.name = name
-        self.origin = ""
-        """User and machine of this program, for the logs of nodes; empty: not told."""
-        self.memory: SharedPool | None = None
-        """Files in memory with large payloads, which nodes of this machine take by name; None: all are sent."""
-        self.after_note: Callable[[Callable[[], None]], object] | None = None
-        """Calls a function as soon as the results so far are written to the journal; None: there is no journal.
-        Results are acknowledged only then, as nodes forget acknowledged results."""
+        self.machine = Machine()
+        self.links = NodeLinks(
+            identity, name, clock, self.machine.state, self.handle, observer, self.schedule_tick
+        )
+        """Links to all nodes."""
+        self._given = GivenFiles(identity)
         self.on_send: dict[int, Callable[[node.RunJobs], None]] = {}
         """Functions that are called with each ``RunJobs`` before it leaves for a node, by the number by which nodes
         know the computation (``Computation.wire``): the journal notes the jobs' numbers."""
-        self._given = given_prefix(identity) << GIVEN_BITS
-        """Number of the last file that was linked into a node's directory (``node.Given``). Its upper bits name this
-        scheduler, so that numbers of different programs differ."""
         self._observer = observer
-        self.machine = Machine()
         self._lock = threading.RLock()
         """Guards the core's state between the loop and threads in ``try_submit``, which do not wait for it."""
         self._loop = asyncio.get_running_loop()
-        self.links: dict[Target, Link] = {}
-        """Links by ``Target`` (address and secret). A node with several addresses has one link under all."""
-        self._by_node: dict[NodeId, Link] = {}
-        """Links to nodes that have introduced themselves and are not lost, by the node's id."""
         self._tick: asyncio.TimerHandle | None = None
         """Timer of the next ``core.Tick``; None while there is nothing to look for."""
-        self.tracer: Callable[[Link], Trace] | None = None
-        """Makes the function that logs the messages of a link; None while nothing is logged (``tracing``)."""
-        self.pulse_s = PULSE_S
-        """Heartbeat interval of all links (seconds); change it by ``set_pulse``."""
+        info_of = self.links.info_of
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
             core.Send: self._send,
-            core.TellEnded: lambda a: observer.on_ended(a, self._info(a.node)),
+            core.TellEnded: lambda a: observer.on_ended(a, info_of(a.node)),
             core.TellEndedHere: observer.on_ended_here,
-            core.TellStarted: lambda a: observer.on_started(a, self._info(a.node)),
+            core.TellStarted: lambda a: observer.on_started(a, info_of(a.node)),
             core.TellRequeued: observer.on_requeued,
-            core.TellValue: lambda a: observer.on_value(a, self._info(a.node)),
+            core.TellValue: lambda a: observer.on_value(a, info_of(a.node)),
             core.TellPrinted: observer.on_printed,
             core.TellNode: self._tell_node,
-            core.TellVacated: lambda a: observer.on_vacated(a, self._info(a.node)),
-            core.TellPlacement: lambda a: observer.on_placement(a, self._info(a.node)),
+            core.TellVacated: lambda a: observer.on_vacated(a, info_of(a.node)),
+            core.TellPlacement: lambda a: observer.on_placement(a, info_of(a.node)),
             core.TellFiles: observer.on_files,
         }
-
-    @property
-    def is_traced(self) -> bool:
-        """True if messages and decisions are logged (``tracing``)."""
-        return self.tracer is not None
 
     @property
     def state(self) -> core.State:
@@ -128,9 +106,9 @@ class SchedulerService:
         """Give the core new jobs; messages that result from it leave at once. On the loop."""
         sent = dict.fromkeys(a.node for a in self.handle(event) if type(a) is core.Send)
         for node_id in sent:
-            link = self._by_node.get(node_id)
-            if link is not None and link.connection is not None:
-                link.connection.flush()
+            node_link = self.links.by_node.get(node_id)
+            if node_link is not None and node_link.link.connection is not None:
+                node_link.link.connection.flush()
 
     def try_submit(self, client: ClientId, computation: int, job: node.Job) -> bool:
         """Submit a job from any thread, if it can leave for a node this moment.
@@ -150,12 +128,8 @@ class SchedulerService:
             for action in self.machine.handle(
                 core.SubmitJobs(client, computation, [job]), self.clock.monotonic()
             ):
-                link = self._by_node.get(action.node) if type(action) is core.Send else None
-                if (
-                    link is None
-                    or link.connection is None
-                    or not self._send_now(link, link.connection, action)
-                ):
+                node_link = self.links.by_node.get(action.node) if type(action) is core.Send else None
+                if node_link is None or not self._send_now(node_link, action):
                     self._loop.call_soon_threadsafe(self._perform_by_type[type(action)], action)
             return True
         except InternalError as error:
@@ -173,10 +147,12 @@ class SchedulerService:
             error=error,
         )
 
-    def _send_now(self, link: Link, connection: Connection, action: core.Action) -> bool:
+    def _send_now(self, node_link: NodeLink, action: core.Action) -> bool:
         assert type(action) is core.Send
-        # The loop may begin anew with another ``Arrived`` meanwhile.
-        arrived = link.arrived
+        # The loop may lose the connection, and begin anew with another ``Arrived``, meanwhile.
+        connection, arrived = node_link.link.connection, node_link.batches.arrived
+        if connection is None:
+            return False
         number = arrived.due()
         messages = [node.Acknowledge(number), action.message] if number else [action.message]
         if not connection.try_send_now(messages):
@@ -186,7 +162,7 @@ class SchedulerService:
 
     def schedule_tick(self) -> None:
         """Start the timer (``TICK_S``) that looks for jobs to steal, unless it runs or there is only one node."""
-        if self._tick is None and len(self._by_node) > 1:
+        if self._tick is None and len(self.links.by_node) > 1:
             self._tick = self._loop.call_later(TICK_S, self._on_tick)
 
     def _on_tick(self) -> None:
@@ -195,27 +171,7 @@ class SchedulerService:
         if any(computation.open for computation in self.state.computations.values()):
             self.schedule_tick()
 
-    def set_pulse(self, pulse_s: float) -> None:
-        """Change the heartbeat interval of all links (seconds). A node that is silent for five intervals is lost."""
-        if pulse_s != self.pulse_s:
-            self.pulse_s = pulse_s
-            for link in self.links.values():
-                link.set_pulse()
-
-    # Links.
-
-    def reach(self, target: Target) -> None:
-        """Begin to connect to a node, unless there is a link to this address.
-
-        The observer is told the outcome by ``on_node_known`` or ``on_unreachable``.
-        """
-        if target not in self.links:
-            link = self.links[target] = Link(self, target)
-            link.dial()
-
-    def is_linked(self, target: Target) -> bool:
-        """True if there is a link to an address, connected or not."""
-        return target in self.links
+    # Messages that the backend sends to nodes.
 
     def ask_jobs(self, node_id: NodeId, client: ClientId, computation: int, serial: int) -> None:
         """Ask a node which jobs of a computation run there; ``Observer.on_jobs_listed`` gets the answer, with the
@@ -224,41 +180,19 @@ class SchedulerService:
         Raises:
             SilenceError: The connection to the node is broken, or the node is lost.
         """
-        link = self._by_node.get(node_id)
-        if link is None or link.connection is None:
+        connection = self.links.ready(node_id)
+        if connection is None:
             raise SilenceError(
                 "the connection to the node is broken and is being made again", hint="try again"
             )
-        link.connection.send(node.ListJobs(self.state.computations[client, computation].wire, serial))
-
-    def is_sending(self, node_id: NodeId) -> bool:
-        """True if large payloads, sent as streams, are on their way to a node: jobs may wait for them."""
-        link = self._by_node.get(node_id)
-        return link is not None and link.connection is not None and link.connection.is_sending
-
-    def silent_s(self, node_id: NodeId) -> float:
-        """Returns the seconds since a node's last byte, in steps of half a heartbeat interval; 0.0 if not
-        connected. Used to tell the user why a cluster stands still."""
-        link = self._by_node.get(node_id)
-        if link is None or link.connection is None:
-            return 0.0
-        return link.connection.heartbeat.silent_s
-
-    def nodes(self) -> list[NodeInfo]:
-        """Returns all nodes that have introduced themselves and are not lost, with traffic counts (bytes) of now."""
-        found = []
-        for link in self._by_node.values():
-            if link.info is not None:
-                link.info.bytes_sent, link.info.bytes_received = link.traffic()
-                found.append(link.info)
-        return found
+        connection.send(node.ListJobs(self.state.computations[client, computation].wire, serial))
 
     def statistics(self) -> dict[str, int]:
         """Returns numbers of nodes, computations and jobs of now, and the traffic of all links. On the loop."""
         computations = self.state.computations.values()
-        links = [link.statistics() for link in dict.fromkeys(self.links.values())]
+        links = [node_link.statistics() for node_link in dict.fromkeys(self.links.by_target.values())]
         return {
-            "nodes": len(self._by_node),
+            "nodes": len(self.links.by_node),
             "links": len(links),
             "computations": len(computations),
             "jobs_open": sum([known.open for known in computations]),
@@ -278,154 +212,29 @@ class SchedulerService:
             return {}
         return {found: core.refresh(placement) for found, placement in known.placements.items()}
 
-    def target_of(self, node_id: NodeId) -> Target:
-        """Returns the address and secret by which a node is reached. Valid in ``Observer.on_node_gone``, too."""
-        return self._by_node[node_id].target
-
-    def link_failed(self, link: Link, error: Exception) -> None:
-        """Forget a node that cannot be reached or is lost, and tell the observer (see ``link.Owner``)."""
-        self.links.pop(link.target, None)
-        link.is_closed = True
-        link.abort_unready()
-        if link.info is None:
-            self._observer.on_unreachable(link.target, error)
-            return
-        self._lose(link, f"node {link.info.name} ({link.target.host}:{link.target.port}) is lost: {error}")
-
-    def link_slow(self, link: Link) -> None:
-        """Tell the observer that a node has not answered for ``SLOW_S``: the user may have given a wrong address."""
-        error = SilenceError(
-            f"no answer for {SLOW_S:g} s",
-            hint="check its address and port, and the firewalls on the way",
-        )
-        self._observer.on_unreachable(link.target, error)
-
-    def link_replaced(self, link: Link) -> None:
-        """Count the old incarnation of a node as lost: another one answers at its address."""
-        assert link.info is not None
-        self._lose(link, f"node {link.info.name} was started anew")
-
-    def link_silent(self, link: Link) -> None:
-        """Tell the core that a node's connection broke: it sends nothing there until the link is up again."""
-        assert link.info is not None
-        self.handle(core.NodeSilent(link.info.node))
-
-    def link_welcome(self, link: Link, known: bool) -> None:
-        """Tell core and observer about a node that has introduced itself. A second link to one node is closed."""
-        info = link.info
-        assert info is not None
-        other = self._by_node.get(info.node)
-        if other is not None and other is not link:
-            # The node is linked already under another of its addresses: one link is enough.
-            self.links.pop(link.target, None)
-            self.links[link.target] = other
-            is_alias = other.info is not None and info.ip_addr not in other.info.addresses()
-            link.info = None
-            link.is_closed = True
-            if link.connection is not None:
-                link.connection.close()
-            if is_alias and other.info is not None:
-                other.info.aliases.append(info.ip_addr)
-                self._observer.on_node_known(other.info)
-            return
-        is_new = other is None
-        self._by_node[info.node] = link
-        if is_new or not known:
-            where = f"{link.target.host}:{link.target.port}"
-            logger.info(
-                "node %s at %s is there, with %s (%s)",
-                info.name,
-                where,
-                counted(info.cpus, "CPU", zero="no"),
-                info.platform,
-            )
-        self.handle(core.NodeUp(info.node, info.name, info.cpus, known))
-        if is_new or not known:
-            self._observer.on_node_known(info)
-        else:
-            self._observer.on_cpus(info)
-        # Jobs may have been submitted before there was a second node.
-        self.schedule_tick()
-
-    def link_message(self, link: Link, message: node.FromNode) -> None:
-        """Pass a node's message to the core; to the observer if it is about free resources, files or lists of jobs.
-
-        ``Leaving`` ends the link: the node counts as lost.
-        """
-        assert link.info is not None
-        if type(message) is node.Leaving:
-            name = link.info.name
-            self.links.pop(link.target, None)
-            link.close()
-            self._lose(link, f"node {name} left: {message.reason}")
-            return
-        if type(message) is node.Available:
-            link.info.available = message
-            self._observer.on_available(link.info)
-            return
-        if type(message) is node.NeedFiles:
-            self._pass_files_needed(link.info, message)
-            return
-        if type(message) is node.JobsListed:
-            self._observer.on_jobs_listed(link.info, message)
-            return
-        if type(message) is node.NodeCpus:
-            link.info.cpus = message.cpus
-            link.info.shortage = line(message.reason)
-        self.handle(core.FromNodeEvent(link.info.node, message))
-        if type(message) is node.NodeCpus:
-            self._observer.on_cpus(link.info)
-
-    def _pass_files_needed(self, info: NodeInfo, message: node.NeedFiles) -> None:
-        """Tell the observer which files a node asks for; not if the computation is not on the node any more."""
-        known = self.state.nodes.get(info.node)
-        placement = known.placements.get(message.computation) if known is not None else None
-        if placement is not None:
-            message.computation = placement.computation.number
-            self._observer.on_files_needed(placement.computation.client, message, info)
-
-    def _lose(self, link: Link, reason: str) -> None:
-        info = link.info
-        assert info is not None
-        # Its other addresses are dialed anew if somebody asks for them: another node may answer there now.
-        for target in [
-            target
-            for target, other in self.links.items()
-            if other is link and (other.is_closed or target != link.target)
-        ]:
-            del self.links[target]
-        info.is_gone = True
-        self.handle(core.NodeLost(info.node, reason))
-        self._observer.on_node_gone(info, reason)
-        self._by_node.pop(info.node, None)
-
-    def _info(self, node_id: NodeId) -> NodeInfo:
-        info = self._by_node[node_id].info
-        assert info is not None
-        return info
-
     # Performing the core's actions.
 
     def _send(self, action: core.Send) -> None:
-        link = self._by_node.get(action.node)
-        if link is None or link.connection is None:
+        node_link = self.links.by_node.get(action.node)
+        connection = node_link.link.connection if node_link is not None else None
+        if node_link is None or connection is None:
             return
-        connection = link.connection
         message = action.message
-        link.acknowledge()
+        node_link.batches.send_due()
         if type(message) is node.RunJobs:
             if message.computation in self.on_send:
                 self.on_send[message.computation](message)
-            send_jobs(link, connection, message, self._give)
+            send_jobs(node_link, connection, message, self._give)
         elif type(message) is node.CancelJobs:
-            self._send_cancel(link, connection, message)
+            self._send_cancel(node_link, connection, message)
         elif type(message) is node.PutObject and len(message.payload) >= limits.INLINE_MAX:
-            send_object(link, connection, message, self._give)
+            send_object(node_link, connection, message, self._give)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
             send_code(connection, message)
         else:
             if type(message) is node.CloseComputation:
-                link.large_arguments.give_up_all(connection, message.computation)
+                number = message.computation
+                node_link.large_arguments.give_up_all(lambda key: key[0] == number)
             connection.send(message)
 
     def send_pieces(
@@ -435,7 +244,7 @@ class SchedulerService:
 
         If the node is not connected the pieces are dropped: it asks again after the reconnect.
         """
-        connection = self._ready(node_id)
+        connection = self.links.ready(node_id)
         known = self.state.computations.get((client, computation))
         if connection is not None and known is not None:
             send_pieces(connection, known.wire, pieces)
@@ -443,52 +252,33 @@ class SchedulerService:
     def send_unreadable(self, node_id: NodeId, client: ClientId, message: node.FileUnreadable) -> None:
         """Tell a node that it will not get a file, which is gone or has changed. Dropped if it is not connected: it
         asks again after the reconnect."""
-        connection = self._ready(node_id)
+        connection = self.links.ready(node_id)
         known = self.state.computations.get((client, message.computation))
         if connection is not None and known is not None:
             message.computation = known.wire
             connection.send(message)
 
-    def _ready(self, node_id: NodeId) -> Connection | None:
-        """Returns the connection to a node, if there is one that both sides have proved themselves on."""
-        link = self._by_node.get(node_id)
-        connection = link.connection if link is not None else None
-        return connection if connection is not None and connection.is_ready else None
-
-    def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
+    def _send_cancel(self, node_link: NodeLink, connection: Connection, message: node.CancelJobs) -> None:
         """Send a cancel. Large arguments of cancelled jobs that are still under way are stopped, and the core is told
         that the node has returned these jobs: it never had them."""
-        given_up = link.large_arguments.give_up(connection, message)
+        given_up, message = stop_jobs(node_link, message)
         if given_up:
-            assert link.info is not None
+            assert node_link.info is not None
             returned = node.JobsReturned(message.computation, given_up)
-            self._loop.call_soon(self.handle, core.FromNodeEvent(link.info.node, returned))
-            left = [attempt for attempt in message.attempts if attempt not in given_up]
-            message = node.CancelJobs(message.computation, left)
+            self._loop.call_soon(self.handle, core.FromNodeEvent(node_link.info.node, returned))
         if message.attempts:
             connection.send(message)
 
-    def _give(self, link: Link, data: Payload) -> int:
-        """Link a payload's file into the shared memory directory of a node of this machine.
-
-        Returns:
-            The file's number there (``node.Given``); 0: send the payload, as the node does not share memory, or the
-            payload is not in a file.
-        """
-        if not link.shared or self.memory is None:
-            return 0
-        self._given += 1
-        is_given = self.memory.link(data, f"{link.shared}/{GIVEN}/{self._given}")  # type: ignore[arg-type]
-        return self._given if is_given else 0
+    def _give(self, node_link: NodeLink, data: Payload) -> int:
+        return self._given.give(self.links.memory, node_link.shared, data)
 
     def _tell_node(self, action: core.TellNode) -> None:
-        if action.node in self._by_node:
-            self._observer.on_usable(action, self._info(action.node))
+        if action.node in self.links.by_node:
+            self._observer.on_usable(action, self.links.info_of(action.node))
 
     def close(self, *, forget: bool = True) -> None:
         """End all links. ``forget`` True: nodes end our jobs and drop results. False: they keep both, to be
         recovered."""
         if self._tick is not None:
             self._tick.cancel()
-        for link in list(self.links.values()):
-            link.close(forget=forget)
+        self.links.close(forget=forget)

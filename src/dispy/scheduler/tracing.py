@@ -15,7 +15,7 @@ from dispy.core import scheduling as core
 from dispy.protocol.describe import describe
 
 if TYPE_CHECKING:
-    from dispy.scheduler.link import Link, Trace
+    from dispy.scheduler.node_link import NodeLink, Trace
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.scheduler")
@@ -36,23 +36,24 @@ def set_tracing(service: SchedulerService, is_on: bool) -> None:
     Turn it on only while the logger ``dispy.scheduler`` has the level DEBUG: at others nothing would be shown.
     Nothing is done if tracing is on or off already.
     """
-    if is_on == service.is_traced:
+    links = service.links
+    if is_on == links.is_traced:
         return
-    service.tracer = tracer if is_on else None
+    links.tracer = tracer if is_on else None
     decide = service.machine.handle
     service.machine.handle = partial(_decide, decide) if is_on else decide.args[0]  # type: ignore
-    for link in service.links.values():
-        if link.connection is not None:
-            link.connection.trace = tracer(link) if is_on else None
+    for node_link in links.by_target.values():
+        node_link.link.set_trace(tracer(node_link) if is_on else None)
 
 
-def tracer(link: Link) -> Trace:
+def tracer(node_link: NodeLink) -> Trace:
     """Returns the function that a link's connection calls with each message, to log it (``Connection.trace``)."""
-    return partial(_on_message, link)
+    return partial(_on_message, node_link)
 
 
-def _on_message(link: Link, arrow: str, message: Any) -> None:
-    name = link.info.name if link.info is not None else f"{link.target.host}:{link.target.port}"
+def _on_message(node_link: NodeLink, arrow: str, message: Any) -> None:
+    target = node_link.target
+    name = node_link.info.name if node_link.info is not None else f"{target.host}:{target.port}"
     logger.debug("node %s %s %s", name, arrow, describe(message))
 
 

@@ -61,7 +61,8 @@ def _dump_id(value: Any) -> bytes:
         The pickled id; empty if it cannot be pickled, or is larger than ``_ID_MAX``.
     """
     try:
-        data = bytes(payload.whole(payload.dump(value)))
+        # Jobs have ids of the program's numbering, which are not their numbers if it has several clusters.
+        data = payload.dump_int(value) if type(value) is int else bytes(payload.whole(payload.dump(value)))
     except Exception:
         return b""
     return data if len(data) <= _ID_MAX else b""

@@ -153,13 +153,13 @@ def _choose(
     """
     if all(type(item).allocate is NodeAllocate.allocate for item in allocations):
         choice, failure = ask(session, allocations, info)
-        node_views.note_failure(session, info, failure)
+        session.faults.on_failure(info.name, failure)
         then(session, info, choice)
         return
 
     def answer(choice: Choice, failure: str) -> None:
         if not session.is_closed and not info.is_gone:
-            node_views.note_failure(session, info, failure)
+            session.faults.on_failure(info.name, failure)
             then(session, info, choice)
 
     def choose() -> None:

@@ -117,7 +117,7 @@ def _refuse(session: Session, info: NodeInfo, error: DispyError) -> None:
     The error is logged, and kept for ``JobCluster.why``.
     """
     logger.error("node %s is not used: %s", info.name, error)
-    node_views.note_failure(session, info, str(error))
+    session.faults.on_failure(info.name, str(error))
     _give_up(session, info)
 
 

@@ -29,10 +29,7 @@ def on_usable(session: Session, info: NodeInfo, is_usable: bool, reason: str) ->
     """
     shown = session.dispy_nodes.get(info.node)
     if is_usable:
-        session.unreachable.pop(f"{info.ip_addr}:{info.port}", None)
-        session.failures.pop(info.name, None)
-        if reason and reason not in session.warned:
-            session.warned.add(reason)
+        if session.faults.on_usable(info, reason):
             logger.warning("cluster %s on node %s: %s", session.name, info.name, reason)
         if shown is None:
             logger.info("cluster %s uses node %s", session.name, info.name)
@@ -43,7 +40,7 @@ def on_usable(session: Session, info: NodeInfo, is_usable: bool, reason: str) ->
         return
     why = explain(reason, session.shipped.base, session.options.files, info.ip_addr)
     if why:
-        session.failures[info.name] = why
+        session.faults.on_failure(info.name, why)
         short = why.removeprefix(f"node {info.name}: ")
         if not info.is_gone:  # a lost node is logged once for all clusters
             logger.warning("cluster %s cannot use node %s: %s", session.name, info.name, short)
@@ -61,21 +58,6 @@ def on_usable(session: Session, info: NodeInfo, is_usable: bool, reason: str) ->
         session.past_nodes.append(shown)
         session.tell_maps()
         session.tell(DispyNode.Closed, shown, None)
-
-
-def on_unreachable(session: Session, address: str, text: str) -> bool:
-    """Note why an address (host and port) has no node, for ``why``. True if that is news."""
-    is_news = session.unreachable.get(address) != text
-    session.unreachable[address] = text
-    return is_news
-
-
-def note_failure(session: Session, info: NodeInfo, reason: str) -> None:
-    """Note why a node that was found is not used, for ``why``; empty: nothing speaks against it any more."""
-    if reason:
-        session.failures[info.name] = reason
-    else:
-        session.failures.pop(info.name, None)
 
 
 def on_changed(session: Session, info: NodeInfo) -> None:

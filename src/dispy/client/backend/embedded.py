@@ -7,15 +7,17 @@ passes on what the scheduler tells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from dispy import config
 from dispy.client.backend.embedded_views import EmbeddedViews
+from dispy.client.backend.local_nodes import Listed
 from dispy.client.backend.node_discovery import Discovery
 from dispy.client.backend.open_clusters import OpenCluster
 from dispy.client.backend.payload_memory import PayloadMemory
-from dispy.client.backend.program_journal import ProgramJournal
+from dispy.client.backend.program_journal import ProgramJournal, make_journal
 from dispy.client.backend.scheduler_news import SchedulerNews
 from dispy.client.logger import is_debugging
 from dispy.core import scheduling as core
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from dispy.client.backend.backend import Access, ClusterSpec, Listener, Wishes
     from dispy.client.engine.threads import Threads
     from dispy.client.nodes import NodeAllocate
+    from dispy.journal.writer import Journal
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import (
         AcknowledgeProvisional,
@@ -49,10 +52,19 @@ class Embedded:
         identity: 16 random bytes that name the scheduler to nodes.
         name: Name of the program, as nodes show it.
         origin: User and machine of the program, for the logs of nodes.
+        listed: List of this machine's nodes, not read yet; None: that of the user's state directory.
+        new_journal: Makes the program's journal (``program_journal``); None: in the user's state directory.
     """
 
     def __init__(
-        self, thread: Threads, listener: Listener, identity: bytes, name: str, origin: str
+        self,
+        thread: Threads,
+        listener: Listener,
+        identity: bytes,
+        name: str,
+        origin: str,
+        listed: Listed | None = None,
+        new_journal: Callable[[], Journal | None] | None = None,
     ) -> None:
         self.identity = identity
         self.name = name
@@ -62,14 +74,22 @@ class Embedded:
         self._waiting: dict[tuple[int, NodeId], core.Allocate] = {}
         """Nodes that a cluster uses as soon as its journal has noted them on disk, by cluster and node."""
         self._news = SchedulerNews(listener, self._opened)
-        self.service = SchedulerService(identity, name, self._news)
+        self.service = SchedulerService(identity, name, self._news, thread.clock)
         """The scheduler, with the links to all nodes."""
-        self.service.origin = origin
-        self._memory = PayloadMemory(self.service)
-        self._journal = ProgramJournal(self.service, self._opened, thread.post)
+        self.service.links.origin = origin
+        self._memory = PayloadMemory(self.service.links)
+        self._journal = ProgramJournal(
+            self.service, self._opened, new_journal or partial(make_journal, self.service, thread.post)
+        )
         self.noted = self._journal.noted
         self.discovery = Discovery(
-            self.service, self._opened, thread.post, self._news.offer, self._news.on_unreachable
+            self.service,
+            self._opened,
+            thread.post,
+            self._news.offer,
+            self._news.on_unreachable,
+            listed or Listed(thread.post),
+            thread.clock,
         )
         self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news, self._journal)
         """Nodes and jobs, to be read."""
@@ -88,7 +108,7 @@ class Embedded:
 
     def warn_blind(self, access: Access, nodes: list[NodeAllocate]) -> None:
         if any(item.ip_addr is None for item in nodes):
-            linked = self._thread.call(self.service.nodes)
+            linked = self._thread.call(self.service.links.nodes)
             known = {address for info in linked for address in info.addresses()}
             self.discovery.warn_blind(access, nodes, known)
 
@@ -99,7 +119,7 @@ class Embedded:
         self._journal.begin(cluster)
         self._set_pulse()
         self.service.handle(core.AddComputation(EMBEDDED, cluster.number, spec.compute, spec.is_reentrant))
-        for info in self.service.nodes():
+        for info in self.service.links.nodes():
             self._news.offer(cluster, info)
         self.discovery.begin(cluster)
 
@@ -114,7 +134,7 @@ class Embedded:
     def _set_pulse(self) -> None:
         """Set the heartbeat interval of all links to the smallest that an open cluster wants: links are shared."""
         if self._opened:
-            self.service.set_pulse(min([cluster.spec.pulse_s for cluster in self._opened.values()]))
+            self.service.links.set_pulse(min([cluster.spec.pulse_s for cluster in self._opened.values()]))
 
     # Jobs.
 
@@ -151,8 +171,8 @@ class Embedded:
     def drop(self, number: int, objects: list[int]) -> None:
         """As ``Backend.drop``: unused files in shared memory are removed, too, as an object may have been large."""
         self.service.handle(core.DropObjects(EMBEDDED, number, objects))
-        if self.service.memory is not None:
-            self.service.memory.trim()
+        if self.service.links.memory is not None:
+            self.service.links.memory.trim()
 
     def place_files(self, node: NodeId, message: PlaceFiles) -> None:
         self.service.handle(core.SendFiles(EMBEDDED, node, message))
@@ -200,13 +220,14 @@ class Embedded:
             self._use(cluster, info, wanted)
         else:
             self._waiting[number, node] = wanted
-            cluster.spec.journal.after_note(partial(self._use_noted, cluster, info, wanted))
+            cluster.spec.journal.thread.after_note(partial(self._use_noted, cluster, info, wanted))
 
     def _use_noted(self, cluster: OpenCluster, info: NodeInfo, wanted: core.Allocate) -> None:
-        """Use a node that a full journal has on disk now, unless the cluster has thought better of it meanwhile."""
+        """Use a node that a full journal has on disk now, unless it is lost or not wanted any more."""
         if self._waiting.get((cluster.number, info.node)) is wanted:
             del self._waiting[cluster.number, info.node]
-            self._use(cluster, info, wanted)
+            if not info.is_gone:
+                self._use(cluster, info, wanted)
 
     def _use(self, cluster: OpenCluster, info: NodeInfo, wanted: core.Allocate) -> None:
         """Tell the scheduler that a cluster uses a node: it opens the computation there."""

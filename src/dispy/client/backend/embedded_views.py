@@ -46,17 +46,17 @@ class EmbeddedViews:
 
     def statistics(self) -> dict[str, int]:
         """Returns the numbers of the scheduler, of journals (``journal_``) and of shared memory (``memory_``)."""
-        memory = self._service.memory
+        memory = self._service.links.memory
         found = self._service.statistics() | named("journal", self._journal.statistics())
         return found | named("memory", memory.statistics() if memory is not None else {})
 
     def nodes(self, number: int) -> list[NodeInfo]:
         cluster = self._opened.get(number)
-        linked = self._service.nodes()
+        linked = self._service.links.nodes()
         return [
             info
             for info in linked
-            if cluster is not None and self._service.target_of(info.node).key == cluster.key
+            if cluster is not None and self._service.links.target_of(info.node).key == cluster.key
         ]
 
     def view(self, number: int) -> dict[NodeId, PlacementView]:
@@ -76,16 +76,16 @@ class EmbeddedViews:
     def why(self, number: int, job: int) -> tuple[str, list[str]]:
         computation = self._service.state.computations[EMBEDDED, number]
         silent = []
-        for info in self._service.nodes():
-            silent_s = self._service.silent_s(info.node)
-            if info.node in computation.placements and silent_s > 2 * self._service.pulse_s:
+        for info in self._service.links.nodes():
+            silent_s = self._service.links.silent_s(info.node)
+            if info.node in computation.placements and silent_s > 2 * self._service.links.pulse_s:
                 silent.append(f"node {info.name} has said nothing for {silent_s:g} s")
         return why_open(computation, job), silent
 
     def stalled(self, number: int) -> str:
         """As ``Backend.stalled``; empty, too, while a large payload is on its way: that is no standstill."""
         computations = self._service.state.computations
-        if any(self._service.is_sending(node) for node in self._opened[number].usable):
+        if any(self._service.links.is_sending(node) for node in self._opened[number].usable):
             return ""
         return find_stall(computations[EMBEDDED, number], computations.values())
 
@@ -97,7 +97,7 @@ class EmbeddedViews:
 
     def find(self, node: NodeId) -> NodeInfo | None:
         """Returns the description of a node; None if it is gone."""
-        return next((info for info in self._service.nodes() if info.node == node), None)
+        return next((info for info in self._service.links.nodes() if info.node == node), None)
 
     def placement(self, number: int, node: NodeId) -> core.Placement | None:
         """Returns the core's record of a cluster on a node; None if it is not there."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,10 +23,11 @@ from dispy.client.nodes import NodeAllocate, covers_loopback, say_blind
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import DispyError
+from dispy.net.dialing import Target
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.link import Target
 from dispy.scheduler.tracing import set_tracing
 from dispy.system.addresses import alike, is_loopback, own
+from dispy.system.clock import Clock
 from dispy.system.escaping import line
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Discovery:
         post: Has a function called on the loop; on any thread.
         offer: Called with a cluster and a node that it may use now.
         on_unreachable: Called with an address that must not be dialed, and the reason.
+        listed: List of this machine's nodes, not read yet.
+        clock: Clock by which dials are repeated.
 
     Attributes:
         listed: List of this machine's nodes, as the user's state directory had it when it was last read.
@@ -66,13 +68,16 @@ class Discovery:
         post: Callable[..., None],
         offer: Callable[[OpenCluster, NodeInfo], None],
         on_unreachable: Callable[[Target, Exception], None],
+        listed: Listed,
+        clock: Clock,
     ) -> None:
         self._service = service
         self._opened = opened
         self._post = post
         self._offer = offer
         self._on_unreachable = on_unreachable
-        self.listed = Listed(post)
+        self.listed = listed
+        self._clock = clock
         self._private: dict[bytes, PrivateNode] = {}
         """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._guard = threading.Lock()
@@ -140,7 +145,7 @@ class Discovery:
         """
         secret, wishes = cluster.spec.access.secret, cluster.spec.wishes
         listed = self.listed.of(secret.fingerprint())
-        if self._service.is_traced:
+        if self._service.links.is_traced:
             _note_listed(cluster, listed)
         for listing in listed:
             address = _address(listing, wishes.allocations)
@@ -194,12 +199,12 @@ class Discovery:
             self._on_unreachable(target, fault)
             return
         if (
-            self._service.is_linked(target)
-            or time.monotonic() - self._tried.get(target, -RETRY_S) < RETRY_S
+            target in self._service.links.by_target
+            or self._clock.monotonic() - self._tried.get(target, -RETRY_S) < RETRY_S
         ):
             return
-        self._tried[target] = time.monotonic()
-        self._service.reach(target)
+        self._tried[target] = self._clock.monotonic()
+        self._service.links.reach(target)
 
     def forget(self, target: Target) -> None:
         """Dial an address again at the next look, as its node is lost."""
@@ -260,7 +265,7 @@ class Discovery:
 
         As a side effect the node's identity is noted in ``PrivateNode.node``, by which ``drain`` finds the node.
         """
-        target = self._service.target_of(info.node)
+        target = self._service.links.target_of(info.node)
         private = self._private.get(target.key)
         if private is not None and private.address == (target.host, target.port):
             private.node = info.node
@@ -273,7 +278,7 @@ class Discovery:
         is_barred = private is not None and (
             not cluster.spec.wishes.wants_private or cluster.number in private.drained
         )
-        return self._service.target_of(info.node).key == cluster.key and not is_barred
+        return self._service.links.target_of(info.node).key == cluster.key and not is_barred
 
     def on_used(self, cluster: OpenCluster, info: NodeInfo) -> None:
         """Give the private node no new jobs of a cluster that begins to use it and has another node."""
@@ -298,7 +303,7 @@ class Discovery:
             self._service.handle(core.Allocate(EMBEDDED, cluster.number, private.node, 0, is_draining=True))
         else:
             private.drained.discard(cluster.number)
-            for info in self._service.nodes():
+            for info in self._service.links.nodes():
                 if info.node == private.node:
                     self._offer(cluster, info)
 

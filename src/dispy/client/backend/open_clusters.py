@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
-from dispy.scheduler.link import Target
+from dispy.net.dialing import Target
 from dispy.security import reach
 from dispy.security.tls import DialerTls, Tls, dialer_tls
 

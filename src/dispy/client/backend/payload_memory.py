@@ -15,7 +15,7 @@ from dispy.system.run_directory import Place, sweep
 from dispy.system.shared_memory import SharedPool
 
 if TYPE_CHECKING:
-    from dispy.scheduler.service import SchedulerService
+    from dispy.scheduler.node_links import NodeLinks
 
 logger = logging.getLogger("dispy.client")
 
@@ -27,14 +27,14 @@ class PayloadMemory:
     """The directory of a program's large payloads, once one of its clusters may use nodes of this machine.
 
     Args:
-        service: The scheduler, which links payloads from there into the directories of nodes.
+        links: The scheduler's links to nodes, into whose directories it links payloads from there.
 
     Attributes:
         is_shared: True once the directory is there.
     """
 
-    def __init__(self, service: SchedulerService) -> None:
-        self._service = service
+    def __init__(self, links: NodeLinks) -> None:
+        self._links = links
         self._place: Place | None = None
         self._take_before: Callable[[int], memoryview] = pool.take
         """Allocator of large payloads (size in bytes → memory) before ``share``; ``close`` puts it back."""
@@ -55,11 +55,11 @@ class PayloadMemory:
                 memory = shared_memory()
                 if memory is None:
                     return
-                self._place = Place(memory, f"client-{self._service.identity.hex()}")
+                self._place = Place(memory, f"client-{self._links.identity.hex()}")
             except (OSError, DispyError) as error:
                 logger.info("large data is copied to nodes of this machine: %s", error)
                 return
-            shared = self._service.memory = SharedPool(str(self._place.root), payload.read_bytes)
+            shared = self._links.memory = SharedPool(str(self._place.root), payload.read_bytes)
         self._take_before = payload.blocks.take
         payload.blocks.take = shared.take
 
@@ -71,7 +71,7 @@ class PayloadMemory:
         """Remove the directory. The allocator is again what it was before."""
         if self._place is not None:
             payload.blocks.take = self._take_before
-            if self._service.memory is not None:
-                self._service.memory.close()
+            if self._links.memory is not None:
+                self._links.memory.close()
             self._place.close()
             sweep(memory_directory())

@@ -15,13 +15,14 @@ from dispy import config, payload
 from dispy.errors import DispyError
 from dispy.journal import files as journal_files
 from dispy.journal.rows import PRIVATE, USED, NodeRow
+from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
 from dispy.security.secrets import Secret
 
 if TYPE_CHECKING:
     from dispy.client.backend.open_clusters import OpenCluster
+    from dispy.net.dialing import Target
     from dispy.protocol.views import NodeId, NodeInfo
-    from dispy.scheduler.link import Target
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.client")
@@ -33,18 +34,21 @@ class ProgramJournal:
     Args:
         service: The scheduler. Results are acknowledged only when they are on disk in all full journals.
         opened: Open clusters by number; shared with the backend, which changes it.
-        post: Has a function called on the loop; on any thread.
+        make: Makes the program's journal; None if there is to be none, or it cannot be made.
 
     Attributes:
         noted: Numbers of the clusters that are in the program's journal.
     """
 
     def __init__(
-        self, service: SchedulerService, opened: dict[int, OpenCluster], post: Callable[..., None]
+        self,
+        service: SchedulerService,
+        opened: dict[int, OpenCluster],
+        make: Callable[[], Journal | None],
     ) -> None:
         self._service = service
         self._opened = opened
-        self._post = post
+        self._make = make
         self._journal: Journal | None = None
         """The program's journal; None while no cluster needs it."""
         self._has_failed = False
@@ -61,19 +65,19 @@ class ProgramJournal:
         if journal is not None:
             assert journal.mark is not None
             self._service.on_send[cluster.number] = journal.mark.note
-            self._service.after_note = self._after_note
+            self._service.links.after_note = self._after_note
 
     def statistics(self) -> dict[str, int]:
         """Returns the numbers of all journals of open clusters together, and of the program's (``Journal``)."""
         own = [cluster.spec.journal for cluster in self._opened.values()]
-        found = [journal.statistics() for journal in [*own, self._journal] if journal is not None]
+        found = [journal.thread.statistics() for journal in [*own, self._journal] if journal is not None]
         return {name: sum([each[name] for each in found]) for name in (found[0] if found else ())}
 
     def note_node(self, cluster: OpenCluster, info: NodeInfo, *, is_private: bool) -> None:
         """Note that a cluster uses a node, so that a recovery asks it. Called before the node gets the computation.
 
         The note goes into the cluster's full journal. Without one it goes into the program's journal, which is made
-        for the first such note; if that fails, or ``config.Journal`` is off, nothing is noted. Does not wait for the
+        for the first such note; if there is none, nothing is noted. Does not wait for the
         disk.
 
         Args:
@@ -83,10 +87,10 @@ class ProgramJournal:
         """
         journal = cluster.spec.journal
         if journal is not None:
-            journal.add_node(_node_row(info, self._service.target_of(info.node), is_private))
+            journal.add_node(_node_row(info, self._service.links.target_of(info.node), is_private))
             return
         # A private node ends with the program: a recovery would find nothing there.
-        if is_private or self._has_failed or not config.Journal:
+        if is_private or self._has_failed:
             return
         if self._journal is None:
             self._journal = self._make()
@@ -96,7 +100,7 @@ class ProgramJournal:
         if cluster.number not in self.noted:
             self.noted.add(cluster.number)
             cluster.spec.note(self._journal)
-        self._journal.add_node(_node_row(info, self._service.target_of(info.node), is_private))
+        self._journal.add_node(_node_row(info, self._service.links.target_of(info.node), is_private))
 
     def drop_node(self, node: NodeId) -> None:
         """Note the loss of a node in all journals: a recovery ignores its late results."""
@@ -114,7 +118,7 @@ class ProgramJournal:
         """
         self._service.on_send.pop(cluster.number, None)
         if not self._is_holding and not any(other.spec.journal for other in self._opened.values()):
-            self._service.after_note = None
+            self._service.links.after_note = None
         if self._journal is not None and cluster.number in self.noted:
             self.noted.discard(cluster.number)
             if self.noted:
@@ -127,7 +131,7 @@ class ProgramJournal:
     def hold(self) -> None:
         """Acknowledge no more results, as the program has failed: nodes keep them for a recovery."""
         self._is_holding = True
-        self._service.after_note = _never
+        self._service.links.after_note = _never
 
     def close(self, *, is_leaving: bool) -> None:
         """End the program's journal; its file stays if ``is_leaving``. Waits for the disk. On any thread."""
@@ -135,23 +139,6 @@ class ProgramJournal:
             self._journal.close(remove=not is_leaving)
         for journal in self._ended:
             journal.close(remove=True)
-
-    def _make(self) -> Journal | None:
-        """Make the program's journal, and return it; None, with a warning, if the state directory cannot be used.
-
-        Does not wait: the file is opened on the journal's thread. An error there is only logged; the program goes on,
-        and ``recover_jobs`` will not find its jobs.
-        """
-        try:
-            path = journal_files.new_path(self._service.identity, is_full=False)
-        except DispyError as error:
-            logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
-            return None
-        journal = Journal(
-            path, journal_files.create_short, self._post, is_full=False, wait=False, repack=payload.repack
-        )
-        journal.begin(self._service.identity, self._service.name)
-        return journal
 
     def _after_note(self, told: Callable[[], None]) -> None:
         """Call ``told`` once the results that came until now are on disk in all open full journals.
@@ -161,8 +148,32 @@ class ProgramJournal:
         """
         for cluster in self._opened.values():
             if cluster.spec.journal is not None:
-                told = partial(cluster.spec.journal.after_note, told)
+                told = partial(cluster.spec.journal.thread.after_note, told)
         told()
+
+
+def make_journal(service: SchedulerService, post: Callable[..., None]) -> Journal | None:
+    """Make a program's journal, and return it; None if ``config.Journal`` is off, or, with a warning, if the state
+    directory cannot be used.
+
+    Does not wait: the file is opened on the journal's thread. An error there is only logged; the program goes on,
+    and ``recover_jobs`` will not find its jobs.
+
+    Args:
+        service: The scheduler, whose identity and name are noted.
+        post: Has a function called on the loop; on any thread.
+    """
+    if not config.Journal:
+        return None
+    try:
+        path = journal_files.new_path(service.links.identity, is_full=False)
+    except DispyError as error:
+        logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
+        return None
+    thread = JournalThread(path, journal_files.create_short, post)
+    journal = Journal(thread, is_full=False, wait=False, repack=payload.repack)
+    journal.begin(service.links.identity, service.links.name)
+    return journal
 
 
 def _never(told: Callable[[], None]) -> None:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from dispy.client.backend.open_clusters import OpenCluster
     from dispy.client.backend.payload_memory import PayloadMemory
     from dispy.client.backend.program_journal import ProgramJournal
+    from dispy.net.dialing import Target
     from dispy.protocol.node import JobsListed, NeedFiles
     from dispy.protocol.views import NodeInfo
-    from dispy.scheduler.link import Target
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.client")
@@ -80,7 +80,7 @@ class SchedulerNews:
             self.offer(cluster, found)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
-        self._discovery.forget(self._service.target_of(found.node))
+        self._discovery.forget(self._service.links.target_of(found.node))
         self._journal.drop_node(found.node)
         self._listener.on_node_gone(found, reason)
         if self._memory.is_shared and is_loopback(found.ip_addr):
@@ -127,7 +127,7 @@ class SchedulerNews:
 
     def on_limited(self, node: core.NodeId) -> None:
         """Tell all clusters that the limit of a node has changed: those that use it show other CPUs."""
-        found = next((info for info in self._service.nodes() if info.node == node), None)
+        found = next((info for info in self._service.links.nodes() if info.node == node), None)
         if found is not None:
             for cluster in list(self._opened.values()):
                 self._listener.on_changed(cluster.number, found)

@@ -9,10 +9,11 @@ changed since it was hashed is refused.
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import config
 from dispy.client.code.imports import find_modules, names_of
@@ -20,6 +21,9 @@ from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, read
 from dispy.protocol.files import FileEntry, check_number, replace_entries
 from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
+
+if TYPE_CHECKING:
+    from dispy.protocol.views import NodeId
 
 
 def listed(entries: list[FileEntry]) -> list[FileEntry]:
@@ -71,16 +75,36 @@ Address = tuple[str, int]
 
 
 class Sent:
-    """Record of the files that ``send_file`` has put on each node, so that a restarted node gets them again.
-
-    A node is named by its address and port: a restarted node has the same.
+    """Record of the files of ``send_file``: on their way to nodes, and on them, so that a restarted node gets them
+    again. On the loop.
     """
 
     def __init__(self) -> None:
+        self._requests = itertools.count(1)
+        """Source of numbers for the requests to nodes; each answer repeats its number."""
+        self.under_way: dict[tuple[NodeId, int], Sending] = {}
+        """Files that a node has not acknowledged yet, by the node's identity and the request's number."""
         self._entries: dict[Address, list[FileEntry]] = {}
         """Descriptions of the files that each node has got, by its address: a restarted node has the same address."""
         self._held: dict[Address, dict[bytes, Held]] = {}
         """Holders of the files in ``_entries``, by the node's address, then digest: a node may ask for the bytes."""
+
+    def begin(
+        self, node: NodeId, entries: list[FileEntry], held: list[Held]
+    ) -> tuple[int, concurrent.futures.Future[str]]:
+        """Note that a node is asked to take files.
+
+        Returns:
+            Number of the request, and the future that is to be set by its answer (``Sending.future``).
+        """
+        request = next(self._requests)
+        future: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self.under_way[node, request] = Sending(future, entries, held)
+        return request, future
+
+    def answered(self, node: NodeId, request: int) -> Sending | None:
+        """Returns what a node has answered to, and forgets it; None if that is not known."""
+        return self.under_way.pop((node, request), None)
 
     def note(self, node: Address, entries: list[FileEntry], held: list[Held]) -> None:
         """Record that files are on a node, and hold them. A file replaces an older one with the same path.

@@ -15,6 +15,8 @@ import os
 import secrets as randomness
 import sys
 import threading
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ from dispy.client.engine.threads import Threads
 from dispy.client.recovery.journaling import leave_results, note_computation
 from dispy.client.session import explain, failures, shutdown
 from dispy.errors import DispyError
+from dispy.system.clock import Clock
 from dispy.system.process_identity import user_and_host
 from dispy.system.processes import shortage
 
@@ -43,6 +46,9 @@ LOG_S = 1.0
 class Engine(Threads):
     """The background threads with the embedded scheduler: one per process, and one for each resuming recovery.
 
+    Args:
+        clock: As of ``Threads``.
+
     Attributes:
         backend: The scheduler.
         news: What it tells, and the open clusters.
@@ -50,11 +56,12 @@ class Engine(Threads):
 
     backend: Embedded
 
-    def __init__(self) -> None:
-        super().__init__("dispy engine")
-        self.news = News(self)
-        self._numbers = itertools.count(1)
-        """Source of numbers for clusters, from 1; messages to nodes name a computation by it."""
+    def __init__(self, clock: Clock = time) -> None:
+        super().__init__("dispy engine", clock)
+        self.news = self.new_news()
+        self.new_number: Callable[[], int] = itertools.count(1).__next__
+        """Function that returns the number of a new cluster, from 1, by which messages to nodes name its computation.
+        Called on the thread that makes the cluster."""
         self._is_leaving = False
         """True if the engine stops by ``leave``: nodes keep jobs and results, and journals stay, for a recovery."""
         try:
@@ -63,16 +70,30 @@ class Engine(Threads):
             short = shortage(OSError(errno.EAGAIN, str(error)))
             raise DispyError(f"no thread can be started for dispy: {error}", hint=short) from error
 
-    async def _main(self) -> None:
-        """Make the scheduler, serve until ``stop``, then say farewell to nodes and end private nodes. On the loop."""
+    def new_news(self) -> News:
+        """Return the listener of the backend."""
+        return News(self)
+
+    def new_backend(self) -> Embedded:
+        """Return the scheduler, with an identity of its own. On the loop."""
         name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
-        self.backend = self.news.backend = Embedded(
-            self, self.news, randomness.token_bytes(16), name[:200], user_and_host()[:200]
-        )
+        return Embedded(self, self.news, randomness.token_bytes(16), name[:200], user_and_host()[:200])
+
+    def begin(self) -> None:
+        """Make the scheduler: from now on clusters can be opened. On the loop."""
+        self.backend = self.news.backend = self.new_backend()
         self._timer: asyncio.TimerHandle | None = None
         """Timer of the next ``_look``; None before the first cluster."""
+
+    async def _main(self) -> None:
+        """Make the scheduler, serve until ``stop``, then say farewell to nodes and end private nodes. On the loop."""
+        self.begin()
         self._ready.set_result(None)
         await self._stopping.wait()
+        await self.end()
+
+    async def end(self) -> None:
+        """Say farewell to nodes, and end private nodes. On the loop, which goes on for some turns."""
         if self._timer is not None:
             self._timer.cancel()
         self.backend.stop(is_leaving=self._is_leaving)
@@ -113,10 +134,6 @@ class Engine(Threads):
         """Stop as if the program died: nodes keep its jobs and results, and journals stay, for ``recover_jobs``."""
         self._is_leaving = True
         self.stop()
-
-    def new_number(self) -> int:
-        """Return the number of a new cluster, from 1. On the thread that makes the cluster."""
-        return next(self._numbers)
 
     def add(self, session: Session) -> None:
         """Open a cluster: the backend offers it nodes. On the loop."""

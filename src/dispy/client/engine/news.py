@@ -13,6 +13,7 @@ from dispy.protocol.node import AcknowledgeProvisional
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend
+    from dispy.client.code.shipped_files import Shipped
     from dispy.client.engine.threads import Threads
     from dispy.client.session.state import Session
     from dispy.protocol.node import Ended, NeedFiles, Printed, Provisional, Started
@@ -79,7 +80,7 @@ class News:
         """
         sessions = [self.sessions[number] for number in numbers if number in self.sessions]
         text = f"{address}: {reason}"
-        is_news = [node_views.on_unreachable(session, address, text) for session in sessions]
+        is_news = [session.faults.on_unreachable(address, text) for session in sessions]
         if is_refusal and any(is_news):
             logger.warning("node at %s", text)
 
@@ -122,7 +123,7 @@ class News:
             return
         if self.arrivals is None:
             self.arrivals = Arrivals(partial(self._threads.post, self._answer), self._is_open)
-        self.arrivals.take(session, value, found.node)
+        self.arrivals.take(session.name, value, found.node, is_plain=session.options.is_plain)
 
     def _answer(self, node: NodeId, message: AcknowledgeProvisional) -> None:
         """Send a node the answer to a provisional result or a part of a file, for which its job waits."""
@@ -150,11 +151,11 @@ class News:
         """Have pieces of files that a node asks for read on the thread for files, then sent to it or refused."""
         session = self.sessions.get(number)
         if session is not None:
-            self._threads.files.call(self._read_files, [(session, message, node)])
+            self._threads.files.call(self._read_files, [(session.shipped, message, node)])
 
-    def _read_files(self, session: Session, message: NeedFiles, node: NodeId) -> None:
+    def _read_files(self, shipped: Shipped, message: NeedFiles, node: NodeId) -> None:
         """Read pieces of files, and have the loop send them, or the refusals. On the thread that reads files."""
-        pieces, unreadable = session.shipped.answer(message)
+        pieces, unreadable = shipped.answer(message)
         self._threads.post(self.backend.send_files, node, message.computation, pieces, unreadable)
 
     # Threads.

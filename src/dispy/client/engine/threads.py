@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dispy.client.engine.callback_thread import Caller
 from dispy.client.engine.loop_thread import LoopThread
 from dispy.errors import UsageError
+from dispy.system.clock import Clock
 
 T = TypeVar("T")
 
@@ -17,7 +19,15 @@ T = TypeVar("T")
 class Threads(LoopThread):
     """The loop's thread, and those that call what may wait.
 
+    Simulations have a subclass without threads, on a clock of its own: so sessions ask here for the time by which
+    they wait, and for what they wait with.
+
+    Args:
+        name: Name of the loop's thread.
+        clock: Clock by which times of waiting are measured; programs use the module ``time``.
+
     Attributes:
+        clock: As the parameter.
         pid: PID of the process that made the threads. In a fork of it ``call`` raises: they are not there.
         callbacks: Thread that calls the user's callbacks, in the order of the events; they may block without harm.
         loader: Thread that unpickles results that need the user's code, so that the loop never runs that code.
@@ -26,14 +36,23 @@ class Threads(LoopThread):
         is_stopped: True once the threads end or have ended; ``call`` raises ``UsageError`` then.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clock: Clock = time) -> None:
         super().__init__(name)
+        self.clock = clock
         self.pid = os.getpid()
-        self.callbacks = Caller("dispy callbacks")
-        self.loader = Caller("dispy results")
-        self.chooser = Caller("dispy allocate")
-        self.files = Caller("dispy files")
+        self.callbacks = self.new_caller("dispy callbacks")
+        self.loader = self.new_caller("dispy results")
+        self.chooser = self.new_caller("dispy allocate")
+        self.files = self.new_caller("dispy files")
         self.is_stopped = False
+
+    def new_caller(self, name: str) -> Caller:
+        """Returns a thread, not started yet, that makes calls in their order."""
+        return Caller(name)
+
+    def new_condition(self) -> threading.Condition:
+        """Returns a condition for which threads of the program wait, by ``clock``, and that the loop notifies."""
+        return threading.Condition()
 
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function on the loop, and wait for its result without limit. On the loop itself: call it at once.

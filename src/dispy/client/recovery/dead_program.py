@@ -25,6 +25,7 @@ from dispy.journal.files import BusyError, EmptyError
 from dispy.journal.mark import Marked
 from dispy.journal.reader import Submitted
 from dispy.journal.rows import GIVEN_UP, PRIVATE, USED, NodeRow, Options
+from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
 from dispy.security import secrets
@@ -98,7 +99,7 @@ class Dead:
             short journal.
         is_plain: True if no byte of a node may run code here: only plain data is read. True if a cluster of the
             journal said so; ``recover_jobs`` can set it.
-        jobs: Jobs of this journal, rebuilt; ``make_jobs`` sets them.
+        jobs: Jobs of this journal, rebuilt, by name (``rebuilt_jobs.Name``); ``make_jobs`` sets them.
 
     Raises:
         DispyError: The journal is damaged.
@@ -117,13 +118,14 @@ class Dead:
         self.is_reentrant = False
         self.is_program = False
         self.is_plain = False
-        self.jobs: list[DispyJob] = []
-        journal.ask(self._read)
+        self.jobs: dict[tuple[int, int], DispyJob] = {}
+        journal.thread.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:
         """Fill the attributes from the rows of the journal. Called once, on the journal's thread.
 
-        Errors of SQLite and of decoding say that the journal is damaged; ``Journal.ask`` makes them ``DispyError``.
+        Errors of SQLite and of decoding say that the journal is damaged; ``JournalThread.ask`` makes them
+        ``DispyError``.
         """
         for found in reader.sessions(db):
             session = PastSession(found.number, found.identity, found.program, found.boot)
@@ -165,7 +167,7 @@ class Dead:
         """
         if not self.is_done:
             with contextlib.suppress(DispyError):
-                self.journal.ask(files.note_asked)
+                self.journal.thread.ask(files.note_asked)
         self.journal.close(remove=self.is_done)
         if not self.is_done and self.noted:
             with contextlib.suppress(OSError):
@@ -204,7 +206,7 @@ class Dead:
         Raises:
             DispyError: The journal is damaged.
         """
-        return self.journal.ask(partial(reader.read_part, part=part, take=payload.blocks.take))
+        return self.journal.thread.ask(partial(reader.read_part, part=part, take=payload.blocks.take))
 
 
 def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) -> list[Dead]:
@@ -299,7 +301,8 @@ def _take_over(path: Path, noted: float) -> Dead:
         """Stand in for the loop of an engine: call a callback of the journal at once, on the journal's thread."""
         function()
 
-    journal = Journal(path, files.take_over, call, is_full=False, wait=True, repack=payload.repack)
+    thread = JournalThread(path, files.take_over, call)
+    journal = Journal(thread, is_full=False, wait=True, repack=payload.repack)
     try:
         return Dead(journal, noted)
     except BaseException:

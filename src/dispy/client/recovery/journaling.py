@@ -17,6 +17,7 @@ from dispy.client.map.chunk_job import Chunk
 from dispy.client.session import callbacks
 from dispy.journal import files as journal_files
 from dispy.journal.rows import Options
+from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
 from dispy.system import current_directory
 
@@ -47,9 +48,8 @@ def open_journal(session: Session, recover_file: str | os.PathLike[str] | None) 
             )
         )
     path = given or journal_files.new_path(session.backend.identity, is_full=True)
-    journal = Journal(
-        path, journal_files.create, session.engine.post, is_full=True, wait=True, repack=payload.repack
-    )
+    thread = JournalThread(path, journal_files.create, session.engine.post)
+    journal = Journal(thread, is_full=True, wait=True, repack=payload.repack)
     journal.begin(session.backend.identity, session.backend.name)
     note_computation(session, journal)
     return journal

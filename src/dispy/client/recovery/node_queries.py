@@ -27,13 +27,12 @@ from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.journal.rows import GIVEN_UP, USED, NodeRow
 from dispy.net.connection import Connection
-from dispy.net.dialing import dial
+from dispy.net.dialing import Target, dial
 from dispy.net.discovery import Listing, Lookout
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
 from dispy.protocol.batches import Arrived
 from dispy.protocol.node import from_node_decoder
-from dispy.scheduler.link import Target
 from dispy.scheduler.result_payloads import drop_parts, take_parts
 from dispy.security import reach
 from dispy.security.tls import DialerTls, check, dialer_tls

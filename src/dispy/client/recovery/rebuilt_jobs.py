@@ -62,7 +62,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
         for session in one.sessions:
             of_session = {name: job for name, job in others.items() if one.session(name[1]) is session}
             _judge(one, session, of_session, is_last_word)
-        one.jobs = list(made.values())
+        one.jobs = made
         jobs += _timed(made)
     return [job for _, job in sorted(jobs, key=lambda each: each[0])]
 
@@ -121,7 +121,7 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
     if not one.journal.is_full:
         return found
     results = _results(one)
-    own = {id(job) for job in one.jobs}
+    own = {id(job) for job in one.jobs.values()}
     for job in jobs:
         if id(job) not in own or job.number in one.told or not job._is_final:  # pyright: ignore[reportPrivateUsage]
             continue

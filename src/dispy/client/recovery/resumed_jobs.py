@@ -196,7 +196,7 @@ def begin_session(
         program: Name of this program, with its process id.
     """
     one.journal.session = max(session.number for session in one.sessions) + 1
-    one.journal.redirect(post)
+    one.journal.thread.redirect(post)
     one.journal.begin(identity, program)
 
 
@@ -220,10 +220,10 @@ def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
     """
     journal, session = one.journal, one.journal.session
     numbers = msgspec.msgpack.encode([job.number for job in jobs])
-    put = [(number, one.read_part(part)) for number, part in journal.ask(reader.objects)]
+    put = [(number, one.read_part(part)) for number, part in journal.thread.ask(reader.objects)]
     messages = [Job(job.number, 0, one.arguments(job.number)) for job in jobs]
     # From here on the jobs are ours: a recovery of this program looks for them on the nodes of our session.
-    journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
+    journal.thread.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
     for job in jobs:
         job.exception = None  # why it was not run
     return put, messages

@@ -257,10 +257,10 @@ def _note_ended(one: Dead, ended_by_address: dict[str, list[Ended]]) -> None:
     for ip_addr, all_ended in ended_by_address.items():
         for ended in _batches(all_ended):
             one.journal.ended(ip_addr, ended)
-            one.journal.wait_for_room()
+            one.journal.thread.wait_for_room()
     if ended_by_address:
         with contextlib.suppress(DispyError):
-            one.journal.ask(lambda _: None)
+            one.journal.thread.ask(lambda _: None)
 
 
 def _batches(all_ended: list[Ended]) -> Iterator[list[Ended]]:
@@ -292,7 +292,7 @@ def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
         Jobs of this journal that have not ended, that is, were never started.
     """
     _note_ended(one, by_address(one, jobs, is_whole=True))
-    own = {id(job) for job in one.jobs}
+    own = {id(job) for job in one.jobs.values()}
     left = [job for job in jobs if id(job) in own and job.number in one.submitted]
     return [job for job in left if not job._is_final]  # pyright: ignore[reportPrivateUsage]  # not for programs
 
@@ -303,7 +303,7 @@ def _keep(one: Dead, left: list[DispyJob]) -> None:
     Removes the nodes from the journal: they are about to forget the program. ``left`` are the jobs never started.
     """
     # Without nodes to ask, a later recovery takes every job that has not ended for one that was never started.
-    one.journal.ask(lambda db: db.execute("DELETE FROM node"))
+    one.journal.thread.ask(lambda db: db.execute("DELETE FROM node"))
     notice(
         f"{counted(len(left), 'job was', 'jobs were')} never started: recover_jobs({str(one.journal.path)!r}, "
         "resume=True) runs what is left; terminate_pending=True forgets it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from dispy.client.engine.callback_thread import Waited
@@ -19,7 +18,7 @@ def wait_jobs(session: Session, until: float | None) -> bool:
     """
     with session.idle:
         return session.idle.wait_for(
-            lambda: not session.jobs, None if until is None else until - time.monotonic()
+            lambda: not session.jobs, None if until is None else until - session.engine.clock.monotonic()
         )
 
 

@@ -99,7 +99,7 @@ def _load_value(session: Session, job: DispyJob, data: bytes, info: NodeInfo) ->
 
     On the loader's thread. Callbacks get a copy, as the job may have another result before they run. If unpickling
     raises, or the result is not plain and has to be, that is logged, the job stays as it was, and no callback is
-    called.
+    called. Nor does anything happen if ``on_ended_here`` has ended the job meanwhile.
     """
     try:
         result = payload.load(payload.PlainOnly(data) if session.options.is_plain else data)
@@ -108,12 +108,15 @@ def _load_value(session: Session, job: DispyJob, data: bytes, info: NodeInfo) ->
             "a provisional result of job %r of cluster %s is dropped: %s", job.id, session.name, error
         )
         return
-    job.ip_addr = info.ip_addr
+    # Its callbacks are queued with the guard held: ``on_ended_here`` may end the job at the same time.
     with session.status_guard:
+        if session.jobs.get(job.number) is not job:
+            return
+        job.ip_addr = info.ip_addr
         shot = job._provide(result)  # pyright: ignore[reportPrivateUsage]
-    if session.job_status is not None:
-        session.engine.callbacks.call(session.job_status, [(shot,)])
-    session.tell(PROVISIONAL_RESULT, session.dispy_nodes.get(info.node), shot)
+        if session.job_status is not None:
+            session.engine.callbacks.call(session.job_status, [(shot,)])
+        session.tell(PROVISIONAL_RESULT, session.dispy_nodes.get(info.node), shot)
 
 
 def on_ended(session: Session, ended: list[Ended], info: NodeInfo) -> None:
@@ -299,6 +302,7 @@ def on_ended_here(session: Session, numbers: Collection[int], status: int, reaso
             job = pop(number, None)
             if job is None:
                 continue
+            session.loading.pop(number, None)
             if type(job) is Chunk:
                 ended = Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False)
                 chunks.append((job, ended))

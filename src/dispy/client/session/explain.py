@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from dispy.client.arguments import describe
@@ -69,27 +68,21 @@ def check_waiting(session: Session) -> None:
     Waiting is a warning, once for each kind of reason. Standing still (nothing moves that could, for
     ``watchdog.STALL_S`` seconds) is an error; it is logged once, too.
     """
-    stalled = session.stall.look(
-        session.views.stalled(session.number) if session.jobs else "", time.monotonic()
+    waiting = session.waiting
+    stalled = waiting.stall.look(
+        session.views.stalled(session.number) if session.jobs else "", session.engine.clock.monotonic()
     )
     if stalled:
         logger.error(
-            "nothing of cluster %s has moved for %g s: %s", session.name, session.stall.limit_s, stalled
+            "nothing of cluster %s has moved for %g s: %s", session.name, waiting.stall.limit_s, stalled
         )
     held = _why_held(session) if session.jobs and session.dispy_nodes else ""
     if not session.jobs or (session.dispy_nodes and not held):
-        session.waiting_since = None
-        session.has_warned = ""
+        waiting.clear()
         return
-    now = time.monotonic()
-    if session.waiting_since is None:
-        session.waiting_since = now
-    kind = held or "no node"
-    if session.has_warned != kind and now - session.waiting_since > (HELD_S if held else WARN_S):
-        session.has_warned = kind
+    if waiting.is_due(held or "no node", HELD_S if held else WARN_S, session.engine.clock.monotonic()):
         reason = held or _why_loading(session)
-        waiting = f"{_waiting(session)}: {reason}"
-        logger.warning("%s", waiting if reason else _why_no_node(session))
+        logger.warning("%s", f"{_waiting(session)}: {reason}" if reason else _why_no_node(session))
 
 
 def _waiting(session: Session) -> str:
@@ -121,7 +114,7 @@ def why_unused(session: Session, info: NodeInfo) -> str:
     return (
         f"{said} was called for it"
         if said
-        else session.failures.get(info.name, "nothing in nodes= wants it")
+        else session.faults.failures.get(info.name, "nothing in nodes= wants it")
     )
 
 
@@ -142,9 +135,9 @@ def _why_no_node(session: Session) -> str:
     """Returns sentences for the user: jobs wait, no node can be used, why each known one cannot, and what to do."""
     known = session.views.nodes(session.number)
     shortages = {info.name: info.shortage or "it offers no CPUs now" for info in known if not info.cpus}
-    tried = sorted(session.unreachable.values())
+    tried = sorted(session.faults.unreachable.values())
     # Shortages come last: that ``allocate`` returned 0 for a node without CPUs is no reason of its own.
-    tried += [f"{name}: {why}" for name, why in {**session.failures, **shortages}.items()]
+    tried += [f"{name}: {why}" for name, why in {**session.faults.failures, **shortages}.items()]
     tried += [
         f"{info.name}: {session.set_aside[info.node]} was called for it, and allocate_node uses it again"
         for info in known

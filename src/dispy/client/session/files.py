@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from dispy.client.allocation import placements
-from dispy.client.code.shipped_files import Held, Sending
+from dispy.client.code.shipped_files import Held
 from dispy.client.nodes import NodeNames
 from dispy.errors import UsageError
 from dispy.files.manifest import is_file_item
@@ -57,7 +57,7 @@ def send_file(session: Session, path: Any, node: Any) -> int:
 def _send_files(
     session: Session, names: NodeNames | None, entries: list[FileEntry], held: list[Held]
 ) -> list[concurrent.futures.Future[str]]:
-    """Send nodes the request to take files, and note it in ``sending``. On the loop.
+    """Send nodes the request to take files, and note it in ``session.sent``. On the loop.
 
     Args:
         session: Cluster whose nodes are meant.
@@ -76,9 +76,7 @@ def _send_files(
         nodes = [one] if one is not None else []
     futures = []
     for found in nodes:
-        request = next(session.requests)
-        future: concurrent.futures.Future[str] = concurrent.futures.Future()
-        session.sending[found, request] = Sending(future, entries, held)
+        request, future = session.sent.begin(found, entries, held)
         futures.append(future)
         message = PlaceFiles(session.number, request, entries)
         session.backend.place_files(found, message)
@@ -103,7 +101,7 @@ def on_files(session: Session, node: NodeId, request: int, reason: str) -> None:
 
     Files that are there are recorded in ``session.sent``, unless the node is lost by now.
     """
-    sending = session.sending.pop((node, request), None)
+    sending = session.sent.answered(node, request)
     if sending is None:
         return
     info = placements.info(session, node)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
@@ -125,26 +126,17 @@ def check_used(session: Session) -> list[Ref]:
     return used
 
 
-def hold(session: Session, number: int) -> None:
-    """Keep the references in a job's arguments, which were just pickled, in ``held`` until the job has ended.
+def hold(session: Session, number: int, holders: Iterable[Ref | Held]) -> None:
+    """Keep references in a job's arguments, or holders of its files, in ``held`` until the job has ended.
 
-    Otherwise nodes could free the objects before the job reads them.
+    Otherwise nodes could free the objects before the job reads them, or ask for bytes of files that are gone.
 
     Args:
         session: Cluster of the job.
         number: Number of the job or chunk.
-
-    Raises:
-        UsageError: One of them is a reference of another cluster.
+        holders: References of ``check_used``, or holders of files.
     """
-    used = check_used(session)
-    if used:
-        session.held[number] = list(used)
-
-
-def hold_files(session: Session, number: int, held: list[Held]) -> None:
-    """Keep the holders of a job's files in ``held`` until the job has ended: nodes ask for the bytes meanwhile."""
-    session.held[number] = [*session.held.get(number, ()), *held]
+    session.held[number] = [*session.held.get(number, ()), *holders]
 
 
 def _drop_later(session: Session, number: int) -> None:

@@ -28,7 +28,7 @@ from dispy.system import current_directory
 from dispy.system.escaping import line
 
 if TYPE_CHECKING:
-    from dispy.client.session.state import Session
+    pass
 
 logger = logging.getLogger("dispy.client")
 
@@ -93,15 +93,17 @@ class Arrivals:
         its job. If the acknowledgement of a last part was lost the part comes again: it is acknowledged, not written.
         """
 
-    def take(self, session: Session, message: Provisional, node: NodeId) -> None:
+    def take(self, name: str, message: Provisional, node: NodeId, *, is_plain: bool) -> None:
         """Queue a part of a file for the thread that writes, which answers the node then. On the engine's loop.
 
-        ``message`` has the bytes as its payload, and in ``file`` the path, the size of the file and the offset.
+        Args:
+            name: Name of the cluster, for warnings.
+            message: Message with the bytes as its payload, and in ``file`` the path, size of the file and offset.
+            node: Node that runs the job, and gets the answer.
+            is_plain: True if the program takes no files, as nothing of nodes may run code there.
         """
         refusal = "the program takes no files from jobs, as they may be code (results='plain')"
-        self._caller.call(
-            self._take, [(session.name, message, node, refusal if session.options.is_plain else "")]
-        )
+        self._caller.call(self._take, [(name, message, node, refusal if is_plain else "")])
 
     def tidy(self) -> None:
         """Have incomplete files of ended jobs removed, and the keys of their complete files forgotten.

@@ -64,7 +64,7 @@ def close(
         if was_closed:
             return None
         session.check_open()
-    until = deadline(timeout)
+    until = deadline(timeout, clock=session.engine.clock)
     check_flag("terminate", terminate)
     with session.idle:
         session.closers += 1
@@ -108,7 +108,8 @@ def _finish(session: Session) -> bool:
     if session.jobs:
         session.is_ending = True
         session.engine.call(cancellation.cancel_all, session)
-        if not callbacks.wait_jobs(session, deadline(float(config.CancelGrace) + CLOSE_S)):
+        grace_s = float(config.CancelGrace) + CLOSE_S
+        if not callbacks.wait_jobs(session, deadline(grace_s, clock=session.engine.clock)):
             session.engine.call(completion.give_up_jobs, session)
     return _release(session)
 
@@ -167,7 +168,7 @@ def _wait_rest(session: Session, until: float | None, is_interrupted: bool) -> N
     if not is_interrupted:
         callbacks.wait_called(session, until)
         return
-    if callbacks.wait_called(session, time.monotonic() + CLOSE_S) is Waited.LATE:
+    if callbacks.wait_called(session, session.engine.clock.monotonic() + CLOSE_S) is Waited.LATE:
         left = callback_thread.left(session.engine.callbacks.count_left())
         notice(f"interrupted: cluster {session.name} does not wait for callbacks, and {left}")
 

@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct
 
 from dispy import config
+from dispy.client.allocation.node_faults import NodeFaults
 from dispy.client.backend.backend import Access, ClusterSpec, Wishes
 from dispy.client.code.shipped_files import Sent, listed
+from dispy.client.job_numbers import Numbers
 from dispy.client.session.failures import Tally
 from dispy.errors import UsageError
 from dispy.protocol.node import Compute
@@ -36,7 +38,7 @@ from dispy.system.watchdog import STALL_S, Stall
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend, Views
     from dispy.client.code.computation import Computation
-    from dispy.client.code.shipped_files import Held, Sending, Shipped
+    from dispy.client.code.shipped_files import Held, Shipped
     from dispy.client.engine.threads import Threads
     from dispy.client.job import DispyJob
     from dispy.client.map.chunk_job import Chunk
@@ -94,6 +96,34 @@ class Options(Struct, frozen=True):
     reentrant: bool
     pulse_s: float
     queued_max: int
+
+
+class Waiting:
+    """Record of the jobs of one cluster that wait: since when, and which warnings the log has about them."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        """Time since which jobs wait and no node takes them (monotonic seconds); None if no job waits like that."""
+        self.warned = ""
+        """Reason in the last warning about waiting jobs: ``"no node"``, or what the nodes said; empty before a
+        warning, and once no job waits like that. The same reason is not logged again until then."""
+        self.stall = Stall(STALL_S)
+        """Watchdog that reports, once, that nothing of the cluster has moved for ``watchdog.STALL_S`` (10 s)."""
+
+    def clear(self) -> None:
+        """No job waits any more."""
+        self.since = None
+        self.warned = ""
+
+    def is_due(self, reason: str, limit_s: float, now: float) -> bool:
+        """Note that jobs wait for a reason. True if that is to be said now: they have waited for ``limit_s`` seconds,
+        and that reason was not said."""
+        if self.since is None:
+            self.since = now
+        if self.warned == reason or now - self.since <= limit_s:
+            return False
+        self.warned = reason
+        return True
 
 
 class RunningMap(Protocol):
@@ -192,18 +222,16 @@ class Session:
     held: dict[int, list[object]]
     """References in the arguments of unfinished jobs, and holders of these jobs' files, by the job's number. Kept
     here only so that nodes do not free the objects, and may ask for the files, before the job has ended."""
-    sending: dict[tuple[NodeId, int], Sending]
-    """Files of ``send_file`` that a node has not acknowledged yet, by the node's identity and the request's number:
-    the answer wakes the thread that waits in ``send_file``."""
     sent: Sent
-    """Files that ``send_file`` has put on nodes; a node that is restarted or set up again gets them again."""
-    requests: itertools.count[int]
-    """Source of numbers for the requests of ``send_file`` to nodes, from 1; each answer repeats its number."""
+    """Files of ``send_file``, on their way to nodes and there; a node that is restarted or set up again gets them
+    again."""
 
     # Jobs that have not ended.
 
     jobs: dict[int, DispyJob | Chunk]
     """Unfinished jobs and chunks of maps, by number, in the order of submission. A job leaves when it has ended."""
+    numbers: Numbers
+    """Source of the numbers of jobs and chunks. Numbers of other clusters are the same ones."""
     map_numbers: itertools.count[int]
     """Source of numbers for calls of ``map``, from 1. Seeds of items depend on them: each map draws other numbers."""
     maps: set[RunningMap]
@@ -250,25 +278,10 @@ class Session:
     offers: dict[NodeId, int]
     """Number of CPUs that a node offered when ``allocate`` was last asked about it, by the node's identity. When the
     node offers another number ``allocate`` is asked again."""
-    unreachable: dict[str, str]
-    """Last error of each address that could not be reached, by host and port, as text with both, for ``why`` and
-    warnings. The entry goes when the node there becomes usable."""
-    warned: set[str]
-    """Texts of warnings from nodes that were logged: each text is logged once, however many nodes send it."""
-    failures: dict[str, str]
-    """Reasons why nodes that were found are not used, by the node's name, for ``why`` and warnings. The entry goes
-    when the node becomes usable."""
-
-    # Words about jobs that wait.
-
-    waiting_since: float | None = None
-    """Time since which jobs wait and no node takes them (monotonic seconds); None if no job waits like that.
-    ``explain.check_waiting`` warns 5 s later if no node is in use, 1 s later if all refuse jobs."""
-    stall: Stall
-    """Watchdog that reports, once, that nothing of the cluster has moved for ``watchdog.STALL_S`` (10 s)."""
-    has_warned: str = ""
-    """Reason in the last warning about waiting jobs: ``"no node"``, or what the nodes said; empty before a warning,
-    and once no job waits like that. The same reason is not logged again until then."""
+    faults: NodeFaults
+    """Errors and reasons why nodes are not used, for ``why`` and warnings."""
+    waiting: Waiting
+    """Record of jobs that wait, and of warnings about them (``explain.check_waiting``)."""
 
     def __init__(
         self,
@@ -300,18 +313,17 @@ class Session:
         self.objects = set()
         self.dropped = deque()
         self.held = {}
-        self.sending = {}
         self.sent = Sent()
-        self.requests = itertools.count(1)
 
         self.jobs = {}
+        self.numbers = Numbers()
         self.map_numbers = itertools.count(1)
         self.maps = set()
         self.status_guard = threading.RLock()
         self.loading = {}
         self.ended = set()
 
-        self.idle = threading.Condition()
+        self.idle = engine.new_condition()
         self.room = threading.RLock()
 
         self.dispy_nodes = {}
@@ -319,11 +331,8 @@ class Session:
         self.set_aside = {}
         self.setup_args = {}
         self.offers = {}
-        self.unreachable = {}
-        self.warned = set()
-        self.failures = {}
-
-        self.stall = Stall(STALL_S)
+        self.faults = NodeFaults()
+        self.waiting = Waiting()
 
     def check_open(self) -> None:
         """Check that the cluster can be used.

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,32 +17,16 @@ from dispy.client.code.shipped_files import Held
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.inbox import submit_filed, submit_pinned, take_inbox
-from dispy.client.session.objects import hold, hold_files
+from dispy.client.session.objects import check_used, hold
 from dispy.errors import UsageError
 from dispy.files.manifest import is_file_item
 from dispy.protocol.files import FileEntry
-from dispy.protocol.limits import CHUNK_NUMBERS_FROM
 from dispy.protocol.node import Job
 from dispy.system import process_identity
 
 if TYPE_CHECKING:
     from dispy.client.session.state import Session
     from dispy.protocol.views import NodeId
-
-_numbers = itertools.count(1)
-"""Source of numbers of jobs, from 1: unique in the process, never reused, usually equal to the id of the job."""
-
-
-def next_number() -> int:
-    """Returns the number that the next job gets, unless another thread submits one first. Does not take the number.
-
-    Seeds of jobs count from the first number of their cluster.
-    """
-    return int(repr(_numbers)[len("count(") : -1])
-
-
-_chunk_numbers = itertools.count(CHUNK_NUMBERS_FROM)
-"""Source of numbers of chunks of maps: a range of their own, from 2**40, so that ids of jobs have no gaps."""
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -73,10 +56,7 @@ def submit_at_once(
     """Pickle the arguments, make the job, and queue its message for the loop. Does not look at ``max_queued``.
 
     Each job takes this path, on the caller's thread. If no other job is unfinished the message may leave at once,
-    from this thread. ``node`` is the only node where the job may run; None: any.
-
-    Returns:
-        The job, which is in ``session.jobs``.
+    from this thread. ``node`` is the only node where the job may run; None: any. The job is in ``session.jobs`` then.
 
     Raises:
         PicklingError: An argument cannot be sent.
@@ -84,31 +64,34 @@ def submit_at_once(
     """
     if session.is_closed or session.pid != process_identity.pid:
         session.check_open()
-    number = next(_numbers)
-    code: list[Any] = []
-    files: list[FileEntry] = []
-    held: list[Held] = []
-    modules: list[str] = []
+    code, modules, files, held = _NOTHING
     if kwargs and "dispy_job_depends" in kwargs:
         code, modules, files, held = _take_depends(session, kwargs.pop("dispy_job_depends"))
     if session.computation.adapts:
         args = session.computation.arguments(args, kwargs)
-    given_id = None if job_id == number and type(job_id) is int else job_id
-    data = (
-        payload.dump_call_with(code, modules, args, kwargs, given_id, session.computation.known)
-        if code or modules
-        else payload.dump_call(args, kwargs, given_id, session.computation.known)
-    )
+    numbers = session.numbers
+    number = numbers.take() if numbers.returned else next(numbers.jobs)
+    try:
+        given_id = None if job_id == number and type(job_id) is int else job_id
+        data = (
+            payload.dump_call_with(code, modules, args, kwargs, given_id, session.computation.known)
+            if code or modules
+            else payload.dump_call(args, kwargs, given_id, session.computation.known)
+        )
+        used = check_used(session) if payload.has_used() else None
+    except BaseException:
+        numbers.returned.append(number)
+        raise
     # A large payload is a memoryview, not bytes as the field says: it goes out as a stream and is never encoded.
     message = Job(number, 0, data)  # type: ignore[arg-type]
     job = DispyJob(job_id, number, session, time.time())
-    if payload.has_used():
-        hold(session, number)
+    if used:
+        hold(session, number, used)
     session.jobs[number] = job
     if session.cluster_status is not None:
         session.engine.callbacks.call(session.cluster_status, [(CREATED, None, job)])
     if files:
-        hold_files(session, number, held)
+        hold(session, number, held)
         session.engine.post(submit_filed, session, node, message, files)
         return job
     if node is not None:
@@ -128,9 +111,14 @@ def submit_at_once(
     return job
 
 
-def _take_depends(
-    session: Session, depends: Any
-) -> tuple[list[Any], list[str], list[FileEntry], list[Held]]:
+_Brought = tuple[list[Any], list[str], list[FileEntry], list[Held]]
+"""Code, modules, files and holders of files that a job brings, as ``_take_depends`` returns them."""
+
+_NOTHING: _Brought = ([], [], [], [])
+"""Empty lists, for a job that brings nothing; never changed."""
+
+
+def _take_depends(session: Session, depends: Any) -> _Brought:
     """Check ``dispy_job_depends`` of a job, and hash its files. Reads files, on the caller's thread.
 
     Returns:
@@ -172,10 +160,10 @@ def _submit_noted(
 ) -> DispyJob:
     """Submit a job by ``submit``, after a wait while the cluster's journal has too much to write (back-pressure).
 
-    Too much is ``journal.writer.UNWRITTEN_MAX`` bytes of payloads. The engine's own threads do not wait.
+    Too much is ``journal.thread.UNWRITTEN_MAX`` bytes of payloads. The engine's own threads do not wait.
     """
-    if session.journal is not None and session.journal.is_behind and not session.engine.is_current():
-        session.journal.wait_for_room()
+    if session.journal is not None and session.journal.thread.is_behind and not session.engine.is_current():
+        session.journal.thread.wait_for_room()
     return submit(session, job_id, node, args, kwargs)
 
 
@@ -223,9 +211,10 @@ def submit_chunk(session: Session, chunk: Chunk, data: payload.Buffer) -> None:
         UsageError: The cluster is closed, or a reference among the items is of another cluster.
     """
     session.check_open()
-    number = chunk.number = next(_chunk_numbers)
-    if payload.has_used():
-        hold(session, number)
+    used = check_used(session) if payload.has_used() else None
+    number = chunk.number = next(session.numbers.chunks)
+    if used:
+        hold(session, number, used)
     session.jobs[number] = chunk
     session.inbox.append(Job(number, 0, data))  # type: ignore[arg-type]  # as in ``submit_at_once``
     if not session.is_posted:

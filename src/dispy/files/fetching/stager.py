@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from dispy.core import staging as core
 from dispy.core.staging import DirectoryName, Event, Limits, StageId, StoreName, SupplierId
-from dispy.files.checkout import put_files
+from dispy.files.fetching import stage_work
 from dispy.files.fetching.parts import Parts, discard
 from dispy.files.fetching.thread_pools import ThreadPools
 from dispy.files.fetching.wanted_files import Landed, Seams, Stage, close_begun
@@ -28,7 +28,6 @@ from dispy.files.installed_packages import Installed
 from dispy.files.store import Store
 from dispy.files.stores import Stores
 from dispy.protocol import node
-from dispy.protocol.files import FileEntry
 
 logger = logging.getLogger("dispy.node")
 
@@ -239,11 +238,14 @@ class Stager:
 
     def _search(self, action: core.Search) -> None:
         """Have a thread find the files of a stage that are installed here."""
-        self._run_for(self._stages[action.stage], self._find_missing)
+        self._run_for(
+            self._stages[action.stage],
+            partial(stage_work.find_missing, self._seams, self._installed),
+        )
 
     def _look(self, action: core.Look | core.Place) -> None:
         """Have a thread put the files of a stage into its directory, or look whether they are in the store."""
-        self._run_for(self._stages[action.stage], self._put)
+        self._run_for(self._stages[action.stage], partial(stage_work.put, self._seams))
 
     def _run_for(self, stage: Stage, work: Callable[[Stage], Event]) -> None:
         """Call ``work(stage)`` on a thread, and tell the core the event that it returns.
@@ -265,43 +267,6 @@ class Stager:
             stage.entries = event.missing
         self.handle(event)
 
-    def _find_missing(self, stage: Stage) -> Event:
-        """Find the files of a stage, without those of packages that are installed here with equal content.
-
-        Called on a thread.
-        """
-        assert stage.around is not None
-        missing: list[FileEntry] = stage.entries
-        paths = self._seams.search_path(stage.around)
-        try:
-            with self._seams.open_directory(stage.around) as directory:
-                missing = directory.find_missing(
-                    self._installed.missing, stage.entries, paths, lambda: not stage.is_dropped
-                )
-        except OSError as error:
-            # The computation leaves, or the directory cannot be looked at: then nothing counts as installed.
-            logger.debug("installed packages were not looked for: %s", error)
-        return core.Searched(stage.number, missing)
-
-    def _put(self, stage: Stage) -> Event:
-        """Put files of a stage that are in the store into its directory, or look whether they are; on a thread."""
-        missing: dict[bytes, int] = {}
-        try:
-            if stage.work is None:
-                missing = {
-                    entry.digest: entry.size
-                    for entry in stage.entries
-                    if not stage.is_dropped and not stage.store.has(entry.digest, entry.size)
-                }
-            else:
-                with self._seams.open_directory(stage.work) as directory:
-                    missing = put_files(
-                        stage.store, stage.entries, directory, lambda: not stage.is_dropped, stage.begun
-                    )
-        except (OSError, ValueError) as error:
-            return core.Placed(stage.number, {}, f"files cannot be put into the working directory: {error}")
-        return core.Placed(stage.number, missing)
-
     def _open(self, action: core.Open) -> None:
         """Have a thread open a part."""
         early = self._stages.get(action.stage) if action.stage is not None else None
@@ -313,12 +278,8 @@ class Stager:
 
     def _trim(self, action: core.Trim) -> None:
         """Have a thread trim the stores."""
-        self._threads.run(self._threads.placers, self._trim_stores, self.handle, lambda _: core.Trimmed())
-
-    def _trim_stores(self) -> Event:
-        """Trim the stores, on a thread."""
-        self._stores.trim()
-        return core.Trimmed()
+        work = partial(stage_work.trim, self._stores)
+        self._threads.run(self._threads.placers, work, self.handle, lambda _: core.Trimmed())
 
     perform_by_type: ClassVar[dict[type[core.Action], Callable[[Stager, Any], None]]] = {
         core.Tell: _tell,

@@ -1,8 +1,7 @@
 """Segments: files that carry large payloads between a node and its workers, in shared memory or on disk.
 
-All files of a computation lie in a directory of its own. Where there is a memory file system there are two of these,
-of the same name: one in memory and one on disk, for data that finds no room in memory. Large files are given back by
-a thread, since the kernel needs 20 ms for 64 MiB of pages."""
+All files of a computation lie in directories of its own (``segment_directories``). Large files are given back by a
+thread, since the kernel needs 20 ms for 64 MiB of pages."""
 
 from __future__ import annotations
 
@@ -12,25 +11,14 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.errors import StateDirectoryError
-from dispy.node.machine.accounts import Account
 from dispy.node.payloads.payload_files import Incoming, Outgoing
+from dispy.node.payloads.segment_directories import SegmentDirectories
 from dispy.node.processes.file_helpers import FileHelpers
-from dispy.node.staging.job_directories import STALL_MAX, JobDirectories, apart
-from dispy.node.staging.workspace import WorkSpace
+from dispy.node.staging.job_directories import STALL_MAX, apart
 from dispy.protocol import worker as worker_protocol
 from dispy.protocol.node import PutObject
-from dispy.system.directories import (
-    FREE,
-    GIVEN,
-    GIVEN_BITS,
-    cannot_be,
-    disk_directory,
-    own_directory_for,
-    private_directory,
-    shared_memory,
-)
-from dispy.system.free_space import Room, has_room, write_new
+from dispy.system.directories import FREE, GIVEN, GIVEN_BITS, private_directory
+from dispy.system.free_space import has_room, write_new
 from dispy.system.processes import kill_marked
 from dispy.system.run_directory import is_abandoned
 from dispy.system.shared_memory import ADOPTED_MIN, free_file
@@ -38,15 +26,12 @@ from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.node")
 
-_LARGE = "large"
-"""Name of the directory for segments on disk, inside the node's own directory of working directories."""
 
-
-class Segments(JobDirectories):
+class Segments:
     """Segments of one node. Clients on this machine can map those in memory; those on disk are sent to them.
 
-    The path of their directory is also the mark that all processes of the node carry in their environment. Processes
-    with the mark of a dead node were left behind; the next node kills them when it makes its segments.
+    Processes with the mark of a dead node (``SegmentDirectories.root``) were left behind; the next node kills them
+    when it makes its segments.
 
     A new file is written in the node's own directory and moved into that of the computation when it is whole, by its
     descriptor and one name: jobs do as they like there.
@@ -59,7 +44,7 @@ class Segments(JobDirectories):
         StateDirectoryError: The directory is not safe to use.
 
     Attributes:
-        is_in_memory: True if there is a memory file system, which is tried before the disk. False: all is on disk.
+        directories: The directories that they are in.
         free: Directory of free files in memory, whose pages a later payload takes; empty if there is none: if workers
             run as other accounts, which must not reach it, or if all is on disk.
     """
@@ -70,112 +55,31 @@ class Segments(JobDirectories):
             logger.info(
                 "killed %s that a dead node had left behind", counted(killed, "process", "processes")
             )
-        self.is_in_memory = False
-        self._disk: Path | None = None
-        """Directory for segments on disk that find no room in memory; None before ``use_disk``, and if nothing is in
-        memory."""
-        memory = shared_memory()
-        if memory is not None:
-            try:
-                super().__init__(_base(memory, helpers), incarnation, helpers)
-                self.is_in_memory = True
-            except (OSError, StateDirectoryError) as error:
-                if isinstance(error, StateDirectoryError) and not cannot_be(error):
-                    raise
-                logger.warning(
-                    "large data goes to disk, since %s cannot be used: %s", memory, error.__cause__ or error
-                )
-        if not self.is_in_memory:
-            super().__init__(_base(disk_directory(), helpers), incarnation, helpers)
+        self.directories = SegmentDirectories(incarnation, helpers)
         if helpers is not None:
-            helpers.mark = str(self.root)
+            helpers.mark = str(self.directories.root)
         self._next = 1
         """Number that the last file was named by: the next file gets the number after it, so names never repeat."""
         self._arriving: list[Incoming] = []
         """Payloads that arrive and are going to take more of the memory file system. Another payload goes to disk if
         there is no room in memory for these and it together."""
         self.free = ""
-        if helpers is None and self.is_in_memory:
-            self.free = str(private_directory(self.root / FREE))
-            private_directory(self.root / GIVEN)
-
-    def use_disk(self, workspace: WorkSpace) -> None:
-        """Put data that finds no room in memory on disk, in ``workspace``'s directory. Called before ``open``."""
-        if self.is_in_memory:
-            mode = 0o700 if self._helpers is None else 0o711
-            self._disk = private_directory(workspace.root / _LARGE, mode)
-            self._disk.chmod(mode)  # whatever the umask
-
-    def open(self, name: str, account: Account | None = None) -> Path:
-        """Make the directories for a computation's segments, called ``name`` (``place_name``), for an account.
-
-        Returns:
-            The directory in memory, or that on disk if nothing is in memory. Other methods take it as ``directory``.
-
-        Raises:
-            OSError: They cannot be made.
-        """
-        directory = super().open(name, account)
-        if self._disk is not None:
-            self._hold(self._disk / name, account)
-        return directory
-
-    def room(self, directory: Path) -> Room:
-        """Returns the two directories in which files of a computation may be, in memory and on disk.
-
-        Of one that there is not the path is empty.
-
-        Args:
-            directory: Directory of the computation, as ``open`` has returned it.
-        """
-        if not self.is_in_memory:
-            return Room("", str(directory))
-        return Room(str(directory), "" if self._disk is None else f"{self._disk}/{directory.name}")
-
-    def disk_path(self, directory: Path) -> str:
-        """Returns the path of a computation's directory on disk, which its host is told; empty if there is none."""
-        return self.room(directory).disk
-
-    def _own_room(self) -> Room:
-        """Returns the two directories for files that arrive before their computation is known, in memory and on disk.
-
-        Of one that there is not the path is empty.
-        """
-        if not self.is_in_memory:
-            return Room("", str(self.root))
-        return Room(str(self.root), "" if self._disk is None else str(self._disk))
-
-    def _places(self, directory: Path) -> list[int]:
-        """Returns the descriptors of the directories in which files of a computation may be, that in memory first.
-
-        Raises:
-            FileNotFoundError: The directory was given up.
-        """
-        places = [self._held_at(directory).descriptor]
-        if self._disk is not None:
-            places.append(self._held_at(self._disk / directory.name).descriptor)
-        return places
-
-    def _find(self, directory: Path, name: str) -> tuple[int, os.stat_result]:
-        """Returns the descriptor of the directory that has a file of a computation, and the status of the file.
-
-        Raises:
-            FileNotFoundError: There is no file of that name.
-        """
-        for place in self._places(directory):
-            with suppress(FileNotFoundError):
-                return place, os.stat(name, dir_fd=place, follow_symlinks=False)
-        raise FileNotFoundError(f"segment {name} is not there")
+        if helpers is None and self.directories.is_in_memory:
+            self.free = str(private_directory(self.directories.root / FREE))
+            private_directory(self.directories.root / GIVEN)
 
     def is_shared(self, directory: Path, name: int) -> bool:
         """True if clients of this machine can map a segment, since it is in memory. Otherwise it is sent to them."""
+        if not self.directories.is_in_memory:
+            return False
         with suppress(OSError):
-            return self.is_in_memory and self._find(directory, str(name))[0] == self._places(directory)[0]
+            place, _ = self.directories.find(directory, str(name))
+            return place == self.directories.descriptors(directory)[0]
         return False
 
     def has_room(self, size: int) -> bool:
         """True if a payload of ``size`` bytes would find room now, in memory or on disk."""
-        return has_room(self._own_room(), size)
+        return has_room(self.directories.own_room(), size)
 
     def adopt_given(self, directory: Path, given: int) -> int:
         """Make a file that a client on this machine has put into the directory ``GIVEN`` a segment of a computation.
@@ -191,7 +95,11 @@ class Segments(JobDirectories):
             OSError: The file is not there.
         """
         self._next += 1
-        os.rename(f"{self.root}/{GIVEN}/{given}", str(self._next), dst_dir_fd=self._places(directory)[0])
+        os.rename(
+            f"{self.directories.root}/{GIVEN}/{given}",
+            str(self._next),
+            dst_dir_fd=self.directories.descriptors(directory)[0],
+        )
         return self._next
 
     def trim(self) -> None:
@@ -207,7 +115,7 @@ class Segments(JobDirectories):
 
         ``given`` is the number by which the client has named the file. A file that is gone is fine.
         """
-        (self.root / GIVEN / str(given)).unlink(missing_ok=True)
+        (self.directories.root / GIVEN / str(given)).unlink(missing_ok=True)
 
     def drop_given(self, prefix: int) -> None:
         """Remove files that a client has put into the directory ``GIVEN`` and has not named in a message.
@@ -218,9 +126,9 @@ class Segments(JobDirectories):
             prefix: The upper bits, above the lowest ``GIVEN_BITS``, of the numbers by which the client names files.
         """
         with suppress(OSError):
-            for name in os.listdir(self.root / GIVEN):
+            for name in os.listdir(self.directories.root / GIVEN):
                 if name.isdecimal() and int(name) >> GIVEN_BITS == prefix:
-                    (self.root / GIVEN / name).unlink(missing_ok=True)
+                    (self.directories.root / GIVEN / name).unlink(missing_ok=True)
 
     def collect(self, directory: Path, held: set[int]) -> None:
         """Remove files that dead workers were writing or kept, by the pid in the name of each file.
@@ -232,7 +140,7 @@ class Segments(JobDirectories):
             held: Names of segments with results that the node holds for clients; they stay.
         """
         with suppress(OSError):
-            for place in self._places(directory):
+            for place in self.directories.descriptors(directory):
                 for name in os.listdir(place):
                     pid = worker_protocol.writer(name)
                     is_left = pid and not (name.isdecimal() and int(name) in held)
@@ -255,9 +163,9 @@ class Segments(JobDirectories):
         self._next += 1
         self._arriving = [other for other in self._arriving if other.expected]
         expected = sum(other.expected for other in self._arriving)
-        made = Incoming(self._own_room(), f"in-{self._next}", size, self.free, expected)
+        made = Incoming(self.directories.own_room(), f"in-{self._next}", size, self.free, expected)
         self._arriving.append(made)
-        if made.directory != str(self.root) and self.free and os.listdir(self.free):
+        if made.directory != str(self.directories.root) and self.free and os.listdir(self.free):
             self.trim()  # for the next one
         return made
 
@@ -272,7 +180,7 @@ class Segments(JobDirectories):
         """
         path = incoming.finish()
         self._next += 1
-        account = self._held_at(directory).account
+        account = self.directories.account_at(directory)
         if account is not None:
             _give(path, account.uid, account.gid, 0o600)
         self._move_in(path, directory, str(self._next))
@@ -283,8 +191,8 @@ class Segments(JobDirectories):
 
         A file that has the name there is replaced.
         """
-        places = self._places(directory)
-        os.rename(path, name, dst_dir_fd=places[0] if path.parent == self.root else places[-1])
+        places = self.directories.descriptors(directory)
+        os.rename(path, name, dst_dir_fd=places[0] if path.parent == self.directories.root else places[-1])
 
     def put_object(self, directory: Path, message: PutObject, incoming: Incoming | None) -> None:
         """Store an object under the name by which workers find it. Workers of another account cannot write to it.
@@ -300,11 +208,15 @@ class Segments(JobDirectories):
         """
         name = worker_protocol.object_name(message.number)
         if incoming is None and message.given:
-            os.rename(self.root / GIVEN / str(message.given), name, dst_dir_fd=self._places(directory)[0])
+            os.rename(
+                self.directories.root / GIVEN / str(message.given),
+                name,
+                dst_dir_fd=self.directories.descriptors(directory)[0],
+            )
             return
         self._remove(directory, name)
         path = incoming.finish() if incoming is not None else self._write(message.payload)
-        account = self._held_at(directory).account
+        account = self.directories.account_at(directory)
         if account is not None:
             # The account of the workers may read it by its group. We stay the owner, so it cannot change the mode.
             _give(path, os.getuid(), account.gid, 0o440)
@@ -322,16 +234,18 @@ class Segments(JobDirectories):
         """
         self._remove(directory, "code")
         path = self._write(code)
-        account = self._held_at(directory).account
+        account = self.directories.account_at(directory)
         if account is not None:
             _give(path, account.uid, account.gid, 0o600)
         self._move_in(path, directory, "code")
-        return (directory if path.parent == self.root else path.parent / directory.name) / "code"
+        return (
+            directory if path.parent == self.directories.root else path.parent / directory.name
+        ) / "code"
 
     def _remove(self, directory: Path, name: str) -> None:
         """Remove a file of a computation, in memory and on disk. A file that is gone is fine."""
         with suppress(OSError):
-            for place in self._places(directory):
+            for place in self.directories.descriptors(directory):
                 with suppress(OSError):
                     os.unlink(name, dir_fd=place)
 
@@ -348,7 +262,7 @@ class Segments(JobDirectories):
                 view = view[os.write(descriptor, view) :]
 
         self._next += 1
-        return Path(write_new(self._own_room(), f"in-{self._next}", len(data), fill))
+        return Path(write_new(self.directories.own_room(), f"in-{self._next}", len(data), fill))
 
     def open_segment(self, directory: Path, name: int) -> int:
         """Open a segment to read it; returns the descriptor, which the caller closes. Any thread may call it.
@@ -361,11 +275,7 @@ class Segments(JobDirectories):
             FileNotFoundError: The segment is not there, or not such a file.
             OSError: It cannot be opened.
         """
-        with self._guard:
-            account = self._held_at(directory).account
-            place, _ = self._find(directory, str(name))
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            descriptor = os.open(str(name), flags, dir_fd=place)
+        descriptor, account = self.directories.open_file(directory, str(name))
         status = os.fstat(descriptor)
         owner = os.getuid() if account is None else account.uid
         # A program of ours may have linked the segment to itself, and have died before it said so.
@@ -395,10 +305,10 @@ class Segments(JobDirectories):
                 deleted, not used again: the client maps such segments, and gives us another file for them.
         """
         with suppress(OSError):
-            place, status = self._find(directory, str(name))
+            place, status = self.directories.find(directory, str(name))
             # A file with another link is a client's, which may write to it again.
             is_ours = status.st_nlink == 1 and not (was_shared and status.st_size >= ADOPTED_MIN)
-            is_ours &= place == self._places(directory)[0]  # and not on disk
+            is_ours &= place == self.directories.descriptors(directory)[0]  # and not on disk
             if self.free and is_ours:
                 path = f"{directory}/{name}"  # of this user, and of no account: ``free``
                 if status.st_size > STALL_MAX:
@@ -410,12 +320,6 @@ class Segments(JobDirectories):
             else:
                 os.unlink(str(name), dir_fd=place)
 
-    def drop(self, path: Path) -> None:
-        """Give the directories with a computation's segments up, and remove them (``JobDirectories.drop``)."""
-        super().drop(path)
-        if self._disk is not None:
-            super().drop(self._disk / path.name)
-
 
 def _give(path: Path, uid: int, gid: int, mode: int) -> None:
     """Give a file of the node's own directory to a user and a group, with a mode, before jobs can reach it."""
@@ -425,12 +329,6 @@ def _give(path: Path, uid: int, gid: int, mode: int) -> None:
         os.fchmod(descriptor, mode)
     finally:
         os.close(descriptor)
-
-
-def _base(ours: Path, helpers: FileHelpers | None) -> Path:
-    """Returns the directory in which the node makes its own: one beside ours, which lets nobody pass, if jobs run as
-    other accounts."""
-    return ours if helpers is None else own_directory_for(ours, "accounts")
 
 
 def _unlink(name: str, directory: int) -> None:

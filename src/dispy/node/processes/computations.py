@@ -108,18 +108,18 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         return
     before = service.loaded.get(action.key)
     had_work = before is not None or action.key in service.prepared
-    account = service.account_for(action.key[0], action.compute.owner)
+    account = service.accounts.of(action.compute.owner or action.key[0])
     host = work = segments = None
     try:
         work = open_work(service, action.key, action.compute, action)
         if work is None:
             return  # the action comes again
         host = _take_spare(service, account) or _new_host(service, account)
-        segments = service.segments.open(place_name(action.key), account)
+        segments = service.segments.directories.open(place_name(action.key), account)
         code_path = service.segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
         if segments is not None and before is None:
-            service.segments.drop(segments)
+            service.segments.directories.drop(segments)
         if work is not None and not had_work:
             drop_work(service, action.key, work)
         _fail_start(service, action.key, host, error)
@@ -190,14 +190,14 @@ def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_p
             work_path=str(loaded.work),
             segment_path=str(loaded.segments),
             node_name=service.name,
-            node_ip_addr=outward(service.address[0]),
+            node_ip_addr=outward(service.entrance.address[0]),
             isolate=compute.isolate,
             free_path=service.segments.free,
             message_timeout_s=compute.message_timeout_s,
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
             file_max=service.settings.max_file_size,
-            disk_path=service.segments.disk_path(loaded.segments),
+            disk_path=service.segments.directories.disk_path(loaded.segments),
         )
     )
 
@@ -222,7 +222,7 @@ def _on_host_message(
     The table of this module has what follows from ``Loaded`` and ``LoadFailed``. ``SettingUp`` starts the time limit
     of ``setup``, ``WorkerStarted`` brings a worker's pid, ``WorkerExited`` a worker's end (``on_worker_exited``).
     """
-    if service.tracer is not None:
+    if service.entrance.tracer is not None:
         tracing.host_message(loaded.host, message)
     match message:
         case worker_protocol.SettingUp():
@@ -303,7 +303,7 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
         host.forget(handle)
     host.end()
     service.ending.append(host)
-    service.segments.drop(loaded.segments)
+    service.segments.directories.drop(loaded.segments)
     # The working directory stays until the host has ended: ``cleanup`` may use it.
     service.leaving[action.key] = service.loaded.pop(action.key)
     deadline = service.clock.monotonic() + CLEANUP_S
@@ -331,7 +331,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
         service.ending.remove(host)
     tracing.host_ended(host)
     close_host(service, host)
-    service.kill_strays(own_children(service))
+    service.strays.kill(own_children(service))
     if leaving is not None and leaving.host is host:
         drop_work(service, key, leaving.work)
 
@@ -346,7 +346,7 @@ def bury_host(service: NodeState, key: Key, loaded: Loaded) -> None:
     loaded.host.process.wait()
     loaded.host.kill_workers()
     tracing.host_ended(loaded.host)
-    service.kill_strays(own_children(service))
+    service.strays.kill(own_children(service))
     reason = _why_dead(service, loaded, was_ended)
     for handle in list(loaded.host.workers.values()):
         guard.run(service, key, drain, service, handle)
@@ -438,7 +438,7 @@ def _start_spare(service: NodeState) -> None:
     if service.spare is not None or service.stopped.is_set():
         return
     try:
-        service.spare = _new_host(service, service.next_account())
+        service.spare = _new_host(service, service.accounts.next())
         logger.debug("host %d is started ahead", service.spare.process.pid)
     except OSError as error:
         # The next computation tries again; if that fails, its program is told.

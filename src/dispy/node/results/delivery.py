@@ -100,9 +100,7 @@ def _send_large(
                 result.died = True
     message = node.JobsEnded(batch.batch, batch.computation, [result])
     if parts:
-        group = connection.send_streamed(parts, message)
-        loaded.sending = [entry for entry in loaded.sending if not entry[1].is_over()]
-        loaded.sending.append((connection, group, message))
+        loaded.sending.send(connection, (result.number, result.attempt), parts, message)
     else:
         connection.send(message)
 
@@ -115,10 +113,10 @@ def cancel_results(
     loaded = service.loaded.get((client, message.computation))
     if loaded is None or not loaded.sending:
         return
-    cancelled = {(attempt.number, attempt.attempt) for attempt in message.attempts}
-    for link, group, batch in loaded.sending:
-        result = batch.ended[0]
-        if (result.number, result.attempt) in cancelled and link.give_up(group):
+    for attempt in message.attempts:
+        batch = loaded.sending.give_up((attempt.number, attempt.attempt))
+        if batch is not None:
+            result = batch.ended[0]
             ended = node.Ended(
                 result.number,
                 result.attempt,
@@ -128,8 +126,7 @@ def cancel_results(
                 b"",
                 reason="cancelled",
             )
-            link.send(node.JobsEnded(batch.batch, batch.computation, [ended]))
-    loaded.sending = [entry for entry in loaded.sending if not entry[1].is_over()]
+            connection.send(node.JobsEnded(batch.batch, batch.computation, [ended]))
 
 
 def give_up_results(
@@ -141,10 +138,9 @@ def give_up_results(
     up to its number.
     """
     loaded = service.loaded.get((client, message.computation))
-    for link, group, batch in loaded.sending if loaded is not None else ():
-        if link.give_up(group):
-            # The number of the batch is sent all the same: an acknowledgement of a later batch stands for all before.
-            link.send(node.JobsEnded(batch.batch, batch.computation, []))
+    for batch in loaded.sending.give_up_all() if loaded is not None else ():
+        # The number of the batch is sent all the same: an acknowledgement of a later batch stands for all before.
+        connection.send(node.JobsEnded(batch.batch, batch.computation, []))
 
 
 def _send_value(
@@ -237,6 +233,13 @@ def tell_stored(service: NodeState, action: core.TellStored) -> None:
         connection.send_streamed(parts, message)
     else:
         connection.send(message)
+
+
+def restore(service: NodeState) -> None:
+    """Take over results of dead nodes from the spool. Called once the node listens."""
+    if service.spool is not None:
+        for restored in service.spool.restore(service.entrance.address[1]):
+            service.handle(restored)
 
 
 def erase(service: NodeState, action: core.Erase) -> None:

@@ -51,7 +51,7 @@ class JobDirectories(Place):
 
     def __init__(self, base: Path, incarnation: str, helpers: FileHelpers | None) -> None:
         self._helpers = helpers
-        self._guard = threading.Lock()
+        self.guard = threading.Lock()
         """Guards ``_held`` and the descriptors in it: none is closed while another thread copies it."""
         self._held: dict[Path, Held] = {}
         """The directories of jobs that are open, by path."""
@@ -67,9 +67,9 @@ class JobDirectories(Place):
         Raises:
             OSError: The directory cannot be made, or another user's is there.
         """
-        return self._hold(self.root / name, account)
+        return self.hold(self.root / name, account)
 
-    def _hold(self, path: Path, account: Account | None) -> Path:
+    def hold(self, path: Path, account: Account | None) -> Path:
         """Make and hold a directory in a directory of ours, or one that is there already; returns its path.
 
         A computation comes back to its directories when its host is restarted.
@@ -77,7 +77,7 @@ class JobDirectories(Place):
         Raises:
             OSError: The directory cannot be made, or another user's is there.
         """
-        with self._guard:
+        with self.guard:
             held = self._held.get(path)
             if held is not None and not os.fstat(held.descriptor).st_nlink:
                 os.close(self._held.pop(path).descriptor)  # somebody has removed it
@@ -86,7 +86,7 @@ class JobDirectories(Place):
                 self._held[path] = Held(make_for(account, path), account)
         return path
 
-    def _held_at(self, path: Path) -> Held:
+    def at(self, path: Path) -> Held:
         """Returns a directory that is held; raises FileNotFoundError if it was given up."""
         try:
             return self._held[path]
@@ -97,7 +97,7 @@ class JobDirectories(Place):
 
     def account_at(self, path: Path) -> Account | None:
         """Returns the account that a directory belongs to; None: this user; also if the directory was given up."""
-        with self._guard:
+        with self.guard:
             held = self._held.get(path)
             return held.account if held is not None else None
 
@@ -107,8 +107,8 @@ class JobDirectories(Place):
         Raises:
             OSError: The directory was given up.
         """
-        with self._guard:
-            held = self._held_at(path)
+        with self.guard:
+            held = self.at(path)
             return self._tree_of(held)
 
     def _tree_of(self, held: Held) -> Tree | LentTree:
@@ -123,7 +123,7 @@ class JobDirectories(Place):
         Its name is free at once. What takes longer, as the files directly in it have more than ``STALL_MAX`` bytes or
         belong to an account, is done by a thread.
         """
-        with self._guard:
+        with self.guard:
             held = self._held.pop(path, None)
         if held is None:
             return
@@ -198,7 +198,7 @@ class JobDirectories(Place):
         """Give up all directories, and remove them with the one around them. Safe to repeat."""
         for thread in self._removing:
             thread.join()
-        with self._guard:
+        with self.guard:
             held, self._held = self._held, {}
         for each in held.values():
             os.close(each.descriptor)

@@ -41,7 +41,7 @@ def name_of_owner(owner: bytes, address: str) -> str:
 
 def store_of(service: NodeState, client: ClientId, owner: bytes) -> Store:
     """Returns the store with the files of an owner (``Compute.owner``); of the client itself if it has named none."""
-    account = service.account_for(client, owner)
+    account = service.accounts.of(owner or client)
     return service.stores.of(client, owner, account.name if account is not None else "")
 
 
@@ -67,7 +67,7 @@ def open_work(
         raise opened
     if opened is not None:
         return opened
-    name, account = place_name(key), service.account_for(key[0], compute.owner)
+    name, account = place_name(key), service.accounts.of(compute.owner or key[0])
     is_kept = compute.keep and not service.settings.force_cleanup
     if not compute.dest_path and not is_kept:
         return service.workspace.open(name, account)
@@ -139,7 +139,7 @@ def drop_places(service: NodeState, key: Key) -> None:
     loaded = service.loaded.pop(key, None)
     if loaded is not None:
         drop_brought(service, loaded)
-        service.segments.drop(loaded.segments)
+        service.segments.directories.drop(loaded.segments)
         drop_work(service, key, loaded.work)
 
 

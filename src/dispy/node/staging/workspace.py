@@ -126,7 +126,7 @@ class WorkSpace(JobDirectories):
         known = self._destinations.get(path)
         if known is None:
             known = self._make(account, parts, is_kept=is_kept)
-            with self._guard:
+            with self.guard:
                 self._destinations[path] = known
                 self._held[path] = Held(os.dup(known.lock), account)
         known.users += 1
@@ -195,7 +195,7 @@ class WorkSpace(JobDirectories):
         for place, other in inner_first:
             if other.users or any(place in used.parents for used in self._destinations):
                 continue
-            with self._guard:
+            with self.guard:
                 del self._destinations[place]
                 os.close(self._held.pop(place).descriptor)
             if not other.is_kept:
