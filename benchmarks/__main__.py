@@ -3,6 +3,7 @@
     python -m benchmarks              all of them
     python -m benchmarks NAME...      some
     python -m benchmarks --quick      everything small: does it run?
+    python -m benchmarks --statistics NAME    with the numbers of programs and nodes at their end
     python -m benchmarks --user NAME files put large_shared    with jobs that run as another account (by root)
     python -m benchmarks code --against PATH    with another checkout, in turns: the ratios
 
@@ -30,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import CLAIMS
-from benchmarks.harness import RESULTS, ROOT, STOP_S, USER, Bound, Result, Row
+from benchmarks.harness import RESULTS, ROOT, SAYS_STATISTICS, STATISTICS, STOP_S, USER, Bound, Result, Row
 
 QUICK_S = 20.0
 FULL_S = 400.0
@@ -46,6 +47,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(CLAIMS)}")
     parser.add_argument("--quick", action="store_true", help="everything small; figures mean nothing")
     parser.add_argument("--user", metavar="NAME", help="account that jobs of the nodes run as")
+    parser.add_argument(
+        "--statistics", action="store_true", help="print numbers of programs and nodes, too"
+    )
     parser.add_argument("--against", metavar="PATH", help="compare with another checkout (code only)")
     parser.add_argument("--times", type=int, help="measurements of everything (code only)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -57,6 +61,8 @@ def main() -> None:
         parser.error("--against and --times belong to code: python -m benchmarks code --against PATH")
     if options.user:
         os.environ[USER] = options.user
+    if options.statistics:
+        os.environ[STATISTICS] = "1"
     if options.here:
         run_here(options.names[0], options.quick, options.against, options.times)
         return
@@ -77,6 +83,8 @@ def main() -> None:
         if reason:
             failures[name] = reason
     console.print(_table([name for name in names if name not in failures], load, options.quick))
+    for name in names if options.statistics else ():
+        _say_statistics(name)
     for name, reason in failures.items():
         console.print(f"{name}: {reason}; see {(RESULTS / name).relative_to(ROOT)}.log", style="red")
     sys.exit(1 if failures else 0)
@@ -157,6 +165,17 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
     for child in below:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+
+
+def _say_statistics(name: str) -> None:
+    """Print what the last program and the last node of a benchmark have said of themselves."""
+    said = {}
+    for line in (RESULTS / f"{name}.log").read_text(errors="replace").splitlines():
+        before, words, numbers = line.partition(SAYS_STATISTICS)
+        if words:
+            said["program" if before == "this program: " else "node"] = numbers
+    for who, numbers in said.items():
+        print(f"{name}, {who}: {numbers}")
 
 
 # The table.

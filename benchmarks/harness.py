@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,13 @@ PROGRAMS = ROOT / "benchmarks" / "programs"
 USER = "BENCHMARK_USER"
 """Environment variable with the account that jobs of the nodes run as (``dispynode --user``), set by
 ``python -m benchmarks --user NAME``; it must be able to run this Python."""
+
+STATISTICS = "BENCHMARK_STATISTICS"
+"""Environment variable, set by ``python -m benchmarks --statistics``: programs and nodes say their numbers at their
+end."""
+
+SAYS_STATISTICS = "statistics: "
+"""Words before these numbers."""
 
 START_S = 20.0
 """Time for a node to say that it listens."""
@@ -200,6 +208,8 @@ def listening_node(
     try:
         yield process.pid, _wait_listening(process)
     finally:
+        if os.environ.get(STATISTICS) and process.poll() is None:
+            process.send_signal(signal.SIGUSR2)  # it comes before SIGTERM, and in this order
         end(process)
 
 
@@ -249,6 +259,8 @@ def cluster(function: Callable[..., Any] | str, warm: int = 0, **options: Any) -
     try:
         gather([made.submit(number) for number in range(warm)])
         yield made
+        if os.environ.get(STATISTICS):
+            _say_statistics()
     except BaseException:
         made.close(terminate=True)
         raise
@@ -263,6 +275,14 @@ def pool() -> Iterator[ProcessPoolExecutor]:
     with ProcessPoolExecutor(2, mp_context=context) as made:
         list(made.map(time.sleep, [0.02] * 4))
         yield made
+
+
+def _say_statistics() -> None:
+    """Say the numbers of this program. The imports are here: other checkouts that are measured may not have them."""
+    from dispy.client.engine.engine import engine
+    from dispy.system.wording import facts
+
+    print(f"this program: {SAYS_STATISTICS}{facts(engine().statistics())}", file=sys.stderr)
 
 
 # Running jobs.

@@ -68,11 +68,6 @@ class NoNodesError(DispyError):
     """No node answered where one was expected: the program's private node could not be started."""
 
 
-class NodeLostError(DispyError):
-    """A node that was running jobs is gone, and its jobs with it. Not raised at present: such jobs end as
-    ``Abandoned`` or run again."""
-
-
 class StateDirectoryError(DispyError):
     """The user's state or runtime directory cannot be used, or is open to other users: nothing is put there."""
 
@@ -132,4 +127,22 @@ class RemoteTraceback(JobError):
 
 
 class InternalError(DispyError):
-    """A state that cannot occur if dispy's code is right: a fault of dispy. Please report it."""
+    """A state that cannot occur if dispy's code is right: a fault of dispy. Please report it, with its traceback.
+
+    Args:
+        message: Text that says what happened, and to what.
+        hint: Advice what to do next; empty: no advice.
+        events: Lines that say what the object that has failed was told last, oldest first, without data of users. A
+            traceback shows them.
+
+    Attributes:
+        events: The lines given as ``events``.
+        is_logged: True once somebody has written it to the log: who catches it later need not do so again.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", events: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.events = events
+        self.is_logged = False
+        if events:
+            self.add_note("The last events up to it, oldest first:\n  " + "\n  ".join(events))

@@ -286,8 +286,8 @@ class Talk:
         if isinstance(message, node.RunJobs):
             for job in message.jobs:
                 if chance.random() < 0.05:
-                    job.payload, job.given = b"", 0
-                    job.stream = self._send_stream(chance.choice(self._fuzzer.calls))
+                    job.payload = b""
+                    job.where = node.Streamed(self._send_stream(chance.choice(self._fuzzer.calls)))
         body = _encode(message)
         if len(body) > limits.CONTROL_FRAME_MAX:
             return

@@ -114,6 +114,7 @@ class Generator:
             ),
             "stream": lambda: 0,
             "given": lambda: self._chance.choice([0, 0, 0, 0, 0, 5, self._number()]),
+            "where": lambda: self._chance.choice([*[None] * 40, *self._places()]),
             "life": lambda: self._chance.choice([0, 0, 1, 2, self._number()]),
             "exclusive": lambda: False,
             "grace_s": lambda: self._chance.choice([0.0, 0.01, 0.1]),
@@ -134,7 +135,7 @@ class Generator:
         if kind is node.Job:
             payload = self._chance.choice([*self._calls, b"", self._bytes(1000)])
             return node.Job(
-                self._by_name["number"](), self._by_name["attempt"](), payload, 0, self._by_name["given"]()
+                self._by_name["number"](), self._by_name["attempt"](), payload, self._by_name["where"]()
             )
         given = {}
         for field in _fields(kind):
@@ -157,6 +158,11 @@ class Generator:
         path = self._chance.choice(["f", "g", "d/f", "d/e/f", self._text(limits.PATH_MAX) or "f"])
         mode = self._chance.choice([0o644, 0o444, 0o555, 0, 0o777])
         return files.FileEntry(path, digest, size, mode, self._number(), self._by_name["package"]())
+
+    def _places(self) -> list[node.Where]:
+        """Places of arguments, of which a client may not name the last."""
+        number = self._number()
+        return [*[node.Given(5), node.Given(number)] * 3, node.Segment(number)]
 
     def _number(self) -> int:
         return self._chance.choice(NUMBERS)

@@ -15,7 +15,9 @@ from msgspec.msgpack import Decoder
 
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import frames, limits, node
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine
+from dispy.protocol.connection.faults import is_of_peer
+from dispy.protocol.connection.machine import ConnectionMachine
+from dispy.protocol.connection.states import HANDLED, PROVEN
 from dispy.protocol.handshake import MAGIC, Challenge, Hello, Proof
 from dispy.protocol.streams import MemorySink, MemorySource
 from dispy.security.tls import Cipher, DialerTls, ListenerTls, Tls, TlsError, dialer_tls, listener_tls
@@ -195,14 +197,17 @@ class Talk:
                     self.is_proven = True
                 else:
                     self._take(event)
-        except FAULTS_OF_PEER as error:
+        except Exception as error:
+            if not is_of_peer(error):
+                raise
             machine.refuse(error)
 
     def _take(self, message: Any) -> None:
         """Take the streams that a message refers to, as nodes and links do."""
         if not self.is_proven or not self.machine.is_ready:
             raise Fault(f"{message!r} before the proof, or after the end")
-        for part in (message, *getattr(message, "jobs", ()), *getattr(message, "ended", ())):
+        places = [job.where for job in getattr(message, "jobs", ())]
+        for part in (message, *places, *getattr(message, "ended", ())):
             stream = getattr(part, "stream", 0)
             if stream:
                 self.machine.incoming.take(stream)

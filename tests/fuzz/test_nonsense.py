@@ -88,7 +88,8 @@ class Speaker:
     def job(self) -> node.Job:
         number, attempt = self.attempt()
         self.heard.append((number, attempt))
-        return node.Job(number, attempt, b"x", stream=self.chance.choice([0, 0, self.number()]))
+        where = self.chance.choice([None, None, node.Segment(self.number())])
+        return node.Job(number, attempt, b"x", where)
 
     def from_node(self) -> node.FromNode:
         say: list[Callable[[], node.FromNode]] = [

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import limits
-from dispy.protocol.connection.machine import PROVEN, ConnectionMachine, Signal, State
+from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.outgoing_streams import OutgoingStreams
+from dispy.protocol.connection.states import PROVEN, Signal, State
 from dispy.protocol.frames import Frame, FrameReader
 from dispy.protocol.handshake import Challenge, Handshake, Proof
 from dispy.security.tls import ListenerTls, Tls, dialer_tls
@@ -108,8 +109,8 @@ class ReadyAtOnce(ConnectionMachine):
 
 
 class Crashes(ConnectionMachine):
-    def _explain(self, error: Exception) -> Exception:
-        return {"a frame of kind 1": error}[str(error)]
+    def _blame(self, error: Exception, what: str, now: float | None) -> None:
+        super()._blame({"a frame of kind 1": error}[str(error)], what, now)
 
 
 class Explains(ConnectionMachine):

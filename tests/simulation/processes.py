@@ -17,7 +17,7 @@ import msgspec
 from dispy.core.execution.ids import WorkerId
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
-from dispy.protocol.node import FINISHED, TERMINATED, Job
+from dispy.protocol.node import FINISHED, TERMINATED, Job, Segment
 from dispy.protocol.worker import FromHost, ToHost
 from tests.models import host as models
 from tests.models.worker import CANCELLED_REASON, Channels, Phase, Ran
@@ -457,8 +457,8 @@ class Worker:
         )
         try:
             data = job.payload
-            if job.stream:
-                data = computer.files.take(self._segments / str(job.stream))
+            if type(job.where) is Segment:
+                data = computer.files.take(self._segments / str(job.where.number))
             number, task = decode(data)
         except OSError as error:
             self._task = Task(0)
@@ -547,8 +547,8 @@ class Worker:
         """Let go of the arguments of a job that has ended, and note how."""
         job, entry = self.model.job, self._entry
         assert entry is not None
-        if job.stream:
-            self.host.computer.files.let_go(self._segments / str(job.stream))
+        if type(job.where) is Segment:
+            self.host.computer.files.let_go(self._segments / str(job.where.number))
         entry.ended[job.attempt] = status
         entry.places[job.attempt] = self.host.incarnation
         self._entry = self._task = None

@@ -34,7 +34,12 @@ def say(machine: Machine, message: node.ToNode, now: float = 0.0) -> list[core.A
 
 
 def run(machine: Machine, numbers: range, payload: bytes = b"", stream: int = 0) -> list[core.Action]:
-    return say(machine, node.RunJobs(1, [Job(number, 0, payload, stream and number) for number in numbers]))
+    return say(
+        machine,
+        node.RunJobs(
+            1, [Job(number, 0, payload, node.Segment(number) if stream else None) for number in numbers]
+        ),
+    )
 
 
 def offers(actions: list[core.Action]) -> list[core.Offer]:
@@ -305,7 +310,9 @@ def test_a_dead_worker_had_let_go_of_nothing() -> None:
 def test_arguments_that_come_twice_are_kept_once() -> None:
     machine = machine_with_computation(1)
     run(machine, range(1, 4), stream=1)
-    actions = say(machine, node.RunJobs(1, [Job(2, 0, b"", 20), Job(9, 0, b"", 21)]))
+    actions = say(
+        machine, node.RunJobs(1, [Job(2, 0, b"", node.Segment(20)), Job(9, 0, b"", node.Segment(21))])
+    )
     assert released(actions) == [20]
 
 
@@ -509,3 +516,23 @@ def test_what_finds_no_room_for_a_computation_that_is_gone_is_no_matter() -> Non
     machine = machine_with_computation(1)
     say(machine, node.CloseComputation(1))
     assert machine.handle(core.ShortOfRoom(KEY, "it is full", (7, 0)), 0.0) == []
+
+
+def test_a_dead_client_gets_the_cpu_that_a_limited_one_may_not_use() -> None:
+    """The limited one has jobs that wait; the CPU was idle before, until one of these clients left."""
+    dead = ClientId(b"d" * 16)
+    machine = machine_with_computation(2)
+    machine.handle(core.ClientAttached(dead, "dead", 0), 0.0)
+    machine.handle(core.FromClient(dead, Compute(1, "f", b"")), 0.0)
+    machine.handle(core.HostReady((dead, 1)), 0.0)
+    jobs = node.RunJobs(1, [Job(number, 0, b"") for number in range(4)])
+    first, second = offers(machine.handle(core.FromClient(dead, jobs), 0.0))
+    machine.handle(core.ClientSilent(dead), 0.0)
+    machine.handle(core.Tick({}), 6.0)
+    assert machine.state.clients[dead].is_dead
+    say(machine, node.LimitCpus(1), 6.0)
+    assert not offers(run(machine, range(10, 15)))
+    (offered,) = offers(finish(machine, first))
+    assert machine.state.workers[offered.worker].computation.key == KEY
+    (offered,) = offers(finish(machine, second))
+    assert machine.state.workers[offered.worker].computation.key == (dead, 1)

@@ -269,7 +269,7 @@ def test_shares_are_told_ten_times_a_second_at_most() -> None:
 
 def test_jobs_that_go_back_leave_no_segment() -> None:
     simulation = Simulation(1, [Program(A, 1.0, begin=1e9)])
-    jobs = [Job(number, 0, b"", stream=number) for number in (1, 2, 3)]
+    jobs = [Job(number, 0, b"", node.Segment(number)) for number in (1, 2, 3)]
     machine = simulation.machine
     machine.handle(core.FromClient(A, node.RunJobs(1, jobs)), 0.0)
     actions = machine.handle(core.CpusChanged(0), 0.0)

@@ -108,7 +108,12 @@ def test_a_job_waits_for_its_files_and_is_alone_in_its_record() -> None:
 @pytest.mark.parametrize("stream", [0, 7])
 def test_a_job_whose_files_cannot_be_had_ends(stream: int) -> None:
     machine = ready()
-    say(machine, node.RunJobs(1, [Job(1, 0, b"", stream)], [], [JobFiles(1, [ENTRY])]))
+    say(
+        machine,
+        node.RunJobs(
+            1, [Job(1, 0, b"", node.Segment(stream) if stream else None)], [], [JobFiles(1, [ENTRY])]
+        ),
+    )
     actions = machine.handle(execution.JobFilesReady(KEY, 1, 0, "it has changed"), 0.0)
     (batch,) = [message for message in told(actions) if isinstance(message, node.JobsEnded)]
     assert [(e.number, e.status, e.reason, e.ran) for e in batch.ended] == [

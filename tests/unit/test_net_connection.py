@@ -59,8 +59,8 @@ class Side:
         if self.on_message_raises is not None:
             raise self.on_message_raises
         for job in getattr(message, "jobs", ()):
-            if job.stream:
-                connection.take_stream(job.stream)
+            if type(job.where) is node.Streamed:
+                connection.take_stream(job.where.stream)
                 self.payloads += 1
         self.messages.append(message)
         self.changed.set()
@@ -340,9 +340,10 @@ def test_no_number_of_payloads_ends_a_connection(direction: tuple[str, str]) -> 
         async with joined(direction) as sides:
             sender, receiver = sides if direction[0] == "client" else reversed(sides)
             for number in range(count):
-                job = node.Job(number, 0, b"")
+                where = node.Streamed(0)
+                job = node.Job(number, 0, b"", where)
                 source = MemorySource(b"argument")
-                sender.connection.send_streamed([(job, "stream", source)], node.RunJobs(1, [job]))
+                sender.connection.send_streamed([(where, "stream", source)], node.RunJobs(1, [job]))
             assert sender.connection.is_sending
             await receiver.wait_for(lambda: receiver.payloads == count)
             assert not sender.connection.is_sending

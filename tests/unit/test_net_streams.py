@@ -110,16 +110,18 @@ def connected(test: Test, tls: bool = False, make_sink: Callable[[int], Any] = P
 
 
 def job(number: int) -> node.Job:
-    return node.Job(number, 0, b"")
+    return node.Job(number, 0, b"", node.Streamed(0))
 
 
 def send(connection: Connection, number: int, source: MemorySource) -> Any:
     bare = job(number)
-    return connection.send_streamed([(bare, "stream", source)], node.RunJobs(1, [bare]))
+    return connection.send_streamed([(bare.where, "stream", source)], node.RunJobs(1, [bare]))
 
 
 def content(connection: Connection, message: node.RunJobs) -> bytes:
-    return bytes(connection.take_stream(message.jobs[0].stream).data)
+    where = message.jobs[0].where
+    assert type(where) is node.Streamed
+    return bytes(connection.take_stream(where.stream).data)
 
 
 def pattern(size: int, seed: int) -> bytes:
@@ -245,7 +247,7 @@ def test_a_message_that_is_too_large_ends_the_connection_at_its_sender(is_stream
         connection.send(node.Acknowledge(1))
         source = Counted(bytes(100))
         if is_streamed:
-            group = connection.send_streamed([(message.jobs[0], "stream", source)], message)
+            group = connection.send_streamed([(node.Streamed(0), "stream", source)], message)
             assert source.is_closed
             assert not connection.give_up(group)
         else:

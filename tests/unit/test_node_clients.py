@@ -11,7 +11,7 @@ import pytest
 from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.ids import ClientId
-from dispy.errors import InternalError
+from dispy.errors import InternalError, RemoteProtocolError
 from dispy.node.clients import on_closed, on_message
 from dispy.protocol import node
 
@@ -52,7 +52,13 @@ def test_a_client_to_whom_something_cannot_be_said_is_forgotten(was_away: bool) 
 WITH_PAYLOADS: list[tuple[Any, set[int]]] = [
     (
         node.RunJobs(
-            1, [node.Job(1, 0, b"", stream=3), node.Job(2, 0, b"small"), node.Job(3, 0, b"", stream=4)]
+            1,
+            [
+                node.Job(1, 0, b"", node.Streamed(3)),
+                node.Job(2, 0, b"small"),
+                node.Job(3, 0, b"", node.Streamed(4)),
+                node.Job(4, 0, b"", node.Given(9)),
+            ],
         ),
         {3, 4},
     ),
@@ -86,3 +92,14 @@ def test_payloads_of_what_is_not_handled_do_not_stay_open(
     )
     on_message(service, connection, message)
     assert discarded == streams
+
+
+def test_a_client_that_names_a_file_of_the_node_is_refused() -> None:
+    """It might be one with arguments or results of another client."""
+    service: Any = SimpleNamespace(
+        connections=SimpleNamespace(get=lambda _: CLIENT), given_up={}, stopped=threading.Event(), loaded={}
+    )
+    connection: Any = SimpleNamespace(send=lambda _: None)
+    message = node.RunJobs(1, [node.Job(1, 0, b""), node.Job(2, 0, b"", node.Segment(5))])
+    with pytest.raises(RemoteProtocolError, match="a file of the node"):
+        on_message(service, connection, message)

@@ -21,7 +21,7 @@ from dispy.node.payloads.segments import Segments
 from dispy.node.staging.workspace import WorkSpace
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
-from dispy.protocol.node import PutObject
+from dispy.protocol.node import PutObject, Segment
 from dispy.system import directories
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
 from dispy.system.free_space import Room
@@ -430,7 +430,7 @@ def test_workers_read_and_write_on_disk(segments: Segments, small: Callable[[int
     small(0)
     name = put(segments, directory, b"arguments")
     segments.put_object(directory, PutObject(1, 7, dumps("an object")), None)
-    taken = worker.take(name, is_given=False)
+    taken = worker.take(Segment(name))
     assert taken == b"arguments"
     taken[:3] = b"new"
     assert (disk / str(name)).read_bytes() == b"arguments"
@@ -459,7 +459,7 @@ def test_arguments_on_disk_that_a_job_keeps_stay(
     disk = Path(segments.directories.disk_path(directory))
     worker = WorkerSegments(Room(str(directory), str(disk)), segments.free)
     small(0)
-    taken = worker.take(put(segments, directory, b"arguments"), is_given=False)
+    taken = worker.take(Segment(put(segments, directory, b"arguments")))
     worker.let_go(is_ending=False)
     assert taken == b"arguments"
     assert os.listdir(disk) == []
@@ -494,7 +494,7 @@ def test_without_a_memory_file_system_all_is_on_disk(
     assert content(segments, directory, name) == b"content"
     assert not segments.is_shared(directory, name)
     worker = WorkerSegments(Room("", str(directory)), segments.free)
-    taken = worker.take(name, is_given=False)
+    taken = worker.take(Segment(name))
     taken[:3] = b"new"
     assert (directory / str(name)).read_bytes() == b"content"
     assert content(segments, directory, worker.put(b"result")) == b"result"

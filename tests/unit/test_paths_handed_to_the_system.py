@@ -162,6 +162,7 @@ ALLOWED: dict[str, str] = {
         node/payloads/segments.py Segments.remove_given: .unlink
         node/payloads/segments.py Segments.drop_given: os.listdir .unlink
         node/payloads/segments.py Segments.incoming: os.listdir
+        node/payloads/segments.py Segments.statistics: os.listdir
         node/payloads/segments.py _empty: os.listdir os.unlink
         node/staging/workspace.py _Destination.note_down: .unlink .write_text
         node/staging/workspace.py WorkSpace.__init__: .iterdir

@@ -9,8 +9,10 @@ import pytest
 
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.protocol import frames, limits, node
+from dispy.protocol.connection.faults import is_of_peer
 from dispy.protocol.connection.heartbeat import SILENT_TICKS
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine, State
+from dispy.protocol.connection.machine import ConnectionMachine
+from dispy.protocol.connection.states import HANDLED, PROVEN, State
 from dispy.protocol.connection.stranger import BYTES_MAX
 from dispy.protocol.handshake import REFUSAL
 from dispy.protocol.streams import Group, MemorySource
@@ -65,9 +67,12 @@ class Side:
                 if event is not HANDLED:
                     self.events.append(event)
                 for job in getattr(event, "jobs", ()):
-                    if job.stream:
-                        self.payloads[job.number] = bytes(self.machine.incoming.take(job.stream).data)
-        except FAULTS_OF_PEER as error:
+                    if type(job.where) is node.Streamed:
+                        sink = self.machine.incoming.take(job.where.stream)
+                        self.payloads[job.number] = bytes(sink.data)
+        except Exception as error:
+            if not is_of_peer(error):
+                raise
             self.machine.refuse(error)
 
     def said(self, chunks: int = 1 << 30) -> bytes:
@@ -80,8 +85,8 @@ class Side:
 
     def send(self, number: int, *sources: MemorySource) -> Group:
         """Send jobs with payloads as one message."""
-        jobs = [node.Job(number + at, 0, b"") for at in range(len(sources))]
-        parts = [(job, "stream", source) for job, source in zip(jobs, sources, strict=True)]
+        jobs = [node.Job(number + at, 0, b"", node.Streamed(0)) for at in range(len(sources))]
+        parts = [(job.where, "stream", source) for job, source in zip(jobs, sources, strict=True)]
         return self.machine.send_streamed(parts, node.RunJobs(1, jobs))
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError
 from dispy.protocol import frames, limits, node
-from dispy.protocol.connection.machine import HANDLED, PROVEN, ConnectionMachine
+from dispy.protocol.connection.machine import ConnectionMachine
+from dispy.protocol.connection.states import HANDLED, PROVEN
 from dispy.protocol.connection.stranger import BUFFER
 from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Handshake
 from dispy.security.tls import Cipher, Tls, TlsError, dialer_tls, explain, listener_tls

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, CONTROL_FRAME_MAX, INLINE_MAX, REASON_MAX
 from dispy.protocol.message_sizes import cut, sizes_of
-from dispy.protocol.node import TERMINATED, Ended, Job, JobsEnded, RunJobs
+from dispy.protocol.node import TERMINATED, Ended, Job, JobsEnded, RunJobs, Segment
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -40,7 +40,7 @@ def test_parts_are_whole_in_order_and_no_larger_than_they_may_be(runs: list[tupl
 
 def test_a_message_of_the_largest_parts_fits_a_frame() -> None:
     """With the highest numbers that there can be."""
-    job = Job(MOST, 1 << 31, b"x", MOST, MOST)
+    job = Job(MOST, 1 << 31, b"x", Segment(MOST, True))
     assert len(encode(job)) + len(encode(MOST)) <= 1 + FIXED_MAX
     ended = Ended(
         MOST, 1 << 31, TERMINATED, 1e9, 1e9, b"x", MOST, "😀", b"x", b"x", MOST, MOST, False, MOST, True

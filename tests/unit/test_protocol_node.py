@@ -22,7 +22,16 @@ TO_NODE: list[Any] = [
     node.Attach(CLIENT, "program", 7),
     node.Reconcile([HeldJobs(5, [Attempt(1, 2), Attempt(3, 4)])], {5: 6}),
     node.Compute(1, "compute", b"code", 2, True, 0.5, "there", True, True, 7),
-    node.RunJobs(1, [Job(1, 0, b"call"), Job(2, 3, b"", 9)], [2]),
+    node.RunJobs(
+        1,
+        [
+            Job(1, 0, b"call"),
+            Job(2, 3, b"", node.Streamed(9)),
+            Job(3, 0, b"", node.Given(1 << 40)),
+            Job(4, 0, b"", node.Segment(1)),
+        ],
+        [2],
+    ),
     node.CancelJobs(1, [Attempt(1, 0)]),
     node.TakeBack(1, 10),
     node.CloseComputation(1),
@@ -109,7 +118,7 @@ def test_a_scheduler_does_not_take_what_only_schedulers_say(message: Any) -> Non
     [
         ([1, CLIENT, "p"], node.Attach(CLIENT, "p", 0)),
         ([3, 1, "f", b"code"], node.Compute(1, "f", b"code", 0, False, 5.0, "")),
-        ([4, 1, [[1, 0, b"call"]]], node.RunJobs(1, [Job(1, 0, b"call", 0)])),
+        ([4, 1, [[1, 0, b"call"]]], node.RunJobs(1, [Job(1, 0, b"call", None)])),
     ],
     ids=["Attach", "Compute", "RunJobs"],
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispy.protocol import limits, worker
-from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
+from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job, Segment
 from dispy.protocol.worker import claim, pack_ran, split_claim, unpack_ran
 
 encode = msgspec.msgpack.Encoder().encode
@@ -56,7 +56,7 @@ def test_every_message_is_among_these_examples() -> None:
 
 
 def test_a_record_arrives_as_it_was_sent() -> None:
-    record = worker.Record(3, [Job(1, 0, b"call"), Job(2, 1, b"", 7)], True)
+    record = worker.Record(3, [Job(1, 0, b"call"), Job(2, 1, b"", Segment(7))], True)
     assert worker.record_decoder.decode(encode(record)) == record
 
 
@@ -183,5 +183,7 @@ def test_a_packet_about_to_go_out_has_room_for_one_more_inline_result() -> None:
 
 
 def test_the_largest_record_fits_a_packet() -> None:
-    record = worker.Record(1 << 62, [Job(1 << 62, 1 << 31, b"", 1 << 62)] * worker.RECORD_JOBS_MAX)
+    record = worker.Record(
+        1 << 62, [Job(1 << 62, 1 << 31, b"", Segment(1 << 62, True))] * worker.RECORD_JOBS_MAX
+    )
     assert len(encode(record)) + worker.RECORD_BYTES_MAX <= worker.PACKET_MAX

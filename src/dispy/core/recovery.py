@@ -23,12 +23,15 @@ No result is acknowledged before the end: if the recovery dies as well, it has c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct
 
 from dispy.protocol.batches import Arrived
+from dispy.protocol.history import History
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     ABANDONED,
@@ -106,6 +109,35 @@ class Answer(Struct):
     """Numbers of batches of results that ``Held`` has announced and that have not arrived yet."""
 
 
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
+_M = TypeVar("_M", bound=Struct)
+
+
+def _noted(
+    handler: Callable[Concatenate[Recovery, Peer, _M, _Arguments], _Answer],
+) -> Callable[Concatenate[Recovery, Peer, _M, _Arguments], _Answer]:
+    """Make a method that handles a message of a peer note the message, and name it if handling it fails
+    (``InternalError``)."""
+
+    @wraps(handler)
+    def call(
+        recovery: Recovery,
+        peer: Peer,
+        message: _M,
+        /,
+        *arguments: _Arguments.args,
+        **options: _Arguments.kwargs,
+    ) -> _Answer:
+        recovery.history.notes.append((type(message), peer, None))
+        try:
+            return handler(recovery, peer, message, *arguments, **options)
+        except Exception as error:
+            raise recovery.history.fault(message) from error
+
+    return call
+
+
 class Recovery:
     """Recovery of the jobs that one session of a dead program has on nodes.
 
@@ -135,6 +167,8 @@ class Recovery:
         self._given_up = set(given_up)
         self._jobs_below = jobs_below
         self._answers: dict[Peer, Answer] = {}
+        self.history = History("the recovery")
+        """The last messages of peers, for the error if one cannot be handled."""
         self.results: dict[Key, Result] = {}
         self.started: dict[Key, tuple[Started, str]] = {}
         """By job that a node has reported as running: its attempt and start, and the node's IP address. The caller
@@ -145,6 +179,7 @@ class Recovery:
 
     # Messages and connections of peers.
 
+    @_noted
     def on_welcome(self, peer: Peer, message: Welcome) -> list[ToNode]:
         """A peer has introduced itself (``Welcome``); returns the messages that the caller must send to the peer.
 
@@ -165,6 +200,7 @@ class Recovery:
         )
         return [Recover(self.computations)]
 
+    @_noted
     def on_held(self, peer: Peer, message: Held, arrived: Arrived) -> None:
         """Take in which jobs are open on a peer or lost with it, and which batches of results it sends (``Held``).
 
@@ -194,6 +230,7 @@ class Recovery:
                     self.lost[jobs.computation, attempt.number] = "its node ended before the job did"
         self._look(answer)
 
+    @_noted
     def on_ended(self, peer: Peer, message: JobsEnded, ip_addr: str) -> None:
         """Take in a batch of results of a peer at an IP address. Of several attempts of a job the latest counts.
 
@@ -215,11 +252,13 @@ class Recovery:
             self.started.pop(key, None)
         self._look(answer)
 
+    @_noted
     def on_started(self, peer: Peer, message: JobsStarted, ip_addr: str) -> None:
         """Note in ``started`` jobs that a peer at an IP address reports as running, for the caller to show them."""
         for started in message.started:
             self.started[message.computation, started.number] = (started, ip_addr)
 
+    @_noted
     def on_returned(self, peer: Peer, message: JobsReturned) -> None:
         """A peer gives back jobs that it cannot run: they were never started, and are no longer open there.
 
@@ -238,6 +277,7 @@ class Recovery:
 
         Results that have arrived are kept. The caller connects again, or gives the places up.
         """
+        self.history.notes.append(("broken", peer, None))
         answer = self._answers.pop(peer, None)
         if answer is None:
             return

@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 import threading
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -108,7 +108,7 @@ def _answer(
     return protocol.Answer(0, "", msgspec.Raw(protocol.encode(value)))
 
 
-def _in_tree(tree: Tree, request: protocol.Request, descriptors: list[int], opened: list[int]) -> Any:
+def _in_tree(tree: Tree, request: protocol.TreeRequest, descriptors: list[int], opened: list[int]) -> Any:
     """Do what a request asks for in a directory; returns the value of the answer."""
     match request:
         case protocol.HoldsAll(entries):
@@ -129,6 +129,8 @@ def _in_tree(tree: Tree, request: protocol.Request, descriptors: list[int], open
             opened.append(tree.open_below(names, make=make))
         case protocol.RemoveDirectory(path):
             tree.remove_directory(path)
+        case _:
+            assert_never(request)
     return None
 
 

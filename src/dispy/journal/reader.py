@@ -103,13 +103,13 @@ class _EndedRow(msgspec.Struct, array_like=True):
 class _JobRow(msgspec.Struct, array_like=True):
     """Job in a row of ``submitted``: as ``protocol.node.Job``, whose first fields it has, without limits of sizes.
 
-    ``stream`` is the number of the part that has a large payload; 0: the payload is here.
+    ``part`` is the number of the part that has a large payload; None (0 in older rows): the payload is here.
     """
 
     number: int
     attempt: int
     payload: bytes
-    stream: int = 0
+    part: int | None = None
 
 
 _ended_rows = msgspec.msgpack.Decoder(list[_EndedRow])
@@ -156,7 +156,7 @@ def submitted_jobs(db: sqlite3.Connection) -> dict[int, Submitted]:
     for row in db.execute("SELECT time, pinned, jobs FROM submitted ORDER BY id"):
         submitted, pinned, jobs = msgspec.convert(row, tuple[float, int, bytes])
         for job in _job_rows.decode(jobs):
-            found[job.number] = Submitted(job.payload, job.stream, submitted, bool(pinned))
+            found[job.number] = Submitted(job.payload, job.part or 0, submitted, bool(pinned))
     return found
 
 

@@ -96,6 +96,10 @@ class JournalThread:
         self._answers: list[Callable[[], None]] = []
         """Calls that hand results of ``ask`` to the callers, made after the commit. For the journal's thread."""
 
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of entries, and bytes of payloads in them, that are not on disk yet. On any thread."""
+        return {"entries_waiting": self._queue.qsize(), "bytes_waiting": self._unwritten}
+
     def start(
         self,
         look: Callable[[sqlite3.Connection], None],

@@ -261,11 +261,11 @@ class Journal:
         if self.mark is not None:
             self.mark.note_broken()
 
-    def _job_row(self, db: sqlite3.Connection, job: Job) -> Job:
-        """Return a job as its row has it: a large payload is written as a part, whose number is ``stream``."""
+    def _job_row(self, db: sqlite3.Connection, job: Job) -> Job | list[object]:
+        """Return a job as its row has it: a large payload is written as a part, whose number stands for ``where``."""
         if len(job.payload) < INLINE_MAX:
             return job
-        return Job(job.number, job.attempt, b"", self._add_part(db, job.payload))
+        return [job.number, job.attempt, b"", self._add_part(db, job.payload)]
 
     def _add_part(self, db: sqlite3.Connection, data: Any) -> int:
         """Write a large payload (bytes-like) into rows of its own; returns the new number of its part."""

@@ -23,12 +23,14 @@ from dispy.net.connection_timer import ConnectionTimer
 from dispy.net.loopback import SAME_USER, plain_channel
 from dispy.net.sender import Sender
 from dispy.protocol import streams
-from dispy.protocol.connection.machine import FAULTS_OF_PEER, HANDLED, PROVEN, ConnectionMachine
+from dispy.protocol.connection.faults import is_of_peer
+from dispy.protocol.connection.machine import ConnectionMachine
+from dispy.protocol.connection.states import HANDLED, PROVEN
 from dispy.protocol.handshake import NONCE_SIZE, SAME_SECRET
 from dispy.security.tls import DialerTls, ListenerTls
 from dispy.system.addresses import LOOPBACK
 from dispy.system.clock import Clock
-from dispy.system.wording import of_error
+from dispy.system.wording import of_error, say_fault
 
 logger = logging.getLogger("dispy.net")
 
@@ -163,10 +165,11 @@ class Connection(asyncio.BufferedProtocol):
                 if self.trace is not None:
                     self.trace("says", event)
                 self.owner.on_message(self, event)
-        except FAULTS_OF_PEER as error:
-            machine.refuse(error)
         except Exception as error:
-            self._on_fault(error)
+            if is_of_peer(error):
+                machine.refuse(error)
+            else:
+                self._on_fault(error)
         if machine.has_work():
             # Answers leave now, not at the end of the loop's turn.
             self._sender.flush_guarded()
@@ -223,6 +226,15 @@ class Connection(asyncio.BufferedProtocol):
     def bytes_received(self) -> int:
         """Bytes that have arrived over this connection, as on the wire: for the user's statistics."""
         return self.machine.bytes_received
+
+    def statistics(self) -> dict[str, int]:
+        """Returns bytes on the wire so far, and the payloads that are arriving."""
+        machine = self.machine
+        return {
+            "bytes_sent": machine.bytes_sent,
+            "bytes_received": machine.bytes_received,
+            "payloads_arriving": machine.incoming.count(),
+        }
 
     # Messages.
 
@@ -317,9 +329,17 @@ class Connection(asyncio.BufferedProtocol):
         self._sender.abort()
 
     def _on_fault(self, error: Exception) -> None:
-        """End the connection because of an unexpected exception, which is logged to be reported."""
-        logger.error("a connection ends by a fault; please report this", exc_info=error)
+        """End the connection because of an unexpected exception, which is logged, once, to be reported."""
+        say_fault(
+            logger,
+            "the connection with %s ends by a fault of dispy: what was under way on it may be lost, and the program "
+            "counts the node as gone, so its jobs run again elsewhere or end as Abandoned; please report this",
+            self.peer_address or "a peer",
+            error=error,
+        )
+        if not isinstance(error, InternalError):
+            error = InternalError(f"there is a fault: {of_error(error)}", hint="please report it")
         try:
-            self.fail(InternalError(f"there is a fault: {of_error(error)}", hint="please report it"))
+            self.fail(error)
         except Exception as second:
             self.abort(second)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from dispy.core import execution as core
-from dispy.core.execution.ids import ClientId
+from dispy.core.execution.ids import ClientId, Key
 from dispy.core.staging import SupplierId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
@@ -21,7 +21,7 @@ from dispy.node import guard, reporting
 from dispy.node.payloads.room_shortage import is_passing, wait_for_room
 from dispy.node.results.delivery import cancel_results, give_up_results, release_value
 from dispy.node.staging.working_directories import forget_brought, place_files
-from dispy.node.state import NodeState
+from dispy.node.state import Loaded, NodeState
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.addresses import is_loopback
@@ -103,7 +103,7 @@ def _drop_payloads(connection: Connection, message: node.ToNode) -> None:
     """
     parts: Sequence[Any] = (message,)
     if type(message) is node.RunJobs:
-        parts = message.jobs
+        parts = [job.where for job in message.jobs]
     elif type(message) is node.FileData:
         parts = message.pieces
     for part in parts:
@@ -222,46 +222,72 @@ def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
 def _store_arguments(
     service: NodeState, connection: Connection, client: ClientId, message: node.RunJobs
 ) -> None:
-    """Make large arguments segments (files that workers read), whose numbers become ``stream`` of their jobs.
+    """Make large arguments segments (files that workers read), which ``where`` of their jobs names from then on.
 
     Jobs whose arguments cannot be stored are taken out of the message. A job goes back to the client if its
     computation is not here or there is no room for now. On any other error the core is told ``JobRefused``.
+
+    Raises:
+        RemoteProtocolError: A stream is not there, or the client names a segment, of which it can know none.
     """
-    if not any(job.stream or job.given for job in message.jobs):
+    if not any(job.where for job in message.jobs):
         return
     key = (client, message.computation)
     loaded = service.loaded.get(key)
     kept = []
     for job in message.jobs:
-        if job.given and loaded is None:
-            service.segments.remove_given(job.given)
-            _give_back(connection, message.computation, job)
-            continue
-        if job.given and loaded is not None:
-            try:
-                job.stream = service.segments.adopt_given(loaded.segments, job.given)
-            except OSError as error:
-                reason = f"the arguments have not arrived on node {service.name}: {error}"
-                service.handle(core.JobRefused(key, job.number, job.attempt, reason))
-                continue
-        elif job.stream:
-            incoming = connection.take_stream(job.stream)
-            if loaded is None:
-                # The computation is not here: the job goes back.
-                incoming.discard()
-                _give_back(connection, message.computation, job)
-                continue
-            try:
-                job.stream = service.segments.adopt(loaded.segments, incoming)
-            except OSError as error:
-                if is_passing(error):
-                    wait_for_room(service, key, incoming.size, str(error), (job.number, job.attempt))
-                    continue
-                reason = f"the arguments cannot be held on node {service.name}: {error}"
-                service.handle(core.JobRefused(key, job.number, job.attempt, reason))
-                continue
-        kept.append(job)
+        match job.where:
+            case None:
+                is_here = True
+            case node.Given(file):
+                is_here = _adopt_given(service, connection, key, loaded, job, file)
+            case node.Streamed(stream):
+                is_here = _adopt(service, connection, key, loaded, job, stream)
+            case node.Segment():
+                raise RemoteProtocolError("a job has its arguments in a file of the node")
+            case _:
+                assert_never(job.where)
+        if is_here:
+            kept.append(job)
     message.jobs = kept
+
+
+def _adopt_given(
+    service: NodeState, connection: Connection, key: Key, loaded: Loaded | None, job: node.Job, file: int
+) -> bool:
+    """Make a client's file with the arguments of a job a segment; returns False if the job cannot run here."""
+    if loaded is None:
+        service.segments.remove_given(file)
+        _give_back(connection, key[1], job)
+        return False
+    try:
+        job.where = node.Segment(service.segments.adopt_given(loaded.segments, file), True)
+    except OSError as error:
+        reason = f"the arguments have not arrived on node {service.name}: {error}"
+        service.handle(core.JobRefused(key, job.number, job.attempt, reason))
+        return False
+    return True
+
+
+def _adopt(
+    service: NodeState, connection: Connection, key: Key, loaded: Loaded | None, job: node.Job, stream: int
+) -> bool:
+    """Make a stream with the arguments of a job a segment; returns False if the job cannot run here."""
+    incoming = connection.take_stream(stream)
+    if loaded is None:
+        incoming.discard()
+        _give_back(connection, key[1], job)
+        return False
+    try:
+        job.where = node.Segment(service.segments.adopt(loaded.segments, incoming))
+    except OSError as error:
+        if is_passing(error):
+            wait_for_room(service, key, incoming.size, str(error), (job.number, job.attempt))
+            return False
+        reason = f"the arguments cannot be held on node {service.name}: {error}"
+        service.handle(core.JobRefused(key, job.number, job.attempt, reason))
+        return False
+    return True
 
 
 def _give_back(connection: Connection, computation: int, job: node.Job) -> None:

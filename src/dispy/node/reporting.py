@@ -19,7 +19,7 @@ from dispy.node.guests import Guest
 from dispy.protocol import node
 from dispy.system.escaping import line
 from dispy.system.log_writer import local_time
-from dispy.system.wording import brief, counted
+from dispy.system.wording import brief, counted, facts, named
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -253,9 +253,32 @@ def usage(service: NodeState) -> str:
     return "\n".join(said)
 
 
+def statistics(service: NodeState) -> dict[str, int]:
+    """Returns numbers of clients, computations, jobs and workers of now, with those of the node's parts, whose names
+    begin with the part's: ``stager_``, ``segments_``, ``spool_``."""
+    state = service.machine.state
+    links = [connection.statistics() for connection in service.connections]
+    found = {
+        "cpus": service.cpus,
+        "cpus_busy": state.busy,
+        "clients": len(state.clients),
+        "connections": len(links),
+        "computations": len(state.computations),
+        "jobs_open": sum([len(computation.open) for computation in state.computations.values()]),
+        "workers": len(state.workers),
+        "hosts_started": service.hosts_started,
+        "batches_kept": sum([len(client.sent.kept) for client in state.clients.values()]),
+        "bytes_sent": sum([link["bytes_sent"] for link in links]),
+        "bytes_received": sum([link["bytes_received"] for link in links]),
+    }
+    found |= named("stager", service.stager.statistics())
+    found |= named("segments", service.segments.statistics())
+    return found | named("spool", service.spool.statistics() if service.spool is not None else {})
+
+
 def say_usage(service: NodeState, why: str) -> None:
-    """Log who uses this node; ``why``: cause, for the log."""
-    for text in usage(service).splitlines():
+    """Log who uses this node, and its ``statistics``; ``why``: cause, for the log."""
+    for text in [*usage(service).splitlines(), f"statistics: {facts(statistics(service))}"]:
         logger.info("%s: %s", why, text.strip())
 
 

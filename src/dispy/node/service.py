@@ -12,7 +12,7 @@ from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId
-from dispy.errors import DispyError
+from dispy.errors import DispyError, InternalError
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams
 from dispy.net.connection import Connection
@@ -113,9 +113,9 @@ class NodeService(NodeState):
         """End the computation or the client for which something failed, with the reason; None: log it only."""
         try:
             containment.contain(self, owner, error)
-        except Exception:
+        except Exception as second:
             # What is left of the owner is not known: the node must not go on as if it were gone.
-            self._stop_faulty()
+            self._stop_faulty(second)
 
     def on_stray(self, context: dict[str, Any]) -> None:
         """Log an exception that came to the event loop, as in a stranger's connection: nothing of the node ends."""
@@ -170,6 +170,10 @@ class NodeService(NodeState):
         if not self.stopped.is_set():
             reporting.say_waits(self)
 
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of what the node has and has done (``reporting.statistics``). On the loop."""
+        return reporting.statistics(self)
+
     def stop(self, why: str = "stopped") -> None:
         """Have ``run`` end everything and return; from the second call on without effect.
 
@@ -214,9 +218,9 @@ class NodeService(NodeState):
         """
         try:
             clients.on_message(self, connection, message)
-        except DispyError:
-            raise
         except Exception as error:
+            if isinstance(error, DispyError) and not isinstance(error, InternalError):
+                raise
             client = self.connections.get(connection)
             if client is None:
                 raise  # the connection ends with it

@@ -42,6 +42,7 @@ from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
 from dispy.settings import NodeSettings
 from dispy.system.clock import Clock
+from dispy.system.wording import say_fault
 
 if TYPE_CHECKING:
     from dispy.files.fetching.stager import Stager
@@ -370,16 +371,21 @@ class NodeState:
                     except Exception as error:
                         if not self._contain_action(action, error):
                             raise
-        except Exception:
+        except Exception as error:
             # The core's state and the machine differ from now on. A client that is told that its node is gone is
             # better off than a client of a node that only seems to work.
-            self._stop_faulty()
+            self._stop_faulty(error)
         finally:
             self._is_handling = False
 
-    def _stop_faulty(self) -> None:
-        """Stop the node because of a fault that nothing less can end. Call it where the exception is handled."""
-        logger.exception("this node has a fault and stops; please report it")
+    def _stop_faulty(self, error: Exception) -> None:
+        """Stop the node because of a fault that nothing less can end."""
+        say_fault(
+            logger,
+            "this node has a fault and stops: programs count it as gone, so that its jobs run again elsewhere or end "
+            "as Abandoned; start dispynode again, and please report this",
+            error=error,
+        )
         self.failed = True
         self._events.clear()
         self.stopped.set()

@@ -100,10 +100,11 @@ class FindMissing(Struct, tag=True, array_like=True):
     search_path: list[str]
 
 
-Request = (
-    HoldsAll | Put | Nameless | Copy | Finish | Reserve | Release | Descend | RemoveDirectory
-    | Empty | FindMissing
-)  # fmt: skip
+TreeRequest = HoldsAll | Put | Nameless | Finish | Reserve | Release | Descend | RemoveDirectory
+"""Requests about what is in a directory, by names below it."""
+
+Request = TreeRequest | Copy | Empty | FindMissing
+"""All requests. Any other message is refused while it is decoded."""
 
 ANSWERS: dict[type, Any] = {
     HoldsAll: list[bool],

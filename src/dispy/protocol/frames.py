@@ -39,6 +39,9 @@ PLACED = 0
 """Kind that ``FrameReader`` returns for a CHUNK whose body was received directly into its sink's memory. Never
 sent: a peer that sends it is refused."""
 
+NAMES = ("chunk, placed", "control frame", "open", "chunk", "grant", "abort", "ping")
+"""Words for a frame, by its kind."""
+
 _HEADER = struct.Struct(">B3xIQ")  # kind, stream number (0 unless a stream is meant), bytes of the body
 HEADER_SIZE = _HEADER.size
 _LENGTH = struct.Struct(">Q")

@@ -76,6 +76,10 @@ class IncomingStreams:
         self._sinks: dict[int, Sink] = {}
         """Sinks of the payloads of which a chunk has come, by stream number."""
 
+    def count(self) -> int:
+        """Returns the number of payloads that are announced, or have come and were not taken yet."""
+        return len(self._sizes)
+
     def open(self, stream: int, size: int) -> None:
         """Note that the peer announces a payload of ``size`` bytes; no memory is taken yet.
 

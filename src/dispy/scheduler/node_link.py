@@ -236,6 +236,18 @@ class NodeLink:
         if self.link.connection is not None:
             self.link.connection.send(node.SetPulse(self._owner.pulse_s))
 
+    def statistics(self) -> dict[str, int]:
+        """Returns the traffic of all connections so far (``Link.traffic``), and numbers of the present one."""
+        sent, received = self.link.traffic()
+        arrived = self.batches.arrived
+        return {
+            "connections": int(self.link.connection is not None),
+            "bytes_sent": sent,
+            "bytes_received": received,
+            "batches_received": arrived.received,
+            "batches_unacknowledged": arrived.received - arrived.told,
+        }
+
     def close(self, *, forget: bool = True) -> None:
         """End the link for good.
 

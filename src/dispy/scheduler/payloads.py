@@ -20,7 +20,7 @@ cancel may have to wait for one message: 2 ms at 1 Gbit/s."""
 
 Give = Callable[[NodeLink, Payload], int]
 """Function that links a payload's file into the shared memory directory of a node of this machine. It returns the
-file's number there (``Job.given``), or 0: the payload must be sent."""
+file's number there (``node.Given``), or 0: the payload must be sent."""
 
 
 class GivenFiles:
@@ -32,7 +32,7 @@ class GivenFiles:
 
     def __init__(self, identity: bytes) -> None:
         self._last = given_prefix(identity) << GIVEN_BITS
-        """Number of the last file (``Job.given``). Its upper bits name the scheduler, so that numbers of different
+        """Number of the last file (``node.Given``). Its upper bits name the scheduler, so that numbers of different
         programs differ."""
 
     def give(self, memory: SharedPool | None, shared: str, data: Payload) -> int:
@@ -65,7 +65,7 @@ def send_jobs(node_link: NodeLink, connection: Connection, message: node.RunJobs
         for job in large:
             given = give(node_link, job.payload)
             if given:
-                jobs.append(node.Job(job.number, job.attempt, b"", given=given))
+                jobs.append(node.Job(job.number, job.attempt, b"", node.Given(given)))
             else:
                 streamed.append(job)
         large = streamed
@@ -76,11 +76,12 @@ def send_jobs(node_link: NodeLink, connection: Connection, message: node.RunJobs
     for job in large:
         watched = [job.number] if job.number in message.watched else []
         files = [item for item in message.files if item.number == job.number]
-        bare = node.Job(job.number, job.attempt, b"")
+        where = node.Streamed(0)
+        bare = node.Job(job.number, job.attempt, b"", where)
         node_link.large_arguments.send(
             connection,
             (message.computation, job.number, job.attempt),
-            [(bare, "stream", MemorySource(job.payload))],
+            [(where, "stream", MemorySource(job.payload))],
             node.RunJobs(message.computation, [bare], watched, files),
         )
 

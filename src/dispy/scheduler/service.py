@@ -19,7 +19,7 @@ from typing import Any
 from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling.ids import ClientId, NodeId
-from dispy.errors import SilenceError
+from dispy.errors import InternalError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
 from dispy.protocol import limits, node
@@ -29,6 +29,7 @@ from dispy.scheduler.node_links import NodeLinks
 from dispy.scheduler.observer import Observer
 from dispy.scheduler.payloads import GivenFiles, send_code, send_jobs, send_object, send_pieces, stop_jobs
 from dispy.system.clock import Clock
+from dispy.system.wording import say_fault
 
 logger = logging.getLogger("dispy.scheduler")
 
@@ -85,10 +86,18 @@ class SchedulerService:
         return self.machine.state
 
     def handle(self, event: core.Event) -> list[core.Action]:
-        """Give the core an event, and perform the actions that it decides on; returns these. On the loop."""
+        """Give the core an event, and perform the actions that it decides on; returns these. On the loop.
+
+        Raises:
+            InternalError: The core has a fault, which is logged. What it knows may be wrong from now on.
+        """
         perform = self._perform_by_type
         with self._lock:
-            actions = self.machine.handle(event, self.clock.monotonic())
+            try:
+                actions = self.machine.handle(event, self.clock.monotonic())
+            except InternalError as error:
+                self._say_fault(error)
+                raise
             for action in actions:
                 perform[type(action)](action)
         return actions
@@ -123,8 +132,20 @@ class SchedulerService:
                 if node_link is None or not self._send_now(node_link, action):
                     self._loop.call_soon_threadsafe(self._perform_by_type[type(action)], action)
             return True
+        except InternalError as error:
+            self._say_fault(error)
+            raise
         finally:
             self._lock.release()
+
+    def _say_fault(self, error: InternalError) -> None:
+        """Log that the core has a fault."""
+        say_fault(
+            logger,
+            "the scheduler of this program has a fault: jobs may wait for ever from now on, though those that have "
+            "ended keep their results; end the program, run again what is missing, and please report this",
+            error=error,
+        )
 
     def _send_now(self, node_link: NodeLink, action: core.Action) -> bool:
         assert type(action) is core.Send
@@ -165,6 +186,21 @@ class SchedulerService:
                 "the connection to the node is broken and is being made again", hint="try again"
             )
         connection.send(node.ListJobs(self.state.computations[client, computation].wire, serial))
+
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of nodes, computations and jobs of now, and the traffic of all links. On the loop."""
+        computations = self.state.computations.values()
+        links = [node_link.statistics() for node_link in dict.fromkeys(self.links.by_target.values())]
+        return {
+            "nodes": len(self.links.by_node),
+            "links": len(links),
+            "computations": len(computations),
+            "jobs_open": sum([known.open for known in computations]),
+            "jobs_queued": sum([len(known.queue) - len(known.cancelled) for known in computations]),
+            "bytes_sent": sum([link["bytes_sent"] for link in links]),
+            "bytes_received": sum([link["bytes_received"] for link in links]),
+            "batches_unacknowledged": sum([link["batches_unacknowledged"] for link in links]),
+        }
 
     def view(self, client: ClientId, computation: int) -> dict[NodeId, PlacementView]:
         """Returns the view of each placement of a computation, as it was told last, with counts of jobs of now.

@@ -288,6 +288,19 @@ class SharedPool:
         with suppress(OSError):
             os.unlink(file.path)
 
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of files and bytes in them, and how many of these are free."""
+        with self._lock:
+            files = list(self._files.values())
+            free = [file.length for file in files if is_free(file.mapped)]
+        return {
+            "files": len(files),
+            "files_free": len(free),
+            "bytes": sum([file.length for file in files]),
+            "bytes_free": sum(free),
+            "bytes_max": self._kept_max,
+        }
+
     def trim(self) -> None:
         """Remove free files, so that others can use their memory. Called when the program has dropped an object that
         it had put (``cluster.put``), which may have been large."""

@@ -1,9 +1,12 @@
-"""How numbers, values and errors are put into words, for logs and messages to users."""
+"""How numbers, values, errors and faults are put into words, for logs and messages to users."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
+from dispy.errors import InternalError
 from dispy.system.escaping import line
 
 
@@ -25,6 +28,16 @@ def brief(text: str, most: int = 100) -> str:
     Control characters are escaped after the cut, so that escapes may make it longer.
     """
     return line(text if len(text) <= most else text[: most - 1] + "…")
+
+
+def facts(statistics: Mapping[str, int]) -> str:
+    """Returns the numbers of a ``statistics()`` for a log line: "nodes=2 bytes_sent=4096". Zeros are left out."""
+    return " ".join([f"{name}={number}" for name, number in statistics.items() if number]) or "all are 0"
+
+
+def named(part: str, statistics: Mapping[str, int]) -> dict[str, int]:
+    """Returns numbers of a part for the ``statistics()`` of the whole: "bytes" of "journal" is "journal_bytes"."""
+    return {f"{part}_{name}": number for name, number in statistics.items()}
 
 
 def of_error(error: BaseException) -> str:
@@ -50,3 +63,24 @@ def short_repr(value: Any) -> str:
         return reprlib.repr(value)
     except Exception as error:
         return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+
+
+def say_fault(logger: logging.Logger, text: str, *arguments: object, error: Exception) -> None:
+    """Log a fault of dispy itself at ERROR, with its traceback; not again if it is an ``InternalError`` that was
+    logged before, as several who catch it in turn may want to.
+
+    Args:
+        logger: The logger to use.
+        text: What the fault means to the user, and what to do, with places for the arguments.
+        arguments: Values for the text.
+        error: The exception. With an ``InternalError`` the last events of its machine are shown, too.
+    """
+    if not was_said(error):
+        logger.error(text, *arguments, exc_info=error)
+        if isinstance(error, InternalError):
+            error.is_logged = True
+
+
+def was_said(error: object) -> bool:
+    """True if an exception is an ``InternalError`` that ``say_fault`` has logged."""
+    return isinstance(error, InternalError) and error.is_logged

@@ -29,7 +29,7 @@ import sys
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, assert_never
 
 import msgspec
 
@@ -152,6 +152,8 @@ class Host:
             case protocol.Unbuffer(worker):
                 if worker in self._pids:
                     os.kill(self._pids[worker], signal.SIGURG)
+            case _:
+                assert_never(message)
 
     def _tell(self, message: FromHost) -> None:
         """Send a message to the node; if the node is gone, kill all descendants and end this process.

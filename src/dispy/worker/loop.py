@@ -226,7 +226,7 @@ class Worker:
         step = "arguments"
         try:
             call: Any = payload.load_call(
-                self._segments.take(job.stream, job.given > 0) if job.stream else job.payload
+                job.payload if job.where is None else self._segments.take(job.where)
             )
             job_id: Any = job.number
             if len(call) >= payload.CHUNK_PARTS - 1:
@@ -265,7 +265,7 @@ class Worker:
         value = call = chunk = None  # freed now: the next job may need the memory
         if _changes:
             payload.scopes.put_back()
-        if job.stream:
+        if job.where is not None:
             self._segments.let_go(self._is_isolated)
         stdout, stderr = self._capture.take()
         ended = Ended(job.number, job.attempt, status, start, end, data, large, died=self._died, job_id=tag)

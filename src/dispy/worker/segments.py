@@ -24,7 +24,7 @@ from typing import Any
 
 from dispy import payload
 from dispy.protocol import worker as protocol
-from dispy.protocol.node import Job
+from dispy.protocol.node import Job, Segment, Where
 from dispy.system.free_space import NoRoomError, Room, find, fits_in_memory, write_new
 from dispy.system.shared_memory import claim_file, free_file
 
@@ -71,17 +71,18 @@ class Segments:
         """Objects (``cluster.put``) that jobs have used here, unpickled, by their number: later jobs get the same
         ones."""
 
-    def take(self, name: int, is_given: bool) -> memoryview:
+    def take(self, where: Where) -> memoryview:
         """Map the arguments of a job, which may write to them; call ``let_go`` or ``leave_there`` next.
 
         Args:
-            name: Name of the segment: a number.
-            is_given: True if the segment is a client's: what the job writes must not reach the client.
+            where: The segment with them; no other place reaches a worker.
 
         Raises:
             OSError: The segment cannot be opened or mapped.
         """
-        path, descriptor = self._open(str(name), os.O_RDWR)
+        assert type(where) is Segment
+        is_given = where.is_given
+        path, descriptor = self._open(str(where.number), os.O_RDWR)
         # Writes to a shared map of a file on disk would go to disk, or kill this process (SIGBUS) if the disk is
         # full.
         is_private = is_given or self._is_on_disk(path)
@@ -151,9 +152,9 @@ class Segments:
     def remove(self, job: Job) -> None:
         """Remove the segment with the arguments of a job, if it has one, when the process of the job has died and
         cannot."""
-        if job.stream:
+        if type(job.where) is Segment:
             with suppress(OSError):
-                os.unlink(find(self._room, str(job.stream)))
+                os.unlink(find(self._room, str(job.where.number)))
 
     def skip(self) -> None:
         """Skip 65,536 numbers of segments, which the process of one job that was just forked from here may use: so

@@ -91,7 +91,7 @@ class Embedded:
             listed or Listed(thread.post),
             thread.clock,
         )
-        self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news)
+        self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news, self._journal)
         """Nodes and jobs, to be read."""
         self._news.begin(self.service, self.discovery, self._journal, self._memory)
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from dispy.core.scheduling.explain import find_stall, why_open
 from dispy.core.scheduling.ids import EMBEDDED
 from dispy.protocol.views import NodeId, NodeInfo, PlacementView
+from dispy.system.wording import named
 
 if TYPE_CHECKING:
     from dispy.client.backend.node_discovery import Discovery
     from dispy.client.backend.open_clusters import OpenCluster
+    from dispy.client.backend.program_journal import ProgramJournal
     from dispy.client.backend.scheduler_news import SchedulerNews
     from dispy.core import scheduling as core
     from dispy.scheduler.service import SchedulerService
@@ -25,6 +27,7 @@ class EmbeddedViews:
         opened: Open clusters by number; shared with the backend, which changes it.
         discovery: The search for nodes, which knows those that are listed.
         news: News of the scheduler, among which answers of nodes come.
+        journal: The journals of the program.
     """
 
     def __init__(
@@ -33,11 +36,19 @@ class EmbeddedViews:
         opened: dict[int, OpenCluster],
         discovery: Discovery,
         news: SchedulerNews,
+        journal: ProgramJournal,
     ) -> None:
         self._service = service
         self._opened = opened
         self._discovery = discovery
         self._news = news
+        self._journal = journal
+
+    def statistics(self) -> dict[str, int]:
+        """Returns the numbers of the scheduler, of journals (``journal_``) and of shared memory (``memory_``)."""
+        memory = self._service.links.memory
+        found = self._service.statistics() | named("journal", self._journal.statistics())
+        return found | named("memory", memory.statistics() if memory is not None else {})
 
     def nodes(self, number: int) -> list[NodeInfo]:
         cluster = self._opened.get(number)

@@ -67,6 +67,12 @@ class ProgramJournal:
             self._service.on_send[cluster.number] = journal.mark.note
             self._service.links.after_note = self._after_note
 
+    def statistics(self) -> dict[str, int]:
+        """Returns the numbers of all journals of open clusters together, and of the program's (``Journal``)."""
+        own = [cluster.spec.journal for cluster in self._opened.values()]
+        found = [journal.thread.statistics() for journal in [*own, self._journal] if journal is not None]
+        return {name: sum([each[name] for each in found]) for name in (found[0] if found else ())}
+
     def note_node(self, cluster: OpenCluster, info: NodeInfo, *, is_private: bool) -> None:
         """Note that a cluster uses a node, so that a recovery asks it. Called before the node gets the computation.
 

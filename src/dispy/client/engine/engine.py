@@ -16,6 +16,7 @@ import secrets as randomness
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +59,9 @@ class Engine(Threads):
     def __init__(self, clock: Clock = time) -> None:
         super().__init__("dispy engine", clock)
         self.news = self.new_news()
-        self._numbers = itertools.count(1)
-        """Source of numbers for clusters, from 1; messages to nodes name a computation by it."""
+        self.new_number: Callable[[], int] = itertools.count(1).__next__
+        """Function that returns the number of a new cluster, from 1, by which messages to nodes name its computation.
+        Called on the thread that makes the cluster."""
         self._is_leaving = False
         """True if the engine stops by ``leave``: nodes keep jobs and results, and journals stay, for a recovery."""
         try:
@@ -105,6 +107,15 @@ class Engine(Threads):
         """Open clusters, by number."""
         return self.news.sessions
 
+    def statistics(self) -> dict[str, int]:
+        """Returns the numbers of the engine and its backend (``EmbeddedViews.statistics``) as of now. On any thread.
+
+        Raises:
+            UsageError: The engine was stopped, or this is a fork of its process.
+        """
+        own = {"clusters": len(self.sessions), "callbacks_left": self.callbacks.count_left()}
+        return own | self.call(self.backend.views.statistics)
+
     def stop(self) -> None:
         """End the threads (waits 5 s at most), the links, private nodes and journals. A second call does nothing.
 
@@ -123,10 +134,6 @@ class Engine(Threads):
         """Stop as if the program died: nodes keep its jobs and results, and journals stay, for ``recover_jobs``."""
         self._is_leaving = True
         self.stop()
-
-    def new_number(self) -> int:
-        """Return the number of a new cluster, from 1. On the thread that makes the cluster."""
-        return next(self._numbers)
 
     def add(self, session: Session) -> None:
         """Open a cluster: the backend offers it nodes. On the loop."""

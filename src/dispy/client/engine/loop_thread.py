@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from dispy.errors import UsageError
 from dispy.system.processes import fill_standard_descriptors
+from dispy.system.wording import was_said
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class LoopThread:
     async def _enter(self) -> None:
         """Store the loop and the event for its end, then run ``_main``: both must exist before that."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_on_stray)
         self._stopping = asyncio.Event()
         await self._main()
 
@@ -136,3 +138,9 @@ class LoopThread:
         """
         self.post(self._stopping.set)
         self._thread.join(timeout_s)
+
+
+def _on_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an exception that nobody has caught, as loops do, unless its fault was logged before."""
+    if not was_said(context.get("exception")):
+        loop.default_exception_handler(context)

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sized
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar, assert_never
 
 from dispy.client.engine.loop_thread import LoopThread
 from dispy.client.recovery.dead_program import PastSession, noted_tls
@@ -185,10 +185,11 @@ class Ask:
         connection.set_pulse(PULSE_S)
         connection.send(node.Attach(session.identity, session.program, self._arrived.attach()))
 
-    def on_message(self, connection: Connection, message: Any) -> None:
+    def on_message(self, connection: Connection, message: node.FromNode) -> None:
         """Handle a message of the node: answers and news of jobs go to the ``Recovery`` of their session.
 
         A provisional result is acknowledged and dropped, so that its job goes on; a file that a job sends is refused.
+        Messages that no node may send were refused when they were decoded.
 
         Raises:
             RemoteProtocolError: The node answers a question that was not asked.
@@ -234,6 +235,14 @@ class Ask:
                 if message.file is not None:
                     passed.delivered, passed.reason = False, "its program has died, and nobody takes files"
                 self.send([passed])
+            case (
+                node.ComputationReady() | node.ComputationFailed() | node.Credit() | node.Reconciled()
+                | node.Leaving() | node.NodeCpus() | node.ObjectStored() | node.JobsPrinted() | node.JobsListed()
+                | node.Available() | node.NeedFiles() | node.FilesProgress() | node.FilesPlaced()
+            ):  # fmt: skip
+                pass  # for a scheduler: there is none any more
+            case _:
+                assert_never(message)
 
     def _compare(self, message: node.Welcome) -> None:
         """Note which run of the node answers, and which batches of results it sends: those that have arrived over an

@@ -38,7 +38,13 @@ from dispy.core.execution.fair_shares import (
 )
 from dispy.core.execution.ids import Seconds
 from dispy.core.execution.job_files import give_up_staging
-from dispy.core.execution.jobs import cancel_in_records, drop_unstarted, give_up_values, release
+from dispy.core.execution.jobs import (
+    cancel_in_records,
+    drop_unstarted,
+    give_up_values,
+    release,
+    segments_of,
+)
 from dispy.core.execution.retention import come_back, forget_lost, go_away, has_segments, store_all
 from dispy.core.execution.state import UNTOLD, Client, Computation, State, Status
 from dispy.core.execution.workers import flush
@@ -232,7 +238,7 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
     Called after a reconnect, for attempts that the client has not named. The client is not told that they end.
     """
     waiting = [*computation.ready, *computation.staging.values()]
-    release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
+    release(out, computation.key, segments_of([job for job in waiting if job.number in numbers]))
     drop_unstarted(out, computation, numbers)
     attempts = {(number, computation.open.pop(number).attempt) for number in numbers}
     computation.watched -= numbers

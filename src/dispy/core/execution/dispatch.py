@@ -64,6 +64,9 @@ def settle(state: State, out: Outbox, now: Seconds) -> None:
             _recall_others(state, out, computation)
         elif state.ahead and len(state.running) < state.cpus:
             _recall_for_idle(state, out)
+    if state.orphans.computations and line is state.living and not state.exclusive:
+        # What living clients may not use, for their limits, or do not need is for the jobs of dead ones.
+        _serve(state, out, state.orphans, now)
 
 
 def _waiting(state: State) -> tuple[Line, list[Computation]]:

@@ -6,7 +6,7 @@ from dispy.core.execution.actions import Outbox, UnstageJobs
 from dispy.core.execution.events import JobFilesReady
 from dispy.core.execution.fair_shares import wait
 from dispy.core.execution.ids import Seconds
-from dispy.core.execution.jobs import close, release, tell_ended
+from dispy.core.execution.jobs import close, release, segments_of, tell_ended
 from dispy.core.execution.state import Client, State
 from dispy.protocol.node import TERMINATED, Ended
 
@@ -24,7 +24,7 @@ def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Sec
         wait(state, computation)
         return
     close(computation, [event.number])
-    release(out, event.key, [job.stream])
+    release(out, event.key, segments_of([job]))
     ended = Ended(job.number, job.attempt, TERMINATED, 0.0, 0.0, b"", reason=event.reason, ran=False)
     tell_ended(out, computation, [ended])
 

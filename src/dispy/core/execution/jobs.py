@@ -33,6 +33,7 @@ are dropped. While the client is dead results go to disk (``Store``) instead.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 
 from dispy.core.execution.actions import (
@@ -68,6 +69,7 @@ from dispy.protocol.node import (
     JobsReturned,
     ListJobs,
     RunJobs,
+    Segment,
     TakeBack,
 )
 from dispy.protocol.worker import SentAcknowledged, claim, split_claim
@@ -95,7 +97,7 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
     jobs = message.jobs
     numbers = [job.number for job in jobs]
     if not open_.keys().isdisjoint(numbers):
-        release(out, computation.key, [job.stream for job in jobs if job.number in open_])
+        release(out, computation.key, segments_of([job for job in jobs if job.number in open_]))
         jobs = [job for job in jobs if job.number not in open_]
         numbers = [job.number for job in jobs]
     fresh = dict(zip(numbers, jobs, strict=True))
@@ -245,7 +247,7 @@ def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> 
     The caller has taken them out of ``ready``, ``staging`` or their record.
     """
     ended = []
-    release(out, computation.key, [computation.open[number].stream for number in numbers])
+    release(out, computation.key, segments_of([computation.open[number] for number in numbers]))
     for job in close(computation, numbers):
         number = job.number
         computation.cancelling.discard((number, job.attempt))
@@ -263,6 +265,11 @@ def close(computation: Computation, numbers: list[int]) -> list[Job]:
     if computation.watched:
         computation.watched.difference_update(numbers)
     return [computation.open.pop(number) for number in numbers]
+
+
+def segments_of(jobs: Iterable[Job]) -> list[int]:
+    """Returns the numbers of the segments (files of this node) with the arguments of jobs; most jobs have none."""
+    return [job.where.number for job in jobs if type(job.where) is Segment]
 
 
 def release(out: Outbox, key: Key, segments: list[int]) -> None:
@@ -329,8 +336,8 @@ def requeue(state: State, out: Outbox, computation: Computation, jobs: list[Job]
     if cancelling:
         hits = [job for job in jobs if (job.number, job.attempt) in cancelling]
         cancelled = [job.number for job in hits if computation.open.get(job.number) is job]
-        obsolete = [job.stream for job in hits if computation.open.get(job.number) is not job]
-        release(out, computation.key, obsolete)
+        obsolete = [job for job in hits if computation.open.get(job.number) is not job]
+        release(out, computation.key, segments_of(obsolete))
         if cancelled:
             end_unstarted(out, computation, cancelled)
         cancelling.difference_update([(job.number, job.attempt) for job in hits])
@@ -371,7 +378,7 @@ def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attemp
     while computation.ready and len(attempts) < count:
         job = computation.ready.pop()
         attempts.append(Attempt(job.number, job.attempt))
-        release(out, computation.key, [job.stream])
+        release(out, computation.key, segments_of([job]))
     attempts.reverse()
     close(computation, [attempt.number for attempt in attempts])
     return attempts
@@ -389,7 +396,7 @@ def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
     """Give jobs back to the scheduler, and forget them here. The caller has taken them out of ``ready`` or
     ``staging``.
     """
-    release(out, computation.key, [job.stream for job in jobs])
+    release(out, computation.key, segments_of(jobs))
     for start in range(0, len(jobs), BATCH_MAX):
         attempts = [Attempt(job.number, job.attempt) for job in jobs[start : start + BATCH_MAX]]
         out.append(Tell(computation.client.id, JobsReturned(computation.key[1], attempts)))

@@ -49,6 +49,7 @@ from dispy.core.execution.events import (
 from dispy.core.execution.ids import Seconds
 from dispy.core.execution.state import Client, State
 from dispy.protocol import node
+from dispy.protocol.history import History
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
 """Function that changes the state as an event demands, and appends actions to the outbox. Its third argument has the
@@ -133,6 +134,8 @@ class Machine:
         self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0, idle_s: Seconds = 10.0
     ) -> None:
         self.state = State(cpus, lease_s, silence_s, idle_s)
+        self._history = History("the execution core")
+        self._notes = self._history.notes
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Change the state as an event demands; returns the actions for the shell, to be done in this order.
@@ -142,15 +145,26 @@ class Machine:
         Args:
             event: News of a client, a host, a worker or the disk, or a tick of the clock.
             now: The present (seconds, monotonic).
+
+        Raises:
+            InternalError: Handling the event has failed: the state may be changed in part. The error names the event
+                and the last ones before it.
         """
         out: Outbox = []
         state = self.state
-        if type(event) is FromClient:
-            client = state.clients.get(event.client)
-            handler = _MESSAGE_HANDLERS.get(type(event.message))
-            if client is not None and handler is not None:
-                handler(state, out, client, event.message, now)
-        else:
-            _HANDLERS[type(event)](state, out, event, now)
-        settle(state, out, now)
+        try:
+            if type(event) is FromClient:
+                name, message = event.client, event.message
+                self._notes.append((type(message), name, now))
+                client = state.clients.get(name)
+                handler = _MESSAGE_HANDLERS.get(type(message))
+                if client is not None and handler is not None:
+                    handler(state, out, client, message, now)
+            else:
+                if type(event) is not Tick:  # 100 times a second: the others would soon be gone
+                    self._notes.append((type(event), None, now))
+                _HANDLERS[type(event)](state, out, event, now)
+            settle(state, out, now)
+        except Exception as error:
+            raise self._history.fault(event, now) from error
         return out

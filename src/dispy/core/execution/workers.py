@@ -43,7 +43,14 @@ from dispy.core.execution.fair_shares import (
     vacate,
 )
 from dispy.core.execution.ids import Seconds
-from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
+from dispy.core.execution.jobs import (
+    cut_or_interrupt,
+    release,
+    requeue,
+    segments_of,
+    take_ready,
+    tell_ended,
+)
 from dispy.core.execution.state import Computation, State, Worker
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
@@ -329,7 +336,7 @@ def _end_running(
                 )
             )
     # Segments with their arguments. The worker itself has deleted those of jobs that had ended.
-    release(out, computation.key, [job.stream for job in jobs])
+    release(out, computation.key, segments_of(jobs))
     take_results(out, computation, ended)
     computation.cancelling.difference_update([(job.number, job.attempt) for job in jobs])
     tell_ended(out, computation, [])

@@ -32,6 +32,7 @@ from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import steal
 from dispy.core.scheduling.state import Node, State
 from dispy.protocol import node
+from dispy.protocol.history import History
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
 """Function that changes the state as an event demands, and appends actions to the outbox. Its third argument has the
@@ -97,6 +98,8 @@ class Machine:
 
     def __init__(self) -> None:
         self.state = State()
+        self._history = History("the scheduling core")
+        self._notes = self._history.notes
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Change the state as an event demands; returns the actions for the shell, to be done in this order.
@@ -106,13 +109,24 @@ class Machine:
         Args:
             event: A request of a client, news of a node or its connection, or a tick of the clock.
             now: The present (seconds, monotonic).
+
+        Raises:
+            InternalError: Handling the event has failed: the state may be changed in part. The error names the event
+                and the last ones before it.
         """
         out: Outbox = []
-        if type(event) is FromNodeEvent:
-            known = self.state.nodes.get(event.node)
-            handler = _MESSAGE_HANDLERS.get(type(event.message))
-            if known is not None and handler is not None:
-                handler(self.state, out, known, event.message, now)
-        else:
-            _HANDLERS[type(event)](self.state, out, event, now)
+        try:
+            if type(event) is FromNodeEvent:
+                name, message = event.node, event.message
+                self._notes.append((type(message), name, now))
+                known = self.state.nodes.get(name)
+                handler = _MESSAGE_HANDLERS.get(type(message))
+                if known is not None and handler is not None:
+                    handler(self.state, out, known, message, now)
+            else:
+                if type(event) is not Tick:  # 50 times a second: the others would soon be gone
+                    self._notes.append((type(event), None, now))
+                _HANDLERS[type(event)](self.state, out, event, now)
+        except Exception as error:
+            raise self._history.fault(event, now) from error
         return out

@@ -107,7 +107,7 @@ def requeue(computation: Computation, jobs: list[Job]) -> None:
     client.
     """
     for job in reversed(jobs):
-        again = Job(job.number, job.attempt + 1, job.payload, job.stream)
+        again = Job(job.number, job.attempt + 1, job.payload, job.where)
         pinned_to = computation.pinned.get(job.number)
         if pinned_to is None:
             computation.queue.appendleft(again)

@@ -6,7 +6,7 @@ After each of them suppliers are asked for what there is room for, and free thre
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 from dispy.core.staging import parts, stages, suppliers
 from dispy.core.staging.actions import Action, Outbox
@@ -37,6 +37,7 @@ from dispy.core.staging.requests import ask
 from dispy.core.staging.state import Due, Limits, State
 from dispy.core.staging.thread_turns import begin_work, threads
 from dispy.core.staging.timers import take_due, wake
+from dispy.protocol.history import History, subject_of
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
 """Function that changes the state as an event demands, and appends actions to the outbox. Its third argument has the
@@ -58,6 +59,8 @@ def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
                 stage = state.stages.get(StageId(number))
                 if stage is not None:
                     tell_again(state, out, stage, now)
+            case _:
+                assert_never(due)
 
 
 _HANDLERS: dict[type[Event], Handler] = {
@@ -94,6 +97,7 @@ class Machine:
 
     def __init__(self, bounds: Limits | None = None) -> None:
         self.state = State(bounds or Limits(), threads())
+        self._history = History("the staging core")
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Change the state as an event demands; returns the actions for the shell, to be done in this order.
@@ -101,14 +105,22 @@ class Machine:
         Args:
             event: A request of the shell, news of a supplier, the answer of a thread, or a tick of the clock.
             now: The present (seconds, monotonic).
+
+        Raises:
+            InternalError: Handling the event has failed: the state may be changed in part. The error names the event
+                and the last ones before it.
         """
         out: Outbox = []
         state = self.state
-        _HANDLERS[type(event)](state, out, event, now)
-        while state.ask_now:
-            supplier = next(iter(state.ask_now))
-            del state.ask_now[supplier]
-            ask(state, out, supplier)
-        begin_work(state, out)
-        wake(state, out)
+        self._history.notes.append((type(event), subject_of(event), now))
+        try:
+            _HANDLERS[type(event)](state, out, event, now)
+            while state.ask_now:
+                supplier = next(iter(state.ask_now))
+                del state.ask_now[supplier]
+                ask(state, out, supplier)
+            begin_work(state, out)
+            wake(state, out)
+        except Exception as error:
+            raise self._history.fault(event, now) from error
         return out

@@ -30,6 +30,8 @@ In each state the last stage may give the file up: what is open is closed, and w
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from dispy.core.staging.actions import Close, Discard, Finish, Open, Outbox, Piece, Write
 from dispy.core.staging.events import (
     Arrived,
@@ -242,6 +244,8 @@ def _on_wrote(state: State, out: Outbox, fetch: Fetch, done: Wrote, now: Seconds
                 begin_anew(state, out, fetch, now)
             else:
                 fail_supplier(state, out, fetch, fetch.origin, CHANGED, now)
+        case _:
+            assert_never(done.outcome)
 
 
 def on_unreadable(state: State, out: Outbox, event: Unreadable, now: Seconds) -> None:

@@ -145,6 +145,18 @@ class Stager:
         """Fail the stages of a client that need a file: the client says that it cannot send the file, and why."""
         self.handle(core.Unreadable(supplier, computation, digest, reason))
 
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of stages, files and bytes that are being fetched now. On the loop."""
+        state = self.machine.state
+        return {
+            "stages": len(state.stages),
+            "files_missing": len(state.fetches),
+            "bytes_missing": sum([fetch.size - fetch.written for fetch in state.fetches.values()]),
+            "bytes_asked": sum([supplier.size for supplier in state.suppliers.values()]),
+            "bytes_writing": sum([size for _, size in state.writes.values()]),
+            "tasks": len(state.stage_work) + len(state.part_work) + (state.trim_work is not None),
+        }
+
     def close(self) -> None:
         """End all threads, waiting for work that runs. No stage is told anything any more."""
         for stage in self._stages.values():

@@ -148,6 +148,16 @@ class Segments:
                         with suppress(OSError):
                             os.unlink(name, dir_fd=place)
 
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of files made so far, of payloads that arrive, and of free files. Reads a directory."""
+        arriving = [other.expected for other in self._arriving if other.expected]
+        return {
+            "files_made": self._next - 1,
+            "payloads_arriving": len(arriving),
+            "bytes_arriving": sum(arriving),
+            "files_free": len(os.listdir(self.free)) if self.free else 0,
+        }
+
     def incoming(self, size: int) -> Incoming:
         """Returns a file for a payload of ``size`` bytes that arrives; its ``finish`` raises if there is no room."""
         self._next += 1

@@ -31,6 +31,7 @@ import logging
 import signal
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import Key, WorkerId
@@ -246,6 +247,8 @@ def _on_host_message(
             if worker in loaded.host.workers:
                 reason = reason or f"the job's process ended with {describe_exit(code)}"
                 on_worker_exited(service, WorkerId(worker), reason)
+        case _:
+            assert_never(message)
 
 
 def _end_late_setup(service: NodeState, loaded: Loaded) -> None:

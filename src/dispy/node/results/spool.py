@@ -130,7 +130,7 @@ class Spool:
         """Tasks for the thread, oldest first; None: end, after all tasks before it."""
         self._thread: threading.Thread | None = None
         """The thread that writes, removes and syncs files; None until the first task."""
-        # Once the thread runs, only the thread uses these.
+        # Once the thread runs, only the thread changes these.
         self._used = 0
         """Bytes that all files of results take on disk; they may not exceed ``bytes_max``."""
         self._next = 1
@@ -256,6 +256,10 @@ class Spool:
                     place += 1
                     setattr(ended, attribute, place)
         return found, data
+
+    def statistics(self) -> dict[str, int]:
+        """Returns numbers of batches on disk and on their way there, and the bytes of all files of results."""
+        return {"batches": len(self._files), "batches_waiting": len(self._pending), "bytes": self._used}
 
     def close(self) -> None:
         """Write what is left, for at most ``END_S``, and unlock the rooms, for the next node to take over.

@@ -298,8 +298,8 @@ def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Re
     now = service.clock.time()
     ended = node.Ended(job.number, job.attempt, node.TERMINATED, now, now, b"", reason=reason, ran=False)
     owner = service.owners.get(worker)
-    if owner is not None and job.stream:
-        release(service, core.Release(owner[0].key, [job.stream]))
+    if owner is not None and type(job.where) is node.Segment:
+        release(service, core.Release(owner[0].key, [job.where.number]))
     service.handle(core.Ran(worker, record.record, 1, True, False, [ended]))
 
 

@@ -33,6 +33,8 @@ Without TLS a connection begins in PROOF. From every state it goes to ENDED by:
                              ``next_event``              what the handshake says            REFUSAL; else nothing
     the owner refuses        ``refuse``                  as given                           the same
     we broke a rule          ``send``, ``fail``          InternalError                      ``farewell``, in READY
+    we have a fault          ``fail``, by whom it is     InternalError                      ``farewell``, in READY
+                             raised to
     the peer is silent       ``look``                    SilenceError                       nothing
     the owner gives up       ``abort``                   as given                           nothing
     the socket is gone       ``closed``                  of a wrong protocol, or none       nothing
@@ -56,49 +58,26 @@ Threads: ``data_now`` and ``heartbeat.has_sent`` are for any thread, if the call
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
-from dispy.errors import DispyError, InternalError, RemoteProtocolError, SilenceError
+from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.protocol import frames, limits, streams
+from dispy.protocol.connection.faults import is_of_peer, too_large
 from dispy.protocol.connection.heartbeat import Heartbeat
 from dispy.protocol.connection.outgoing_streams import Frames, OutgoingStreams
+from dispy.protocol.connection.states import HANDLED, PROVEN, Signal, State
 from dispy.protocol.connection.stranger import BUFFER, Stranger
 from dispy.protocol.handshake import REFUSAL, SAME_SECRET, Handshake
+from dispy.protocol.history import History
 from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, TlsError, explain
 
 _PEER_BUFFER = 128 * limits.KIB
 """Encrypted bytes read at once after the proof."""
 
-FAULTS_OF_PEER = (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Exceptions by which something that a peer has said ends its connection; any other one is a fault of ours."""
-
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class State(enum.Enum):
-    """State of a connection; the table is above."""
-
-    TLS = enum.auto()
-    PROOF = enum.auto()
-    READY = enum.auto()
-    ENDED = enum.auto()
-
-
-class Signal(enum.Enum):
-    """Events that are no message of the peer."""
-
-    PROVEN = enum.auto()
-    """Both sides have proved themselves, and messages can be sent. Comes once, before all messages."""
-    HANDLED = enum.auto()
-    """A frame was handled that is for the machine alone. Others may have come behind it."""
-
-
-PROVEN: Final = Signal.PROVEN
-HANDLED: Final = Signal.HANDLED
 
 
 class ConnectionMachine:
@@ -172,6 +151,8 @@ class ConnectionMachine:
         """Bytes that have arrived over this connection, as on the wire (encrypted, with TLS)."""
         self.bytes_sent = 0
         """Bytes that were handed out to be sent over this connection, as on the wire."""
+        self._history = History("a connection")
+        """The last messages and frames of the peer, for the error if one cannot be handled."""
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -234,8 +215,8 @@ class ConnectionMachine:
                 self._reader.received(count)
             else:
                 self._feed(self.cipher, self._received[:count])
-        except DispyError as error:
-            self.refuse(self._explain(error))
+        except Exception as error:
+            self._blame(error, f"{count} bytes in state {self.state.name}", None)
 
     def _feed(self, cipher: Cipher, data: memoryview) -> None:
         cipher.feed(data)
@@ -259,19 +240,26 @@ class ConnectionMachine:
         Returns:
             A message of the peer, decoded; ``PROVEN``, once, before the first one; ``HANDLED``; or None: bytes are
             missing.
+
+        Raises:
+            InternalError: Handling the frame has failed by a fault of ours: ``fail``.
         """
+        frame = None
         try:
             while not self.is_over:
                 frame = self._reader.next_frame()
                 if frame is not None:
                     kind, stream, body = frame
                     if kind == frames.CONTROL and self._stranger is None:
-                        return self._decode(body)
+                        message = self._decode(body)
+                        self._history.notes.append((type(message), None, now))
+                        return message
+                    self._history.notes.append((frames.NAMES[kind], stream, now))
                     return self._on_frame(kind, stream, body, int(now * 1e6))
                 if self.cipher is None or not self._decrypt(self.cipher):
                     break
-        except FAULTS_OF_PEER as error:
-            self.refuse(self._explain(error))
+        except Exception as error:
+            self._blame(error, _in_words(frame), now)
         return None
 
     def _decrypt(self, cipher: Cipher) -> bool:
@@ -316,7 +304,7 @@ class ConnectionMachine:
         if self.is_ready:
             body = _encode(message)
             if len(body) > limits.CONTROL_FRAME_MAX:
-                self.fail(_too_large(message, len(body)))
+                self.fail(too_large(message, len(body)))
                 return
             self._out.append(frames.header(frames.CONTROL, len(body)))
             self._out.append(body)
@@ -346,7 +334,7 @@ class ConnectionMachine:
             for _, _, source in parts:
                 source.close()
             if self.is_ready:
-                self.fail(_too_large(message, len(body)))
+                self.fail(too_large(message, len(body)))
             return streams.Group([], b"")
         return self.outgoing.add(numbers, [source for _, _, source in parts], body, self._out)
 
@@ -477,13 +465,28 @@ class ConnectionMachine:
         self._reader.close()
         self.incoming.close()
 
-    def _explain(self, error: Exception) -> Exception:
-        """Returns the error to end the connection with; one that helps the user, if the peer is a stranger."""
+    def _blame(self, error: Exception, what: str, now: float | None) -> None:
+        """End the connection by an error of the peer at ``what``, in words that help the user if it is a stranger.
+
+        Raises:
+            InternalError: The error is one of ours.
+        """
+        if not is_of_peer(error):
+            raise self._history.fault(what, now) from error
         if self._stranger is None:
-            return error
-        if isinstance(error, TlsError):
-            return explain(error, self._role, is_dialer=self._is_dialer)
-        return self._stranger.explain(error)
+            self.refuse(error)
+        elif isinstance(error, TlsError):
+            self.refuse(explain(error, self._role, is_dialer=self._is_dialer))
+        else:
+            self.refuse(self._stranger.explain(error))
+
+
+def _in_words(frame: frames.Frame | None) -> str:
+    """Returns words for what was handled: a frame, or bytes that are no frame yet."""
+    if frame is None:
+        return "bytes"
+    kind, stream, body = frame
+    return f"{frames.NAMES[kind]} of stream {stream} with {len(body)} bytes"
 
 
 def _encrypt(cipher: Cipher, data: bytes | memoryview) -> bytes:
@@ -491,9 +494,3 @@ def _encrypt(cipher: Cipher, data: bytes | memoryview) -> bytes:
         return cipher.encrypt(data)
     except TlsError:
         return b""  # the peer has ended TLS: nothing can be sent, and the socket ends as well
-
-
-def _too_large(message: Any, size: int) -> InternalError:
-    what = f"a {type(message).__name__} of {size} bytes was to be sent"
-    hint = "this is a fault of dispy: please report it"
-    return InternalError(f"{what}; {limits.CONTROL_FRAME_MAX} are allowed", hint=hint)

@@ -17,21 +17,47 @@ ABANDONED = 10
 FINISHED = 11
 
 
+class Streamed(Struct, array_like=True, gc=False, tag=1):
+    """Place of a large call in a ``RunJobs``: a stream of the connection, by its number."""
+
+    stream: Number
+
+
+class Given(Struct, array_like=True, gc=False, tag=2):
+    """Place of a large call in a ``RunJobs``: a file that a client on the node's machine has linked into the node's
+    directory, by its number."""
+
+    file: Number
+
+
+class Segment(Struct, array_like=True, gc=False, tag=3):
+    """Place of a large call on a node and in a worker's ``Record``: a file of the node, by its number. A client
+    that sends one is refused.
+
+    ``is_given`` is True if the file is a client's (``Given``): what a job writes to it must not reach the client.
+    """
+
+    number: Number
+    is_given: bool = False
+
+
+Where = Streamed | Given | Segment
+"""Place of a large call."""
+
+
 class Job(Struct, array_like=True, gc=False):
     """One attempt of a job, with its arguments: an element of ``RunJobs``, and of a worker's ``Record``. ``attempt``
     counts the job's runs from 0.
 
     ``payload`` is the pickled call; neither scheduler nor node unpickles it. A large call (from ``INLINE_MAX`` bytes
-    on) is elsewhere, and ``payload`` is empty: ``stream`` is the number of a stream of the connection (in
-    ``RunJobs``), or of a segment, a file of the node (in ``Record``); ``given`` is the number of a file that a client
-    on the node's machine has linked into the node's directory. 0: not there.
+    on) is elsewhere, and ``payload`` is empty: ``where`` says where; None: it is in ``payload``. A job with a small
+    call costs one byte for it on the wire.
     """
 
     number: Number
     attempt: Count
     payload: Inline
-    stream: Number = 0
-    given: Number = 0
+    where: Where | None = None
 
 
 class Attempt(Struct, array_like=True, gc=False, frozen=True):
