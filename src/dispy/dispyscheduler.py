@@ -1,5 +1,7 @@
-"""The scheduler for ``SharedJobCluster``. Not available yet: importing this module raises ``MissingModuleError``."""
+"""Old name of the shared scheduler's program, as in dispy 4: ``python -m dispy.dispyscheduler``."""
 
-from dispy.not_yet import refuse_module
+from dispy.cli.scheduler import command as command
+from dispy.cli.scheduler import main as main
 
-refuse_module("dispy.dispyscheduler", __name__)
+if __name__ == "__main__":
+    main()

@@ -68,6 +68,10 @@ class NoNodesError(DispyError):
     """No node answered where one was expected: the program's private node could not be started."""
 
 
+class NoSchedulerError(DispyError):
+    """No shared scheduler answers at the address of a ``SharedJobCluster``, or it does not let the program in."""
+
+
 class StateDirectoryError(DispyError):
     """The user's state or runtime directory cannot be used, or is open to other users: nothing is put there."""
 

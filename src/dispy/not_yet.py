@@ -29,10 +29,6 @@ MODULES = {
         "the web page that shows clusters",
         "use cluster.print_status(), cluster.status(), or JobCluster(..., cluster_status=FUNCTION)",
     ),
-    "dispy.dispyscheduler": Later(
-        "the scheduler that SharedJobClusters use",
-        "use JobCluster in each program: any number of programs share the nodes",
-    ),
     "dispy.dispynetrelay": Later(
         "what finds nodes of other networks",
         "name these nodes in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
@@ -44,14 +40,6 @@ MODULES = {
 }
 """Modules that are not available yet, by their full names: importing one raises ``MissingModuleError``. Run as a
 program, it says so and exits with code 2."""
-
-NAMES = {
-    "SharedJobCluster": Later(
-        "a cluster at a scheduler that many programs share",
-        "use JobCluster: any number of programs share the nodes",
-    ),
-}
-"""Classes of ``dispy`` that are not available yet, by name: making an object raises ``NotYetError``."""
 
 PARAMETERS = {
     "ipv4_udp_multicast": Later(
@@ -107,11 +95,13 @@ NODE_OPTIONS = {
 }
 """Options of ``dispynode`` that are not available yet, by name without dashes: with one, no node is started."""
 
-RUN_OPTIONS = {
-    "scheduler_node": Later("a scheduler shared with others", "leave it out, and name nodes with -n"),
+SCHEDULER_OPTIONS = {
+    "httpd": Later("the web page that shows clusters", "leave it out; 'status' at its terminal shows them"),
+    "ipv4_udp_multicast": Later(
+        "finding nodes of other machines without naming them", "leave it out, and name nodes with --node"
+    ),
 }
-"""Options of ``dispy run`` (formerly ``dispy_cmd.py``) that are not available yet, by name without dashes: with one,
-nothing is run."""
+"""Options of ``dispyscheduler`` that are not available yet, by name without dashes: with one, none is started."""
 
 
 def not_yet(name: str, later: Later) -> NotYetError:
@@ -141,11 +131,6 @@ def refuse_module(name: str, run_as: str) -> NoReturn:
             sys.stderr.write(f"{name.rpartition('.')[2]}: {not_yet('it', later)}\n")
         sys.exit(2)
     raise MissingModuleError(f"{name} is not available yet ({later.what})", hint=later.instead)
-
-
-def dispyscheduler() -> NoReturn:
-    """Entry point of ``dispyscheduler.py``: says that it is not available yet, and exits with code 2."""
-    refuse_module("dispy.dispyscheduler", "__main__")
 
 
 def dispynetrelay() -> NoReturn:

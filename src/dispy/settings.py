@@ -175,3 +175,86 @@ def effective_cpus(wanted: int, present: int) -> int:
 
 settings_decoder = msgspec.json.Decoder(NodeSettings)
 """Decodes the settings of a private node, which its program sends as JSON; raises ``msgspec.ValidationError``."""
+
+
+class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a shared scheduler; most are options of ``dispyscheduler`` of the same name."""
+
+    hosts: tuple[str, ...] = ("127.0.0.1",)
+    """Host names or IP addresses to listen on for programs."""
+    port: Port = config.DispyPort
+    """Base port: programs come to ``port`` + 2, or to this one."""
+    listen_port: Port | None = None
+    """Exact port for programs; 0: any free port; None: as ``port`` says."""
+    nodes: tuple[str, ...] = ()
+    """Nodes to use, as "HOST" or "HOST:PORT"; empty or "*": those of this machine."""
+    name: str = ""
+    """Name of the scheduler for people; empty: the host's name."""
+    node_secret: str = ""
+    """Secret shared with nodes; with neither this nor the file: that of ``DISPY_SECRET``, else the user's own."""
+    node_secret_file: str | None = None
+    """Path of the file with the secret for nodes."""
+    node_certfile: str | None = None
+    """Path of the PEM file with the certificate shown to nodes."""
+    node_keyfile: str | None = None
+    """Path of the PEM file with its key; None: it is in ``node_certfile``."""
+    node_cafile: str | None = None
+    """Path of the PEM file of the authority that must have signed the certificates of nodes."""
+    cluster_secret: str = ""
+    """Secret shared with programs; with neither this nor the file: that of ``DISPY_SECRET``, else the user's own."""
+    cluster_secret_file: str | None = None
+    """Path of the file with the secret for programs."""
+    cluster_certfile: str | None = None
+    """Path of the PEM file with the certificate shown to programs."""
+    cluster_keyfile: str | None = None
+    """Path of the PEM file with its key; None: it is in ``cluster_certfile``."""
+    cluster_cafile: str | None = None
+    """Path of the PEM file of the authority that must have signed the certificates of programs."""
+    tls: bool | None = None
+    """False: no TLS. True: TLS on all links. None: TLS over TCP; none on Unix sockets."""
+    force_weak_secret: bool = False
+    """True: listen beyond loopback also with a typed secret that is easy to guess."""
+    lease_s: Annotated[float, Meta(gt=0)] = 3600.0
+    """Seconds for which jobs and results of a program that is away are kept; infinite: for ever."""
+    pulse_s: Annotated[float, Meta(ge=PULSE_MIN_S, le=PULSE_MAX_S)] = PULSE_S
+    """Heartbeat interval of nodes (seconds): one that is silent for five of them is dead."""
+    cooperative: bool = False
+    """True: each program may change the number of CPUs of nodes for all."""
+    cleanup_nodes: bool = False
+    """True: working directories are removed from nodes when a cluster closes, whatever its program wants."""
+    debug: bool = False
+    """True: log each message and decision."""
+    daemon: bool = False
+    """True: do not read commands from the terminal, and run on when it is closed."""
+
+
+_SCHEDULER_PATHS = (
+    "node_secret_file", "node_certfile", "node_keyfile", "node_cafile",
+    "cluster_secret_file", "cluster_certfile", "cluster_keyfile", "cluster_cafile",
+)  # fmt: skip
+"""Names of the settings that are paths."""
+
+
+def check_scheduler(settings: SchedulerSettings) -> SchedulerSettings:
+    """Check settings as a whole, before anything is made; returns them with absolute paths.
+
+    Raises:
+        UsageError: Settings are wrong; the text names all faults at once.
+    """
+    faults = []
+    paths: dict[str, str | None] = {}
+    for name in _SCHEDULER_PATHS:
+        try:
+            paths[name] = current_directory.own_file(getattr(settings, name), name)
+        except UsageError as error:
+            faults.append(str(error))
+    for side in ("node", "cluster"):
+        if getattr(settings, f"{side}_secret") and getattr(settings, f"{side}_secret_file"):
+            faults.append(f"{side}_secret and {side}_secret_file: give one of them")
+    if settings.port > 65000:
+        faults.append(f"port: {settings.port} leaves no room for the ports after it")
+    if not settings.name.isprintable() or len(settings.name) > 255:
+        faults.append("name: up to 255 printable characters")
+    if faults:
+        raise UsageError("; ".join(faults), hint="see 'dispyscheduler --help'")
+    return msgspec.structs.replace(settings, **{name: path for name, path in paths.items() if path})

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from dispy import __version__, config
-from dispy.cli.old_options import old_options, take_out
+from dispy.cli import old_options
 from dispy.cli.options import Number, Size, Underscores, UserPath, say
 from dispy.errors import DispyError, NotYetError
 from dispy.settings import NodeSettings
@@ -129,14 +129,14 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     "-d", "--debug", is_flag=True, help="Log each message and decision, to find out why nothing happens."
 )
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
-@old_options
+@old_options.NODE.add
 def command(**options: Any) -> None:
     """Run jobs of dispy clients on this machine.
 
     Clients of the same user on this machine find the node by themselves. SIGINT (Ctrl-C) and SIGTERM end it with
     everything that runs on it; SIGUSR1 has it take no new jobs, and end when those that run have ended.
     """
-    for text in take_out(options):
+    for text in old_options.NODE.take_out(options):
         say(click.get_current_context(), text)
     gc.disable()  # until all modules are loaded; see ``daemon.main``
     from dispy.node import daemon

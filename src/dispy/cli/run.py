@@ -7,13 +7,13 @@ import shlex
 import sys
 import warnings
 from contextlib import suppress
+from functools import partial
 
 import click
 
 import dispy
 from dispy.cli.options import Underscores, UserPath
 from dispy.errors import DispyError, UsageError
-from dispy.not_yet import RUN_OPTIONS, not_yet
 
 FAILED = 1
 """Exit code if the command itself worked, but a run failed or ended with another exit code than 0."""
@@ -44,7 +44,10 @@ FAILED = 1
 @click.option("--secret_file", type=UserPath(), help="File with the secret, mode 0600.")
 @click.option("--certfile", type=UserPath(), help="Certificate that nodes must show, too, PEM.")
 @click.option("--keyfile", type=UserPath(), help="Its key, if that is not in certfile.")
-@click.option("--scheduler_node", default="", help="Not available yet: a scheduler shared with others.")
+@click.option(
+    "--scheduler_node", default=None, metavar="HOST",
+    help="Use the shared scheduler there (dispyscheduler); secret and certificate are then for it.",
+)  # fmt: skip
 @click.argument("computation")
 def run(
     computation: str,
@@ -58,7 +61,7 @@ def run(
     secret_file: str | None,
     certfile: str | None,
     keyfile: str | None,
-    scheduler_node: str,
+    scheduler_node: str | None,
 ) -> None:
     """Run the program COMPUTATION once for each -a, at the same time where CPUs are free, and print what it prints.
 
@@ -66,11 +69,12 @@ def run(
     with its number and arguments when it has ended; a table of the nodes comes last. The exit code is 0 if
     that of all runs was, else 1; 2 if it could not begin.
     """
-    if scheduler_node:
-        raise not_yet("--scheduler_node", RUN_OPTIONS["scheduler_node"])
     runs = [_split(text) for text in args] or [[]]
     warnings.showwarning = _warn  # type: ignore[assignment]  # the rest of its arguments is of no interest
-    cluster = dispy.JobCluster(
+    kind = dispy.JobCluster
+    if scheduler_node is not None:
+        kind = partial(dispy.SharedJobCluster, scheduler_host=scheduler_node)  # type: ignore[assignment]
+    cluster = kind(
         computation,
         nodes=list(nodes) or None,
         depends=list(files),

@@ -426,6 +426,8 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "ext_host": check_hosts,
     "dispy_port": check_port,
     "node_port": check_port,
+    "scheduler_host": partial(check_text, hint="a host name or an address"),
+    "scheduler_port": check_port,
     "isolate": check_flag,
     "seed": _check_seed,
     "reseed": check_flag,

@@ -146,6 +146,9 @@ class JobCluster(ClusterMaps, ClusterNodes):
         PicklingError: The computation cannot be sent; says which part of it.
     """
 
+    _scheduler: startup.Scheduler | None = None
+    """Shared scheduler of the cluster; None: it has one in this process."""
+
     @briefly
     def __init__(
         self,
@@ -206,7 +209,10 @@ class JobCluster(ClusterMaps, ClusterNodes):
         )  # fmt: skip
         renamed(None, node_port, "node_port", "dispy.config.NodePort")
         is_reentrant = reentrant_or_not(reentrant)
-        chosen = startup.choose_nodes(nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls))
+        shared = self._scheduler
+        chosen = startup.choose_nodes(
+            nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls), is_shared=shared is not None
+        )
         dest_path = check_dest_path(dest_path)
         seed = payload.random_generators.new_seed() if seed is None else seed
         seeding = payload.Seeding(seed, FIRST, reseed)
@@ -225,8 +231,13 @@ class JobCluster(ClusterMaps, ClusterNodes):
         )  # fmt: skip
         startup.set_ports(dispy_port, node_port)
         running = engine()
+        backend = (
+            running.backend
+            if shared is None
+            else running.call(running.schedulers.at, startup.find_scheduler(shared, chosen.access))
+        )
         self._session = session = startup.make_session(
-            options, chosen.wishes, shipped, held, running, running.backend, running.new_number(), self,
+            options, chosen.wishes, shipped, held, running, backend, running.new_number(), self,
             startup.Callbacks(job_status, cluster_status, job_output),
         )  # fmt: skip
         if durable or recover_file is not None:

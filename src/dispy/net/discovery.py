@@ -111,17 +111,23 @@ class Listing(msgspec.Struct, frozen=True):
 # Where.
 
 
-def places() -> list[Path]:
+NODES = "nodes"
+"""Kind of the entries of nodes: the name of the directory that has the lists of all machines and boots."""
+SCHEDULERS = "schedulers"
+"""Kind of the entries of shared schedulers, which list themselves as nodes do."""
+
+
+def places(kind: str = NODES) -> list[Path]:
     """Returns the directories in which this user's nodes of this machine list themselves, the preferred one first.
 
     That is the one in the state directory, then the one in the runtime directory. They may not exist. Empty if the
-    user can have neither.
+    user can have neither. ``kind``: ``NODES`` or ``SCHEDULERS``.
     """
     here = loopback.here()
     found = []
     for base in (state_path, runtime_path):
         with suppress(StateDirectoryError):
-            found.append(base() / "nodes" / here)
+            found.append(base() / kind / here)
     return found
 
 
@@ -144,6 +150,7 @@ class Entry:
 
     Args:
         listing: Description of the node, the content of the file.
+        kind: ``NODES`` or ``SCHEDULERS``.
 
     Attributes:
         path: Path of the file.
@@ -152,15 +159,16 @@ class Entry:
         StateDirectoryError: No directory can be written to.
     """
 
-    def __init__(self, listing: Listing) -> None:
-        running_nodes("")  # removes files of dead nodes
+    def __init__(self, listing: Listing, kind: str = NODES) -> None:
+        Lookout(kind).running()  # removes files of dead nodes
+        self._kind = kind
         self._guard = threading.Lock()
         """Held while the file is written or removed: by the node's loop, or by the thread that calls ``keep``."""
         self._listing = listing
         """Description that the file should have."""
         self._is_closed = False
         """True once ``close`` was called: ``keep`` must not write the file again."""
-        self.path, faults = _write(listing)
+        self.path, faults = _write(listing, kind)
         if faults:
             logger.warning(
                 "this node is listed in %s, since %s: only programs with the same XDG_RUNTIME_DIR and TMPDIR find it",
@@ -193,7 +201,7 @@ class Entry:
 
     def _write(self) -> None:
         try:
-            self.path, _ = _write(self._listing)
+            self.path, _ = _write(self._listing, self._kind)
         except StateDirectoryError as error:
             logger.warning("%s", error)
 
@@ -223,7 +231,7 @@ class Entry:
             self._guard.release()
 
 
-def _write(listing: Listing) -> tuple[Path, str]:
+def _write(listing: Listing, kind: str) -> tuple[Path, str]:
     """Write a node's file into the first directory that allows it: the state directory, else the runtime directory.
 
     Returns:
@@ -239,7 +247,7 @@ def _write(listing: Listing) -> tuple[Path, str]:
         fault = ""
         for _ in range(3):
             try:
-                nodes = private_directory(make(base()) / "nodes")
+                nodes = private_directory(make(base()) / kind)
                 path = private_directory(nodes / loopback.here()) / f"{listing.node}.json"
                 write_private(path, data)
                 return path, "; ".join(faults)
@@ -263,9 +271,13 @@ class Lookout:
 
     Unchanged files are not read again. Nodes whose processes cannot be seen from here (*unseen*: in another
     container) are connected to now and then, to find out whether they are there.
+
+    Args:
+        kind: ``NODES`` or ``SCHEDULERS``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = NODES) -> None:
+        self._kind = kind
         self._guard = threading.Lock()
         """Guards ``_read``, ``_answered`` and ``_doubted`` between threads that call the methods. Held during a
         search."""
@@ -287,7 +299,7 @@ class Lookout:
         found: dict[str, Listing] = {}
         with self._guard:
             before, self._read = self._read, {}
-            for directory in places():
+            for directory in places(self._kind):
                 for path in _files(directory):
                     listing = self._look(path, before)
                     if listing is not None:

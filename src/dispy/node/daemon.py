@@ -24,8 +24,9 @@ from dispy.core.execution.dispatch import workers_max
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.stores import Stores
 from dispy.net.port_holders import holder
+from dispy.net.terminal import Console, has_terminal
 from dispy.node import reporting
-from dispy.node.console import HINT, Console, Prompt
+from dispy.node.console import END_OF_FILE, HINT, Prompt
 from dispy.node.listening import wanted_port
 from dispy.node.machine import accounts
 from dispy.node.machine.accounts import Account
@@ -301,10 +302,10 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     if signal.SIGUSR1 in early:
         service.drain("SIGUSR1")
     _watch_owner(loop, service, settings.owner)
-    is_typed_at = not settings.daemon and not settings.owner and _has_terminal()
+    is_typed_at = not settings.daemon and not settings.owner and has_terminal()
     with contextlib.suppress(OSError):  # stdout is closed: no reason to stop
         print(_greeting(settings, service, parts.cpus) + (f"\n{HINT}" if is_typed_at else ""), flush=True)
-    console = Console(sys.stdin.fileno(), Prompt(service).answer) if is_typed_at else None
+    console = Console(sys.stdin.fileno(), Prompt(service).answer, END_OF_FILE) if is_typed_at else None
     await service.run()
     if console is not None:
         console.close()
@@ -341,14 +342,6 @@ def _why_deaf(settings: NodeSettings, port: int, error: OSError) -> str:
         "--dispy_port N (the node listens on N + 1), --listen_port N, or --listen_port 0 for any. "
         "Clients then have to name it: nodes=[('HOST', PORT)]"
     )
-
-
-def _has_terminal() -> bool:
-    """True if standard input is a terminal, so that an administrator can type commands (``console``)."""
-    try:
-        return sys.stdin is not None and sys.stdin.isatty()
-    except ValueError:  # closed
-        return False
 
 
 def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:

@@ -12,10 +12,11 @@ from dispy.errors import StateDirectoryError
 from dispy.net import connection, unix_sockets
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
+from dispy.net.late_tls import TlsAtFirst
 from dispy.net.listener import Listener
 from dispy.net.loopback import namespace
 from dispy.net.unix_listener import UnixListener
-from dispy.node.listening import TlsAtFirst, listen
+from dispy.node.listening import listen
 from dispy.protocol import node, streams
 from dispy.protocol.node import to_node_decoder
 from dispy.security.secrets import Secret

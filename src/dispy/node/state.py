@@ -27,7 +27,7 @@ from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
-from dispy.net.streams_under_way import StreamsUnderWay
+from dispy.net.links.streams_under_way import StreamsUnderWay
 from dispy.node import guard
 from dispy.node.guard import Owner
 from dispy.node.guests import Reports

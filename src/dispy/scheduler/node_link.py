@@ -1,7 +1,7 @@
 """A scheduler's link to a node: what the node is told when a connection stands, and what is made of what it says.
 
-``net.link`` makes the connections. After each one both sides compare what they hold. An *incarnation* is one run of
-the node's process: ``Welcome`` tells whether the same one answers.
+``net.links.link`` makes the connections. After each one both sides compare what they hold. An *incarnation* is one
+run of the node's process: ``Welcome`` tells whether the same one answers.
 
     state         event                                  next         what is done
     unknown       both sides have proved themselves      introduced   Attach
@@ -24,12 +24,12 @@ from collections.abc import Callable, Sized
 from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
-from dispy.net.acknowledging import Acknowledger, AfterNote
 from dispy.net.connection import Connection
 from dispy.net.dialing import Target
-from dispy.net.link import Link, Roles
+from dispy.net.links.acknowledging import Acknowledger, AfterNote
+from dispy.net.links.link import Link, Roles
+from dispy.net.links.streams_under_way import StreamsUnderWay
 from dispy.net.stream_sinks import PoolSink
-from dispy.net.streams_under_way import StreamsUnderWay
 from dispy.protocol import node
 from dispy.protocol.node import from_node_decoder
 from dispy.protocol.views import NodeId, NodeInfo
@@ -77,7 +77,7 @@ class Owner(Protocol):
         """The node cannot be reached, or is lost; the link is closed."""
 
     def link_slow(self, node_link: NodeLink) -> None:
-        """The node has not answered for ``net.link.SLOW_S`` since the first dial; the link goes on trying."""
+        """The node has not answered for ``net.links.link.SLOW_S`` since the first dial; the link goes on trying."""
 
     def link_silent(self, node_link: NodeLink) -> None:
         """The connection of a known node broke; the link dials again."""

@@ -15,7 +15,7 @@ from dispy.core.scheduling.ids import NodeId
 from dispy.errors import SilenceError
 from dispy.net.connection import Connection
 from dispy.net.dialing import Target
-from dispy.net.link import SLOW_S
+from dispy.net.links.link import SLOW_S
 from dispy.protocol import node
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.node_link import NodeLink, Trace
@@ -26,7 +26,7 @@ from dispy.system.escaping import line
 from dispy.system.wording import counted
 
 if TYPE_CHECKING:
-    from dispy.net.acknowledging import AfterNote
+    from dispy.net.links.acknowledging import AfterNote
     from dispy.system.shared_memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")

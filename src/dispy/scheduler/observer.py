@@ -31,7 +31,7 @@ class Observer(Protocol):
         """
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
-        """No node has introduced itself at an address: none answered for ``net.link.SLOW_S`` (the link goes on
+        """No node has introduced itself at an address: none answered for ``net.links.link.SLOW_S`` (the link goes on
         trying), it cannot be reached, or it refused us (the link is given up). ``error`` says which."""
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:

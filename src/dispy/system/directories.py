@@ -213,12 +213,20 @@ def shared_with(node: bytes) -> str:
     If there is one, program and node exchange payloads as files there, without a copy. The directory is looked for
     below our own user's, and the identity is random: so a directory that is found is the node's.
     """
+    return shared_place(node.hex())
+
+
+def shared_place(name: str) -> str:
+    """Returns the path of a directory in memory in which another process of this user takes files (``GIVEN``).
+
+    Empty if it is not here, or not ours. ``name``: its name, which has random bytes of its owner in it.
+    """
     usual = MEMORY / f"dispy-{os.getuid()}"
-    if is_private(usual / node.hex() / GIVEN):
-        return str(usual / node.hex())
+    if is_private(usual / name / GIVEN):
+        return str(usual / name)
     for base in _substitutes(usual, 0o700):
-        if is_private(base / node.hex() / GIVEN):
-            return str(base / node.hex())
+        if is_private(base / name / GIVEN):
+            return str(base / name)
     return ""
 
 

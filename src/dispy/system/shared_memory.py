@@ -120,10 +120,10 @@ def _with_lengths(names: list[str]) -> list[tuple[int, str]]:
     return [(int(length), name) for name in names if (length := name.partition("-")[0]).isdecimal()]
 
 
-def _files_max() -> int:
-    """Returns the largest number of files of a pool here: a quarter of the allowed descriptors, at most 200."""
+def _files_max(wanted: int) -> int:
+    """Returns the largest number of files of a pool here: a quarter of the descriptors, at most ``wanted``."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return SHARED_FILES_MAX if allowed == resource.RLIM_INFINITY else min(SHARED_FILES_MAX, allowed // 4)
+    return wanted if allowed == resource.RLIM_INFINITY else min(wanted, allowed // 4)
 
 
 class SharedPool:
@@ -133,11 +133,21 @@ class SharedPool:
         directory: Directory of this process alone, on a memory file system.
         read: Called with a descriptor to read a payload that is to be copied; returns None if it can do no better
             than the pool, which then copies it into a buffer.
+        adopted_min: Bytes of a payload from which a file of another process is mapped; a smaller one is copied.
+        files_max: Largest number of files; fewer where descriptors are few (``SHARED_FILES_MAX``).
     """
 
-    def __init__(self, directory: str, read: Callable[[int], Sized | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        read: Callable[[int], Sized | None] = lambda _: None,
+        *,
+        adopted_min: int = ADOPTED_MIN,
+        files_max: int = SHARED_FILES_MAX,
+    ) -> None:
         self._directory = directory
         self._read = read
+        self._adopted_min = adopted_min
         self._files: dict[int, SharedFile] = {}
         """Files of the pool, in use or free, by the ``id`` of their map: a view of the map leads to it. Those not
         looked at for longest come first."""
@@ -145,7 +155,7 @@ class SharedPool:
         """Number that the last file was named by; the next file gets the number after it."""
         self._kept_max = kept_max(directory, KEPT_MAX)
         """Bytes of files, in use or free, beyond which free ones are removed before another file is added."""
-        self._files_max = _files_max()
+        self._files_max = _files_max(files_max)
         """Number of files at which no other is added (``SHARED_FILES_MAX``, or less where descriptors are few)."""
         self._lock = threading.Lock()
         """Held while ``_files`` is searched or changed. ``link`` does not hold it: its caller refers to the buffer,
@@ -199,7 +209,7 @@ class SharedPool:
 
         Args:
             path: Path of the file.
-            free: Directory in which the writer of the file finds free files.
+            free: Directory in which the writer of the file finds free files; empty: it wants none.
 
         Returns:
             A memoryview, or what ``read`` has made of the file.
@@ -208,7 +218,7 @@ class SharedPool:
             OSError: The file is not there, or cannot be mapped.
         """
         size = os.stat(path).st_size
-        if size < ADOPTED_MIN:
+        if size < self._adopted_min:
             return self._copy_of(path, size)
         with self._lock:
             if not self._has_room():
@@ -220,7 +230,7 @@ class SharedPool:
                 raise
             except OSError:  # the file system has no inode left: on tmpfs each link takes one
                 return self._copy_of(path, size)
-            spare = self._find(size)
+            spare = self._find(size) if free else None
             if spare is not None:
                 self._files.pop(id(spare.mapped), None)
                 spare.close()

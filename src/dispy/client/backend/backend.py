@@ -45,10 +45,12 @@ class Access(Struct, frozen=True):
     Attributes:
         secret: Secret shared with the nodes. A node with another secret is never used.
         tls: Certificates and key, and which links are to be encrypted.
+        is_shared: True if these are for the link to a shared scheduler, which dials the nodes as it was told to.
     """
 
     secret: Secret
     tls: Tls
+    is_shared: bool = False
 
 
 class Wishes(Struct):
@@ -110,8 +112,8 @@ class Views(Protocol):
         """
         ...
 
-    def why(self, number: int, job: int) -> tuple[str, list[str]]:
-        """Returns where an open job is and what it waits for, and which nodes of its cluster are silent, in words.
+    def ask_why(self, number: int, job: int) -> Future[tuple[str, list[str]]]:
+        """Ask where an open job is and what it waits for, and which nodes of its cluster are silent, in words.
 
         The first text is empty if the cluster has no node for the job.
         """
@@ -272,6 +274,9 @@ class Listener(Protocol):
 
     def on_closed(self, number: int) -> None:
         """A cluster is closed: nothing more is told of it."""
+
+    def on_forgotten(self, number: int, reason: str) -> None:
+        """The scheduler has lost all jobs of a cluster: they have ended. The cluster goes on with new ones."""
 
     def on_offer(self, number: int, found: NodeInfo) -> None:
         """A cluster may use a node. It answers by ``Backend.allocate``, now or later, or not at all."""

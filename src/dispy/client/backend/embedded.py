@@ -77,7 +77,8 @@ class Embedded:
         self.service = SchedulerService(identity, name, self._news, thread.clock)
         """The scheduler, with the links to all nodes."""
         self.service.links.origin = origin
-        self._memory = PayloadMemory(self.service.links)
+        self.memory = PayloadMemory(self.service.links)
+        """Large payloads of the program in shared memory."""
         self._journal = ProgramJournal(
             self.service, self._opened, new_journal or partial(make_journal, self.service, thread.post)
         )
@@ -93,7 +94,7 @@ class Embedded:
         )
         self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news, self._journal)
         """Nodes and jobs, to be read."""
-        self._news.begin(self.service, self.discovery, self._journal, self._memory)
+        self._news.begin(self.service, self.discovery, self._journal, self.memory)
 
     # Clusters.
 
@@ -102,7 +103,7 @@ class Embedded:
         if config.SharedMemory and any(
             a.ip_addr is None or is_loopback(a.ip_addr) for a in wishes.allocations
         ):
-            self._memory.share()
+            self.memory.share()
         self.discovery.prepare(access, wishes)
         self.warn_blind(access, wishes.allocations)
 
@@ -258,4 +259,4 @@ class Embedded:
         """Wait for private nodes and journals, when the loop has ended. On a thread of the program."""
         self.discovery.wait()
         self._journal.close(is_leaving=is_leaving)
-        self._memory.close()
+        self.memory.close()

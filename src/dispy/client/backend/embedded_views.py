@@ -73,14 +73,16 @@ class EmbeddedViews:
         self._service.ask_jobs(node, EMBEDDED, number, self._news.expect(answer))
         return answer
 
-    def why(self, number: int, job: int) -> tuple[str, list[str]]:
+    def ask_why(self, number: int, job: int) -> Future[tuple[str, list[str]]]:
         computation = self._service.state.computations[EMBEDDED, number]
         silent = []
         for info in self._service.links.nodes():
             silent_s = self._service.links.silent_s(info.node)
             if info.node in computation.placements and silent_s > 2 * self._service.links.pulse_s:
                 silent.append(f"node {info.name} has said nothing for {silent_s:g} s")
-        return why_open(computation, job), silent
+        answer: Future[tuple[str, list[str]]] = Future()
+        answer.set_result((why_open(computation, job), silent))
+        return answer
 
     def stalled(self, number: int) -> str:
         """As ``Backend.stalled``; empty, too, while a large payload is on its way: that is no standstill."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from dispy import payload
 from dispy.errors import DispyError
-from dispy.system.directories import memory_directory, shared_memory
+from dispy.net.links.file_exchange import FileExchange
+from dispy.system.directories import GIVEN, memory_directory, shared_memory
 from dispy.system.memory import pool
 from dispy.system.run_directory import Place, sweep
 from dispy.system.shared_memory import SharedPool
@@ -31,10 +32,12 @@ class PayloadMemory:
 
     Attributes:
         is_shared: True once the directory is there.
+        name: Name of the directory below that of all of this user.
     """
 
     def __init__(self, links: NodeLinks) -> None:
         self._links = links
+        self.name = f"client-{links.identity.hex()}"
         self._place: Place | None = None
         self._take_before: Callable[[int], memoryview] = pool.take
         """Allocator of large payloads (size in bytes → memory) before ``share``; ``close`` puts it back."""
@@ -55,13 +58,20 @@ class PayloadMemory:
                 memory = shared_memory()
                 if memory is None:
                     return
-                self._place = Place(memory, f"client-{self._links.identity.hex()}")
+                self._place = Place(memory, self.name)
+                (self._place.root / GIVEN).mkdir(mode=0o700)
             except (OSError, DispyError) as error:
                 logger.info("large data is copied to nodes of this machine: %s", error)
                 return
             shared = self._links.memory = SharedPool(str(self._place.root), payload.read_bytes)
         self._take_before = payload.blocks.take
         payload.blocks.take = shared.take
+
+    def exchange(self, theirs: str) -> FileExchange:
+        """Returns the exchange of payloads with a scheduler of this machine, by the name of its directory."""
+        if self._place is None or not theirs:
+            return FileExchange()
+        return FileExchange(self._links.memory, str(self._place.root), theirs)
 
     def sweep(self) -> None:
         """Remove files that dead nodes of this machine have left in shared memory; on a new thread: it may block."""

@@ -25,6 +25,7 @@ from dispy.client import logger as log
 from dispy.client.backend.embedded import Embedded
 from dispy.client.engine.callback_thread import Caller
 from dispy.client.engine.news import News
+from dispy.client.engine.schedulers import Schedulers
 from dispy.client.engine.threads import Threads
 from dispy.client.recovery.journaling import leave_results, note_computation
 from dispy.client.session import explain, failures, shutdown
@@ -50,11 +51,13 @@ class Engine(Threads):
         clock: As of ``Threads``.
 
     Attributes:
-        backend: The scheduler.
-        news: What it tells, and the open clusters.
+        backend: The scheduler in this process.
+        schedulers: Shared schedulers that clusters of the program use.
+        news: What schedulers tell, and the open clusters.
     """
 
     backend: Embedded
+    schedulers: Schedulers
 
     def __init__(self, clock: Clock = time) -> None:
         super().__init__("dispy engine", clock)
@@ -81,7 +84,8 @@ class Engine(Threads):
 
     def begin(self) -> None:
         """Make the scheduler: from now on clusters can be opened. On the loop."""
-        self.backend = self.news.backend = self.new_backend()
+        self.backend = self.new_backend()
+        self.schedulers = Schedulers(self, self.news, self.backend)
         self._timer: asyncio.TimerHandle | None = None
         """Timer of the next ``_look``; None before the first cluster."""
 
@@ -96,6 +100,7 @@ class Engine(Threads):
         """Say farewell to nodes, and end private nodes. On the loop, which goes on for some turns."""
         if self._timer is not None:
             self._timer.cancel()
+        self.schedulers.stop(is_leaving=self._is_leaving)
         self.backend.stop(is_leaving=self._is_leaving)
         for _ in range(5):  # farewells leave, and connections are told that they are closed
             await asyncio.sleep(0)
@@ -138,7 +143,7 @@ class Engine(Threads):
     def add(self, session: Session) -> None:
         """Open a cluster: the backend offers it nodes. On the loop."""
         self.sessions[session.number] = session
-        self.backend.open(session.spec(partial(note_computation, session)))
+        session.backend.open(session.spec(partial(note_computation, session)))
         if self._timer is None:
             self._look()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dispy.client.allocation import node_choice, node_views
 from dispy.client.session import completion, files
 from dispy.client.session.received_files import Arrivals
-from dispy.protocol.node import AcknowledgeProvisional
+from dispy.protocol.node import ABANDONED, AcknowledgeProvisional
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend
@@ -23,7 +23,7 @@ logger = logging.getLogger("dispy.client")
 
 
 class News:
-    """The listener of a backend (``backend.Listener``). News for a cluster that has ended is dropped.
+    """The listener of all backends of an engine (``backend.Listener``). News for a cluster that has ended is dropped.
 
     Args:
         threads: The threads of the engine.
@@ -33,9 +33,6 @@ class News:
         arrivals: Receiver of files that jobs send, with a thread that writes them; None until a job sends one.
     """
 
-    backend: Backend
-    """The backend; assigned once it is made, before any news comes."""
-
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self.sessions: dict[int, Session] = {}
@@ -43,6 +40,14 @@ class News:
 
     def on_closed(self, number: int) -> None:
         self.sessions.pop(number, None)
+
+    def on_forgotten(self, number: int, reason: str) -> None:
+        """End all jobs of a cluster but those that have not left its inbox."""
+        session = self.sessions.get(number)
+        if session is not None:
+            waiting = {job.number for job in list(session.inbox)}
+            lost = [job for job in list(session.jobs) if job not in waiting]
+            completion.on_ended_here(session, lost, ABANDONED, reason)
 
     # Nodes.
 
@@ -127,7 +132,9 @@ class News:
 
     def _answer(self, node: NodeId, message: AcknowledgeProvisional) -> None:
         """Send a node the answer to a provisional result or a part of a file, for which its job waits."""
-        self.backend.answer(node, message)
+        session = self.sessions.get(message.computation)
+        if session is not None:
+            session.backend.answer(node, message)
 
     def _is_open(self, computation: int, number: int) -> bool:
         """True if a job has not ended, by the numbers of its computation and its own. On any thread."""
@@ -138,7 +145,7 @@ class News:
         session = self.sessions.get(number)
         if session is not None:
             session.watching.on_printed(printed)
-            self.backend.answer_printed(number, node, serial)
+            session.backend.answer_printed(number, node, serial)
 
     # Files.
 
@@ -151,12 +158,12 @@ class News:
         """Have pieces of files that a node asks for read on the thread for files, then sent to it or refused."""
         session = self.sessions.get(number)
         if session is not None:
-            self._threads.files.call(self._read_files, [(session.shipped, message, node)])
+            self._threads.files.call(self._read_files, [(session.shipped, session.backend, message, node)])
 
-    def _read_files(self, shipped: Shipped, message: NeedFiles, node: NodeId) -> None:
+    def _read_files(self, shipped: Shipped, backend: Backend, message: NeedFiles, node: NodeId) -> None:
         """Read pieces of files, and have the loop send them, or the refusals. On the thread that reads files."""
         pieces, unreadable = shipped.answer(message)
-        self._threads.post(self.backend.send_files, node, message.computation, pieces, unreadable)
+        self._threads.post(backend.send_files, node, message.computation, pieces, unreadable)
 
     # Threads.
 

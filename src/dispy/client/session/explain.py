@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from dispy.client.arguments import describe
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from dispy.protocol.views import NodeInfo
 
 logger = logging.getLogger("dispy.client")
+
+ANSWER_S = 5.0
+"""Seconds that ``why`` waits for a scheduler elsewhere."""
 
 WARN_S = 5.0
 """Seconds that jobs wait without any node in use before a warning says why. They go on waiting."""
@@ -41,13 +45,16 @@ def why(session: Session, job: DispyJob) -> str:
     if job._is_final:  # pyright: ignore[reportPrivateUsage]  # ``status`` would count as a look at a failure
         return f"it has ended: {STATUS_NAMES[job.status]}"
     session.check_open()
-    return session.engine.call(_why, session, job)
+    answer = session.engine.call(_ask_why, session, job)
+    try:
+        where, silent = answer.result(ANSWER_S)
+    except TimeoutError:
+        return f"its scheduler has not answered for {ANSWER_S:g} s"
+    return "; ".join([where or session.engine.call(_why_no_node, session), *silent])
 
 
-def _why(session: Session, job: DispyJob) -> str:
-    """Returns where an unfinished job is and what it waits for, in words; on the loop.
-
-    Nodes of the cluster that have been silent for more than two heartbeat intervals are named, too.
+def _ask_why(session: Session, job: DispyJob) -> Future[tuple[str, list[str]]]:
+    """Ask the backend where an unfinished job is and what it waits for (``Views.ask_why``); on the loop.
 
     Raises:
         UsageError: The job is not an unfinished one of this cluster.
@@ -58,8 +65,7 @@ def _why(session: Session, job: DispyJob) -> str:
             hint="ask the cluster that it was submitted to",
         )
     take_inbox(session)
-    where, silent = session.views.why(session.number, job.number)
-    return "; ".join([where or _why_no_node(session), *silent])
+    return session.views.ask_why(session.number, job.number)
 
 
 def check_waiting(session: Session) -> None:
@@ -157,6 +163,8 @@ def _advice(session: Session, known: list[NodeInfo]) -> list[str]:
         session: Cluster without a node in use.
         known: Connected nodes with the cluster's secret.
     """
+    if session.options.access.is_shared:
+        return [] if known else ["The scheduler has no node: start 'dispynode' where it finds it."]
     found = []
     items = session.wishes.allocations
     for item in items:

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy import config, payload
 from dispy.client.allocation.node_choice import check_reach
 from dispy.client.backend.backend import Access, Wishes
+from dispy.client.backend.open_clusters import reach_fault
+from dispy.client.backend.scheduler_link import Address
 from dispy.client.nodes import parse_nodes
 from dispy.client.session import submission
 from dispy.client.session.live_output import Watching
 from dispy.client.session.state import Session
+from dispy.net.discovery import SCHEDULERS, Lookout
 from dispy.security import secrets
 from dispy.security.owner_key import owner_key
-from dispy.security.tls import Tls, check
+from dispy.security.tls import Tls, check, dialer_tls, warn_if_open
 from dispy.system import current_directory
+from dispy.system.addresses import is_loopback, resolve
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Backend
@@ -55,7 +59,19 @@ class Callbacks(NamedTuple):
     job_output: Callable[[DispyJob, str, str], object] | None = None
 
 
-def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls) -> Chosen:
+class Scheduler(NamedTuple):
+    """A shared scheduler, as a program names it.
+
+    Attributes:
+        host: Host name or address; None: the one of this user on this machine.
+        port: Port for programs; None: the usual one.
+    """
+
+    host: str | None
+    port: int | None
+
+
+def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls, *, is_shared: bool = False) -> Chosen:
     """Check the nodes that a cluster may use, the secret, and the certificates for links to them.
 
     Args:
@@ -63,6 +79,7 @@ def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls) -> Chosen:
         secret: The secret as a text; empty for that of the file, of ``DISPY_SECRET`` or of this user.
         secret_file: Path of the file with the secret; None: no file.
         tls: Files of certificates, by the paths that the program gives, and which links it wants encrypted.
+        is_shared: True if secret and certificates are for a shared scheduler, which dials the nodes with its own.
 
     Raises:
         UsageError: No node can be used; a file is missing or not what it should be; or nodes of other machines are
@@ -72,7 +89,8 @@ def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls) -> Chosen:
     config.message_timeout_s()
     config.node_port()
     allocations = parse_nodes(nodes)
-    wishes = Wishes(allocations, all(allocation.host == "*" for allocation in allocations))
+    wants_private = not is_shared and all(allocation.host == "*" for allocation in allocations)
+    wishes = Wishes(allocations, wants_private)
     path = current_directory.own_file(secret_file, "secret_file")
     key = secrets.choose(secret, path)
     owner = owner_key()
@@ -82,9 +100,32 @@ def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls) -> Chosen:
         current_directory.own_file(file, name)
         for name, file in (("certfile", tls.certfile), ("keyfile", tls.keyfile), ("cafile", tls.cafile))
     ]
-    access = Access(key, check(Tls(files[0], files[1], files[2], tls.wanted)))
+    access = Access(key, check(Tls(files[0], files[1], files[2], tls.wanted)), is_shared)
     check_reach(access, allocations)
     return Chosen(wishes, access, path, owner)
+
+
+def find_scheduler(wanted: Scheduler, access: Access) -> Address:
+    """Returns where a shared scheduler is, and how it is dialed. On the program's thread: may wait for a file server.
+
+    Without a host and port it is the one of this user on this machine, as it has listed itself, else loopback.
+
+    Raises:
+        UsageError: The host cannot be resolved, or must not be dialed with the secret.
+    """
+    listed = []
+    if wanted.port is None and (wanted.host is None or is_loopback(resolve(wanted.host))):
+        listed = Lookout(SCHEDULERS).with_secret(access.secret.fingerprint())
+    if listed:
+        found = listed[0]
+        tls = dialer_tls(access.tls) if found.tls else None
+        return Address(found.host, found.port, access.secret.key, tls, found.socket_here())
+    host = resolve(wanted.host or "127.0.0.1")
+    if fault := reach_fault(access, host, is_encrypted=access.tls.is_used):
+        raise fault
+    warn_if_open(access.tls, host)
+    port = wanted.port or config.DispyPort + 2
+    return Address(host, port, access.secret.key, dialer_tls(access.tls) if access.tls.is_used else None)
 
 
 def own_cleanup(cleanup: Any) -> Callable[..., Any] | None:

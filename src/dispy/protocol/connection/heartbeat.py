@@ -4,7 +4,7 @@ Both sides look at their connection twice per heartbeat interval (``pulse_s``). 
 look, a PING goes out. If nothing was received for five intervals (``settings.SILENT_PULSES``), the peer is given up:
 the connection ends with ``SilenceError``. Any byte is a sign of life, so a long transfer needs no PING.
 
-What follows is decided elsewhere: a scheduler dials the node again (``net.link``), a node keeps the client's
+What follows is decided elsewhere: a scheduler dials the node again (``net.links.link``), a node keeps the client's
 results (``node.clients``).
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from dispy.net.link import Link
+from dispy.net.links.link import Link
 from dispy.protocol.batches import Arrived
 
 ACKNOWLEDGE_S = 0.05

@@ -1,0 +1,50 @@
+"""The shared schedulers that clusters of a program use: one link to each. On the engine's loop."""
+
+from __future__ import annotations
+
+import secrets as randomness
+from typing import TYPE_CHECKING
+
+from dispy.client.backend.remote import ATTACH_S, Remote
+from dispy.system.process_identity import user_and_host
+
+if TYPE_CHECKING:
+    from dispy.client.backend.backend import Listener
+    from dispy.client.backend.embedded import Embedded
+    from dispy.client.backend.scheduler_link import Address
+    from dispy.client.engine.threads import Threads
+
+
+class Schedulers:
+    """Links to shared schedulers.
+
+    Args:
+        threads: The threads of the engine.
+        listener: The object that is told what happens.
+        embedded: The scheduler in this process, with whose name and memory the program shows itself.
+    """
+
+    def __init__(self, threads: Threads, listener: Listener, embedded: Embedded) -> None:
+        self._threads = threads
+        self._listener = listener
+        self._embedded = embedded
+        self._remotes: dict[tuple[str, int, bytes], Remote] = {}
+        """Schedulers by address and key."""
+
+    def at(self, address: Address) -> Remote:
+        """Returns the scheduler at an address; begins to dial it if no cluster uses it yet."""
+        place = address.host, address.port, address.key
+        remote = self._remotes.get(place)
+        if remote is None or not remote.is_usable:
+            origin = user_and_host()[:200]
+            remote = self._remotes[place] = Remote(
+                self._threads, self._listener, randomness.token_bytes(16), self._embedded.name,
+                origin.partition("@")[0], origin, address, self._embedded.memory,
+            )  # fmt: skip
+        remote.link.linger(2 * ATTACH_S)
+        return remote
+
+    def stop(self, *, is_leaving: bool) -> None:
+        """End all links. ``is_leaving``: the schedulers keep jobs and results."""
+        for remote in self._remotes.values():
+            remote.stop(is_leaving=is_leaving)

@@ -1,0 +1,360 @@
+"""A channel: numbered messages and blobs between a program and a shared scheduler, over connections that break.
+
+Theory of operation. Both ends have a ``Channel``. Each numbers its messages from 1, keeps them until the other end
+has them, and sends those again that were lost with a connection (``protocol.batches.Sent``). Messages of one end
+arrive in the order in which they were sent, each once.
+
+A payload of ``limits.INLINE_MAX`` bytes and more is taken out of its message and follows as a *blob*, in chunks
+between which other messages pass. A blob is kept until the other end says that it has it, or does not want it.
+
+A message whose blobs have not arrived waits here:
+
+    state      event                                    next
+    arrived    it announces no blob                     performed, or behind the lane
+    arrived    it announces blobs                       waiting; later messages of its cluster form a lane behind it
+    waiting    its last blob has arrived                performed, then the lane as far as it is complete
+    waiting    ``forget_cluster``, ``take_waiting``     dropped: its blobs are discarded when they come
+
+Messages of the types in ``PASSED`` form no lane: jobs and results with large payloads wait alone, and the others of
+their cluster pass them. So an object that is put is there before the jobs that were submitted later, and a small job
+does not wait for the arguments of a large one.
+
+All calls are made on the loop, except ``try_send_now``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from dispy.errors import RemoteProtocolError
+from dispy.net.links.file_exchange import FileExchange
+from dispy.protocol import limits, shared
+from dispy.protocol.batches import Sent
+from dispy.protocol.streams import Group, MemorySource
+
+ACKNOWLEDGE_S = 0.05
+"""Seconds after which messages are acknowledged at the latest: until then the other end keeps them."""
+
+UNACKNOWLEDGED_MAX = 64
+"""Messages after which they are acknowledged at once: bounds what the other end keeps."""
+
+_LARGE: dict[type[Any], tuple[str, tuple[str, ...]]] = {
+    shared.OpenCluster: ("compute", ("code",)),
+    shared.Submit: ("jobs", ("payload",)),
+    shared.PutObject: ("put", ("payload",)),
+    shared.SendFiles: ("pieces", ("data",)),
+    shared.Allocate: ("", ("code",)),
+    shared.Ended: ("ended", ("payload", "stdout", "stderr")),
+    shared.Value: ("value", ("payload",)),
+}
+"""By type of the messages with payloads: the attribute with the items that have them (a list or one item; empty: the
+message itself), and the attributes of an item that may be large, in the order of ``Large.field``."""
+
+PASSED = (shared.Submit, shared.SendFiles, shared.Ended, shared.Value)
+"""Types of messages that may be passed by later ones of their cluster while they wait for their blobs."""
+
+
+class Line(Protocol):
+    """A connection, as a channel uses it (``net.connection.Connection``)."""
+
+    @property
+    def is_ready(self) -> bool: ...
+    def send(self, message: Any) -> None: ...
+    def send_streamed(self, parts: list[tuple[Any, str, Any]], message: Any) -> Group: ...
+    def give_up(self, group: Group) -> bool: ...
+    def try_send_now(self, messages: list[Any]) -> bool: ...
+
+
+class _Ours:
+    """A blob that we send, until the other end has it."""
+
+    __slots__ = ("cluster", "group", "payload")
+
+    def __init__(self, cluster: int, payload: Any) -> None:
+        self.cluster = cluster
+        self.payload = payload
+        self.group: Group | None = None
+
+
+class _Waiting:
+    """A message that has arrived and is not performed yet: ``missing`` of its blobs are to come."""
+
+    __slots__ = ("message", "missing")
+
+    def __init__(self, message: Any, missing: int) -> None:
+        self.message = message
+        self.missing = missing
+
+
+class Channel:
+    """One end of a channel. The module says what it does.
+
+    Args:
+        perform: Called with each numbered message of the other end, whole and, by cluster, in order. A payload for
+            which there was no memory is None.
+        call_later: Calls a function after some seconds (``loop.call_later``).
+
+    Attributes:
+        received: Number of the last message of the other end that has arrived; 0: none.
+        line: The connection that stands; None: there is none, and what is sent is kept.
+        files: Exchange of payloads as files, where both ends are on one machine.
+    """
+
+    def __init__(
+        self,
+        perform: Callable[[Any], None],
+        call_later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._perform = perform
+        self._call_later = call_later
+        self.received = 0
+        self.line: Line | None = None
+        self.files = FileExchange()
+        self._sent: Sent[Any] = Sent()
+        self._guard = threading.Lock()
+        """Held while a message gets its number and is queued: a thread in ``try_send_now`` must not come between."""
+        self._told = 0
+        """Number of the last message of the other end that we have acknowledged."""
+        self._is_telling = False
+        """True while a timer runs that acknowledges."""
+        self._ours: dict[int, _Ours] = {}
+        """Our blobs, by number, that the other end does not have."""
+        self._last_blob = 0
+        self._expected: dict[int, tuple[_Waiting, Any, str]] = {}
+        """Blobs to come, by number: the message that waits, and the object and attribute for the payload."""
+        self._alone: dict[int, list[_Waiting]] = {}
+        """Messages that wait alone, oldest first, by cluster."""
+        self._lanes: dict[int, deque[_Waiting]] = {}
+        """Messages in order, the first of which waits for a blob, by cluster."""
+
+    # Sending.
+
+    def send(self, message: Any) -> None:
+        """Send a numbered message, now or over the next connection. Large payloads are taken out of it."""
+        large = _LARGE.get(type(message))
+        blobs = self._take_out(message, *large) if large is not None else []
+        with self._guard:
+            self._sent.add(message)
+            line = self.line
+            if line is not None:
+                line.send(message)
+        if line is not None:
+            for number in blobs:
+                self._send_blob(line, number)
+
+    def try_send_now(self, message: Any) -> bool:
+        """Send a message without large payloads from any thread, if it can leave this moment.
+
+        Returns:
+            False, and nothing is done, if it cannot: the caller sends it on the loop.
+        """
+        if not self._guard.acquire(blocking=False):
+            return False
+        try:
+            line = self.line
+            if line is None:
+                return False
+            message.batch = self._sent.last + 1
+            if not line.try_send_now([message]):
+                return False
+            self._sent.add(message)
+            return True
+        finally:
+            self._guard.release()
+
+    def _take_out(self, message: Any, where: str, fields: tuple[str, ...]) -> list[int]:
+        """Take large payloads out of a message, and name them there; returns the numbers of their blobs."""
+        items = getattr(message, where) if where else message
+        blobs: list[int] = []
+        for index, item in enumerate(items if isinstance(items, list) else (items,)):
+            for field, name in enumerate(fields):
+                payload = getattr(item, name)
+                if len(payload) >= limits.INLINE_MAX:
+                    setattr(item, name, b"")
+                    self._last_blob += 1
+                    self._ours[self._last_blob] = _Ours(message.cluster, payload)
+                    if not blobs:
+                        message.large = []
+                    message.large.append(shared.Large(index, field, self._last_blob))
+                    blobs.append(self._last_blob)
+        return blobs
+
+    def _send_blob(self, line: Line, number: int) -> None:
+        blob = shared.Blob(number)
+        ours = self._ours[number]
+        blob.given = self.files.give(ours.payload)
+        if blob.given:
+            line.send(blob)
+            return
+        ours.group = line.send_streamed([(blob, "stream", MemorySource(ours.payload))], blob)
+
+    @property
+    def count_kept(self) -> int:
+        """Number of messages that the other end does not have yet."""
+        return len(self._sent.kept)
+
+    # Connections.
+
+    def resume(self, line: Line, received: int) -> None:
+        """A new connection stands: send again what the other end, which has named ``received``, does not have."""
+        with self._guard:
+            self._sent.acknowledge(received)
+            self._told = self.received
+            self.line = line
+            for message in self._sent.kept:
+                line.send(message)
+        for number in list(self._ours):
+            self._send_blob(line, number)
+
+    def suspend(self) -> None:
+        """The connection is gone: what is sent is kept for the next one."""
+        with self._guard:
+            self.line = None
+        for ours in self._ours.values():
+            ours.group = None
+
+    # Receiving.
+
+    def on_message(self, connection: Any, message: Any) -> bool:
+        """Take a message that has arrived on the present connection; performs it, or has it wait.
+
+        Returns:
+            False if it is none of a channel's: the caller handles it.
+
+        Raises:
+            RemoteProtocolError: The other end breaks the rules; the connection must end.
+        """
+        kind = type(message)
+        if kind is shared.Blob:
+            self._on_blob(connection, message)
+        elif kind is shared.Received:
+            self._sent.acknowledge(message.batch)
+        elif kind is shared.BlobsTaken:
+            for number in message.numbers:
+                self._ours.pop(number, None)
+        elif hasattr(message, "batch"):
+            self._on_numbered(message)
+        else:
+            return False
+        return True
+
+    def _on_numbered(self, message: Any) -> None:
+        if message.batch != self.received + 1:
+            raise RemoteProtocolError(f"message {message.batch} came after {self.received}")
+        self.received = message.batch
+        self._acknowledge_soon()
+        large = getattr(message, "large", None)
+        lane = self._lanes.get(message.cluster)
+        if not large and lane is None:
+            self._perform(message)
+            return
+        waiting = _Waiting(message, len(large) if large else 0)
+        for each in large or ():
+            item, name = _place(message, each)
+            self._expected[each.blob] = waiting, item, name
+        if lane is not None:
+            lane.append(waiting)
+        elif type(message) in PASSED:
+            self._alone.setdefault(message.cluster, []).append(waiting)
+        else:
+            self._lanes[message.cluster] = deque([waiting])
+
+    def _on_blob(self, connection: Any, message: shared.Blob) -> None:
+        connection.send(shared.BlobsTaken([message.number]))
+        expected = self._expected.pop(message.number, None)
+        if message.given:
+            payload = self.files.take(message.given)
+        else:
+            sink = connection.take_stream(message.stream)
+            payload = sink.data
+            if expected is None:
+                sink.discard()
+        if expected is None:
+            return
+        waiting, item, name = expected
+        setattr(item, name, payload)
+        waiting.missing -= 1
+        if not waiting.missing:
+            self._on_complete(waiting)
+
+    def _on_complete(self, waiting: _Waiting) -> None:
+        """Perform a message whose last blob has arrived, and what has waited behind it."""
+        cluster = waiting.message.cluster
+        alone = self._alone.get(cluster)
+        if alone is not None and waiting in alone:
+            alone.remove(waiting)
+            if not alone:
+                del self._alone[cluster]
+            self._perform(waiting.message)
+            return
+        lane = self._lanes.get(cluster)
+        while lane and (not lane[0].missing or type(lane[0].message) in PASSED):
+            first = lane.popleft()
+            if first.missing:
+                self._alone.setdefault(cluster, []).append(first)
+                continue
+            self._perform(first.message)
+            if self._lanes.get(cluster) is not lane:
+                return  # the cluster was forgotten
+        if lane is not None and not lane:
+            del self._lanes[cluster]
+
+    def _acknowledge_soon(self) -> None:
+        if self.received - self._told >= UNACKNOWLEDGED_MAX:
+            self.acknowledge()
+        elif not self._is_telling:
+            self._is_telling = True
+            self._call_later(ACKNOWLEDGE_S, self._on_due)
+
+    def _on_due(self) -> None:
+        self._is_telling = False
+        self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Tell the other end what has arrived, if there is a connection and anything to tell."""
+        if self.line is not None and self.received > self._told:
+            self._told = self.received
+            self.line.send(shared.Received(self.received))
+
+    # What is not wanted any more.
+
+    def take_waiting(self, cluster: int, is_wanted: Callable[[Any], bool]) -> list[Any]:
+        """Take out messages of a cluster that wait alone for blobs; returns them. Their blobs are discarded later."""
+        found = [waiting for waiting in self._alone.get(cluster, ()) if is_wanted(waiting.message)]
+        for waiting in found:
+            self._alone[cluster].remove(waiting)
+            self._forget(waiting)
+        if found and not self._alone[cluster]:
+            del self._alone[cluster]
+        return [waiting.message for waiting in found]
+
+    def forget_cluster(self, cluster: int) -> None:
+        """Forget what waits for blobs of a cluster, and stop sending its blobs: it is closed."""
+        for waiting in [*self._alone.pop(cluster, ()), *self._lanes.pop(cluster, ())]:
+            self._forget(waiting)
+        for number, ours in list(self._ours.items()):
+            if ours.cluster == cluster:
+                del self._ours[number]
+                if self.line is not None and ours.group is not None:
+                    self.line.give_up(ours.group)
+
+    def _forget(self, waiting: _Waiting) -> None:
+        for each in waiting.message.large:
+            self._expected.pop(each.blob, None)
+
+
+def _place(message: Any, large: shared.Large) -> tuple[Any, str]:
+    """Returns the object and the name of its attribute that a blob is for.
+
+    Raises:
+        RemoteProtocolError: There is no such place in the message.
+    """
+    where, fields = _LARGE[type(message)]
+    items = getattr(message, where) if where else message
+    items = items if isinstance(items, list) else [items]
+    if large.index >= len(items) or large.field >= len(fields):
+        raise RemoteProtocolError(f"{type(message).__name__} announces a payload that has no place in it")
+    return items[large.index], fields[large.field]

@@ -1,0 +1,254 @@
+"""Commands of programs, given to the core. A program reaches only its own clusters, by its own numbers.
+
+Commands that name a cluster which is not open are dropped: it was closed here before the program knew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import NodeId
+from dispy.errors import RemoteProtocolError
+from dispy.protocol import node as node_messages
+from dispy.protocol import shared
+from dispy.protocol.limits import OPEN_JOBS_MAX
+from dispy.protocol.node import CANCELLED, TERMINATED
+from dispy.scheduler.daemon.programs import Program, SharedCluster
+
+if TYPE_CHECKING:
+    from dispy.protocol.views import NodeInfo
+    from dispy.scheduler.daemon.news import News
+    from dispy.scheduler.daemon.node_search import NodeSearch
+    from dispy.scheduler.service import SchedulerService
+
+NO_MEMORY = "the scheduler has not enough memory for the job's arguments"
+
+
+class Hub(Protocol):
+    """The hub, as commands see it (``hub.Hub``)."""
+
+    is_closing: bool
+    is_cooperative: bool
+    cleans_nodes: bool
+    on_last_closed: Callable[[], None] | None
+
+    def count_clusters(self) -> int: ...
+    @property
+    def service(self) -> SchedulerService: ...
+    @property
+    def search(self) -> NodeSearch: ...
+    def new_wire(self) -> int: ...
+    def find(self, node_id: NodeId) -> NodeInfo | None: ...
+    @property
+    def news(self) -> News: ...
+
+
+def perform(hub: Hub, program: Program, command: Any) -> None:
+    """Do what a command says.
+
+    Raises:
+        RemoteProtocolError: The program breaks the rules: its connection must end.
+    """
+    if type(command) is shared.OpenCluster:
+        _open(hub, program, command)
+        return
+    cluster = program.clusters.get(command.cluster)
+    if cluster is not None:
+        _HANDLERS[type(command)](hub, program, cluster, command)
+
+
+def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
+    number = command.cluster
+    if number in program.clusters or command.compute.computation != number:
+        raise RemoteProtocolError(f"cluster {number} is opened twice, or has two numbers")
+    if command.compute.code is None:
+        program.channel.send(shared.Refused(0, number, "the scheduler has not enough memory for its code"))
+        return
+    if hub.is_closing:
+        program.channel.send(shared.Refused(0, number, "the scheduler is closing"))
+        return
+    compute = command.compute
+    # Without an owner's key the files are the program's alone, whatever other programs there are.
+    owner = compute.owner or hashlib.sha256(b"program" + program.identity).digest()
+    compute = msgspec.structs.replace(compute, computation=hub.new_wire(), owner=owner, stream=0, life=0)
+    if hub.cleans_nodes:
+        compute.keep = False
+    cluster = SharedCluster(number, compute.name, command.wishes)
+    program.clusters[number] = cluster
+    hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant))
+    hub.news.offer_all(program, cluster)
+    hub.search.look(program, cluster)
+
+
+def close(hub: Hub, program: Program, cluster: SharedCluster) -> None:
+    """Close a cluster: nothing more is told of it."""
+    program.channel.forget_cluster(cluster.number)
+    hub.service.handle(core.CloseComputation(program.client, cluster.number))
+    program.clusters.pop(cluster.number, None)
+    if hub.is_closing and hub.on_last_closed is not None and not hub.count_clusters():
+        hub.on_last_closed()
+
+
+def _close(hub: Hub, program: Program, cluster: SharedCluster, command: shared.CloseCluster) -> None:
+    close(hub, program, cluster)
+
+
+def _submit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Submit) -> None:
+    jobs = command.jobs
+    numbers = [job.number for job in jobs]
+    if not cluster.open.isdisjoint(numbers) or len(set(numbers)) < len(numbers):
+        raise RemoteProtocolError(f"a job of cluster {cluster.number} was submitted twice")
+    if any([job.attempt or job.where is not None for job in jobs]):  # it would name what is another's
+        raise RemoteProtocolError(f"a job of cluster {cluster.number} names another place of its arguments")
+    if command.large and any(job.payload is None for job in jobs):
+        program.channel.send(shared.EndedHere(0, cluster.number, numbers, TERMINATED, NO_MEMORY))
+        return
+    cluster.open.update(numbers)
+    node = NodeId(command.node) if command.node else None
+    if node is None and not command.files:
+        hub.service.submit(core.SubmitJobs(program.client, cluster.number, jobs))
+    else:
+        files = {each.number: each.files for each in command.files}
+        hub.service.handle(core.SubmitJobs(program.client, cluster.number, jobs, node, files))
+    hub.service.schedule_tick()
+
+
+def _cancel(hub: Hub, program: Program, cluster: SharedCluster, command: shared.CancelJobs) -> None:
+    """Cancel jobs that are open, and those whose arguments have not arrived, which the core does not know."""
+    wanted = set(command.numbers)
+    waiting = program.channel.take_waiting(
+        cluster.number,
+        lambda message: (
+            type(message) is shared.Submit and not wanted.isdisjoint(job.number for job in message.jobs)
+        ),
+    )
+    gone = [job.number for message in waiting for job in message.jobs]
+    if gone:
+        program.channel.send(shared.EndedHere(0, cluster.number, gone, CANCELLED, ""))
+    numbers = [number for number in command.numbers if number in cluster.open]
+    if numbers:
+        hub.service.handle(core.CancelJobs(program.client, cluster.number, numbers))
+
+
+def _watch(hub: Hub, program: Program, cluster: SharedCluster, command: shared.WatchJobs) -> None:
+    """Watch jobs: also those that are submitted later, or whose arguments have not arrived."""
+    known = hub.service.state.computations[program.client, cluster.number]
+    if len(known.watched) + len(command.numbers) > OPEN_JOBS_MAX:
+        raise RemoteProtocolError(f"too many jobs of cluster {cluster.number} are watched")
+    wanted = core.WatchJobs(program.client, cluster.number, command.numbers, command.is_wanted)
+    hub.service.handle(wanted)
+
+
+def _answer_value(hub: Hub, program: Program, cluster: SharedCluster, command: shared.AnswerValue) -> None:
+    command.answer.computation = cluster.number
+    hub.service.handle(core.AnswerValue(program.client, NodeId(command.node), command.answer))
+
+
+def _answer_printed(
+    hub: Hub, program: Program, cluster: SharedCluster, command: shared.AnswerPrinted
+) -> None:
+    node = NodeId(command.node)
+    hub.service.handle(core.AnswerPrinted(program.client, cluster.number, node, command.serial))
+
+
+def _put(hub: Hub, program: Program, cluster: SharedCluster, command: shared.PutObject) -> None:
+    if command.put.payload is None:
+        close(hub, program, cluster)
+        reason = "the scheduler has not enough memory for an object"
+        program.channel.send(shared.Refused(0, cluster.number, reason))
+        return
+    command.put.computation, command.put.stream, command.put.given = cluster.number, 0, 0
+    hub.service.handle(core.PutObject(program.client, command.put))
+
+
+def _drop(hub: Hub, program: Program, cluster: SharedCluster, command: shared.DropObjects) -> None:
+    hub.service.handle(core.DropObjects(program.client, cluster.number, command.numbers))
+
+
+def _place(hub: Hub, program: Program, cluster: SharedCluster, command: shared.PlaceFiles) -> None:
+    command.place.computation = cluster.number
+    hub.service.handle(core.SendFiles(program.client, NodeId(command.node), command.place))
+
+
+def _send_files(hub: Hub, program: Program, cluster: SharedCluster, command: shared.SendFiles) -> None:
+    node = NodeId(command.node)
+    pieces = [
+        node_messages.FilePiece(piece.digest, piece.offset, piece.data)
+        for piece in command.pieces
+        if piece.data is not None
+    ]
+    if pieces:
+        hub.service.send_pieces(node, program.client, cluster.number, pieces)
+    for item in command.unreadable:
+        item.computation = cluster.number
+        hub.service.send_unreadable(node, program.client, item)
+
+
+def _discover(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Discover) -> None:
+    cluster.wishes = command.wishes
+    hub.search.discover(program, cluster, command.now)
+
+
+def _allocate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Allocate) -> None:
+    node = NodeId(command.node)
+    if command.code is None or hub.find(node) is None:
+        hub.news.tell_view(program, cluster.number, node)
+        return
+    if command.cpus:
+        cluster.allocated[node] = command.cpus
+    else:
+        cluster.allocated.pop(node, None)
+    cpus = min(command.cpus, program.limits.get(node, command.cpus))
+    is_draining = command.is_draining or (command.cpus > 0 and not cpus)
+    hub.service.handle(
+        core.Allocate(program.client, cluster.number, node, cpus, is_draining, command.code, command.files)
+    )
+    hub.news.tell_view(program, cluster.number, node)
+
+
+def _limit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.LimitNode) -> None:
+    """Limit the CPUs that each cluster of the program uses of a node; if programs cooperate, those that all use."""
+    node = NodeId(command.node)
+    if hub.is_cooperative:
+        hub.service.handle(core.LimitNode(node, command.cpus))
+        return
+    program.limits[node] = command.cpus
+    for each in program.clusters.values():
+        wanted = each.allocated.get(node)
+        if wanted:
+            cpus = min(wanted, command.cpus)
+            hub.service.handle(core.Allocate(program.client, each.number, node, cpus, is_draining=not cpus))
+
+
+def _vacate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Vacate) -> None:
+    node = NodeId(command.node)
+    cluster.allocated.pop(node, None)
+    hub.service.handle(
+        core.Vacate(program.client, cluster.number, node, command.terminate, command.returns)
+    )
+    hub.news.tell_view(program, cluster.number, node)
+
+
+_Handler = Callable[[Hub, Program, SharedCluster, Any], None]
+
+_HANDLERS: dict[type[Any], _Handler] = {
+    shared.CloseCluster: _close,
+    shared.Submit: _submit,
+    shared.CancelJobs: _cancel,
+    shared.WatchJobs: _watch,
+    shared.AnswerValue: _answer_value,
+    shared.AnswerPrinted: _answer_printed,
+    shared.PutObject: _put,
+    shared.DropObjects: _drop,
+    shared.PlaceFiles: _place,
+    shared.SendFiles: _send_files,
+    shared.Discover: _discover,
+    shared.Allocate: _allocate,
+    shared.Vacate: _vacate,
+    shared.LimitNode: _limit,
+}

@@ -1,0 +1,276 @@
+"""The hub of a shared scheduler: programs on one side, the core with its nodes on the other.
+
+What programs say goes to the core by ``commands``; what the core tells comes here, as to any observer of a scheduler,
+and goes to the program that it is for. Nothing is told of clusters that are closed.
+
+The life of a program here:
+
+    state      event                                             next
+    none       ``Attach`` of an unknown identity                 attached
+    attached   the connection is gone                            away: its jobs go on, results are kept
+    away       ``Attach`` of its identity                        attached: what it lacks is sent again
+    away       the lease is over                                 none: its clusters are closed
+    attached   ``Detach``                                        none: its clusters are closed
+
+Everything runs on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dispy.core.scheduling.explain import why_open
+from dispy.core.scheduling.ids import ClientId, NodeId
+from dispy.errors import RemoteProtocolError, SilenceError
+from dispy.net.connection import Connection
+from dispy.net.links.channel import Channel
+from dispy.net.links.file_exchange import FileExchange
+from dispy.protocol import node, shared
+from dispy.protocol.views import NodeInfo
+from dispy.scheduler.daemon import commands
+from dispy.scheduler.daemon.news import News
+from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
+from dispy.scheduler.daemon.programs import Program
+from dispy.scheduler.service import SchedulerService
+from dispy.settings import PULSE_S
+from dispy.system.addresses import is_loopback
+from dispy.system.escaping import line
+from dispy.system.shared_memory import SHARED_MIN, SharedPool
+from dispy.system.wording import counted
+
+logger = logging.getLogger("dispy.scheduler")
+
+FILES_MAX = 4096
+"""Most payloads that are held as files in memory at once; further ones are copied."""
+
+
+class Hub:
+    """Programs and nodes of one shared scheduler.
+
+    Args:
+        identity: 16 bytes that name the scheduler to nodes and programs.
+        name: Name of the scheduler, for people.
+        access: How nodes are dialed.
+        lease_s: Seconds for which jobs and results of a program that is away are kept; infinite: for ever.
+        is_cooperative: True if each program may limit the CPUs of nodes for all.
+        cleans_nodes: True if working directories are removed from nodes whatever programs want.
+
+    Attributes:
+        service: The core, with the links to nodes.
+        search: The search for nodes.
+        memory_name: Name of the scheduler's directory in memory; empty: it has none.
+        is_closing: True once the scheduler ends: it takes no new clusters.
+        on_last_closed: Called when the last cluster is closed while the scheduler ends; None: nothing is.
+        programs: Programs by their number in the core.
+    """
+
+    def __init__(
+        self,
+        identity: bytes,
+        name: str,
+        access: NodeAccess,
+        *,
+        lease_s: float = math.inf,
+        is_cooperative: bool = False,
+        cleans_nodes: bool = False,
+    ) -> None:
+        self.name = name
+        self.epoch = 1
+        self.is_cooperative = is_cooperative
+        self.cleans_nodes = cleans_nodes
+        self.is_closing = False
+        self.memory_name = ""
+        self._memory_path = ""
+        self.on_last_closed: Callable[[], None] | None = None
+        self._lease_s = lease_s
+        self.programs: dict[ClientId, Program] = {}
+        self.news = News(self.programs)
+        self.service = SchedulerService(identity, name, self.news)
+        self.search = NodeSearch(self.service, access, self.programs, self.news.on_unreachable)
+        self.news.begin(self.service, self.search)
+        self._by_identity: dict[bytes, Program] = {}
+        self._by_connection: dict[Connection, Program] = {}
+        self._last_client = 0
+        """Number of the last program; 0 is that of an embedded scheduler."""
+        self._last_wire = 0
+        """Number by which nodes know the last computation; never used twice."""
+
+    def new_wire(self) -> int:
+        """Returns the number by which nodes know a new computation."""
+        self._last_wire += 1
+        return self._last_wire
+
+    def share(self, root: Path) -> None:
+        """Exchange payloads by name, with nodes and programs of this machine, in a directory in memory."""
+        pool = SharedPool(str(root), adopted_min=SHARED_MIN, files_max=FILES_MAX)
+        self.service.links.memory = pool
+        self.memory_name, self._memory_path = root.name, str(root)
+
+    def find(self, node_id: NodeId) -> NodeInfo | None:
+        """Returns the description of a node; None if it is not there."""
+        return next((info for info in self.service.links.nodes() if info.node == node_id), None)
+
+    # Connections of programs (``net.connection.Owner``).
+
+    def on_ready(self, connection: Connection) -> None:
+        """The program has proved itself; its ``Attach`` follows."""
+        connection.set_pulse(PULSE_S)
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """Handle a message of a program.
+
+        Raises:
+            RemoteProtocolError: The program breaks the rules: its connection ends.
+        """
+        program = self._by_connection.get(connection)
+        if program is None:
+            if type(message) is not shared.Attach:
+                raise RemoteProtocolError(f"{type(message).__name__} before Attach")
+            self._attach(connection, message)
+        elif program.channel.on_message(connection, message):
+            return
+        elif type(message) is shared.Ask:
+            self._answer(program, message)
+        elif type(message) is node.SetPulse:
+            connection.set_pulse(message.pulse_s)
+        elif type(message) is shared.Detach:
+            self._forget(program, "it has left")
+        else:
+            raise RemoteProtocolError(f"{type(message).__name__} after Attach")
+
+    def on_closed(self, connection: Connection, error: Exception | None) -> None:
+        """The connection is gone: the program's jobs go on, and its lease begins."""
+        program = self._by_connection.pop(connection, None)
+        if program is None or program.connection is not connection:
+            return
+        program.connection = None
+        program.channel.suspend()
+        if not program.clusters:
+            self._forget(program, "it has no cluster")
+            return
+        why = f": {error}" if error is not None else ""
+        logger.info("program %s is away%s; its jobs go on", program.name, why)
+        if not math.isinf(self._lease_s):
+            loop = asyncio.get_running_loop()
+            program.lease = loop.call_later(self._lease_s, self._forget, program, "its lease is over")
+
+    def _attach(self, connection: Connection, message: shared.Attach) -> None:
+        program = self._by_identity.get(message.client)
+        is_known = program is not None
+        if program is None:
+            program = self._add(message)
+        elif program.connection is not None:
+            old, program.connection = program.connection, None
+            self._by_connection.pop(old, None)
+            program.channel.suspend()
+            old.abort(RemoteProtocolError("replaced by a newer connection"))
+        if program.lease is not None:
+            program.lease.cancel()
+            program.lease = None
+        program.connection = connection
+        self._by_connection[connection] = program
+        logger.info("program %s of %s is there", program.name, line(message.origin) or "nobody")
+        received = program.channel.received
+        welcome = shared.Welcome(self.service.links.identity, self.epoch, self.name, received, is_known)
+        program.channel.files = FileExchange()
+        if message.memory and self.memory_name and is_loopback(connection.peer_address):
+            files = FileExchange(self.service.links.memory, self._memory_path, _file_name(message.memory))
+            if files.is_possible:
+                program.channel.files = files
+                welcome.memory = self.memory_name
+        connection.send(welcome)
+        program.channel.resume(connection, message.received)
+
+    def _add(self, message: shared.Attach) -> Program:
+        self._last_client += 1
+        client = ClientId(self._last_client)
+
+        def perform(command: Any) -> None:
+            commands.perform(self, program, command)
+
+        channel = Channel(perform, asyncio.get_running_loop().call_later)
+        program = Program(client, message.client, line(message.name), line(message.user), channel)
+        self.programs[client] = self._by_identity[message.client] = program
+        return program
+
+    def _forget(self, program: Program, why: str) -> None:
+        """Close all clusters of a program, and forget it."""
+        logger.info("program %s is gone: %s", program.name, why)
+        for cluster in list(program.clusters.values()):
+            commands.close(self, program, cluster)
+        self.programs.pop(program.client, None)
+        self._by_identity.pop(program.identity, None)
+        if program.lease is not None:
+            program.lease.cancel()
+        if program.connection is not None:
+            self._by_connection.pop(program.connection, None)
+            program.connection.close()
+            program.connection = None
+
+    def close(self, reason: str) -> None:
+        """End all links. Nodes end the jobs of programs, which are told that the scheduler leaves."""
+        self.is_closing = True
+        for program in list(self.programs.values()):
+            if program.connection is not None:
+                program.connection.send(shared.Leaving(reason))
+                program.connection.close()
+        self.search.close()
+        self.service.close()
+
+    # Questions.
+
+    def _answer(self, program: Program, ask: shared.Ask) -> None:
+        question, answer = ask.question, shared.Answer(ask.serial)
+        computation = self.service.state.computations.get((program.client, question.cluster))
+        if computation is None:
+            answer.error = "the scheduler does not know the cluster"
+        elif question.node:
+            try:
+                serial = self.news.expect(program, ask.serial)
+                self.service.ask_jobs(NodeId(question.node), program.client, question.cluster, serial)
+            except SilenceError as error:
+                answer.error = str(error)
+            else:
+                return
+        elif question.job in program.clusters[question.cluster].open:
+            answer.where = why_open(computation, question.job)
+            for info in self.service.links.nodes():
+                silent_s = self.service.links.silent_s(info.node)
+                if info.node in computation.placements and silent_s > 2 * self.service.links.pulse_s:
+                    answer.silent.append(f"node {info.name} has said nothing for {silent_s:g} s")
+        else:
+            answer.where = "it is on its way to the scheduler, or its result on the way back"
+        if program.connection is not None:
+            program.connection.send(answer)
+
+    def count_clusters(self) -> int:
+        """Returns the number of open clusters of all programs."""
+        return sum([len(program.clusters) for program in self.programs.values()])
+
+    def status(self) -> str:
+        """Returns what the scheduler has, in words, a line for each node and program."""
+        infos = self.service.links.nodes()
+        cpus = sum([info.cpus for info in infos])
+        said = [f"{counted(len(infos), 'node', zero='no')}, {counted(cpus, 'CPU', zero='no')}"]
+        said += [
+            f"  {info.name} at {info.ip_addr}:{info.port}, {counted(info.cpus, 'CPU')}" for info in infos
+        ]
+        said.append(counted(len(self.programs), "program", zero="no"))
+        for program in self.programs.values():
+            waits = sum([len(cluster.open) for cluster in program.clusters.values()])
+            names = ", ".join([cluster.name for cluster in program.clusters.values()]) or "no cluster"
+            away = "" if program.connection is not None else ", away"
+            said.append(
+                f"  {program.name} of {program.user or 'nobody'}: {names}, {counted(waits, 'open job')}{away}"
+            )
+        return "\n".join(said)
+
+
+def _file_name(text: str) -> str:
+    """Returns a name that a program has given for its directory; empty if it is no plain name."""
+    return text if text.replace("-", "").isalnum() else ""

@@ -1,0 +1,174 @@
+"""Nodes for a shared scheduler: those listed on its machine, those that it was told of, those that programs name.
+
+All of them are dialed with the scheduler's own secret for nodes. An address that a program names is dialed as long as
+one of its clusters is open; a node that is there once is offered to all clusters of all programs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import cached_property
+
+from msgspec import Struct
+
+from dispy.core.scheduling.ids import ClientId
+from dispy.net.dialing import Target
+from dispy.net.discovery import Listing, Lookout
+from dispy.protocol.shared import Wish
+from dispy.scheduler.daemon.programs import Program, SharedCluster
+from dispy.scheduler.service import SchedulerService
+from dispy.security import reach
+from dispy.security.secrets import Secret
+from dispy.security.tls import DialerTls, Tls, dialer_tls
+from dispy.system.addresses import is_loopback
+
+logger = logging.getLogger("dispy.scheduler")
+
+DISCOVER_S = 0.2
+"""Interval (seconds) of reading this machine's list of nodes, and of dialing."""
+
+RETRY_S = 2.0
+"""Least seconds between two dials of the same address."""
+
+
+class NodeAccess(Struct, dict=True):
+    """How nodes are dialed.
+
+    Attributes:
+        secret: Secret shared with the nodes.
+        tls: Certificates and key, and which links are to be encrypted.
+        nodes: Addresses and ports that the scheduler was started with.
+        node_port: Port of nodes that are named without one.
+        lists_nodes: True if the nodes of this machine are used.
+    """
+
+    secret: Secret
+    tls: Tls
+    nodes: list[tuple[str, int]]
+    node_port: int
+    lists_nodes: bool
+
+    @cached_property
+    def dialer(self) -> DialerTls:
+        """TLS of links to nodes, made for the first of them."""
+        return dialer_tls(self.tls)
+
+    def target(self, host: str, port: int, name: str, listing: Listing | None = None) -> Target:
+        """Returns how to dial a node: as it is listed, or at an address."""
+        socket = "" if listing is None else listing.socket_here()
+        if self.tls.is_used if listing is None else listing.tls:
+            return Target(host, port, self.secret.key, name, lambda: self.dialer, socket)
+        return Target(host, port, self.secret.key, socket=socket)
+
+
+class NodeSearch:
+    """The search for nodes.
+
+    Args:
+        service: The scheduler, which dials.
+        access: How nodes are dialed.
+        programs: Programs by number; shared with the hub, which changes it.
+        on_unreachable: Called with an address that must not be dialed, and the reason.
+    """
+
+    def __init__(
+        self,
+        service: SchedulerService,
+        access: NodeAccess,
+        programs: dict[ClientId, Program],
+        on_unreachable: Callable[[Target, Exception], None],
+    ) -> None:
+        self._service = service
+        self._access = access
+        self._programs = programs
+        self._on_unreachable = on_unreachable
+        self._lookout = Lookout()
+        self._listed: list[Listing] = []
+        self._tried: dict[Target, float] = {}
+        """Time of the last dial (monotonic seconds), by address."""
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Look for nodes from now on."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        fingerprint = self._access.secret.fingerprint()
+        while True:
+            if self._access.lists_nodes:
+                # The list may be on a file server that does not answer.
+                self._listed = await asyncio.to_thread(self._lookout.with_secret, fingerprint)
+            self._look_for_all()
+            await asyncio.sleep(DISCOVER_S)
+
+    def _look_for_all(self) -> None:
+        access = self._access
+        for listing in self._listed:
+            self._reach(access.target(listing.host, listing.port, listing.host, listing))
+        for host, port in access.nodes:
+            self._reach(access.target(host, port, host))
+        for program in self._programs.values():
+            for cluster in program.clusters.values():
+                self.look(program, cluster)
+
+    def look(self, program: Program, cluster: SharedCluster) -> None:
+        """Dial the nodes that a cluster names by address and that are not linked."""
+        for wish in cluster.wishes:
+            target = self._target(wish)
+            if target is not None:
+                self._reach(target)
+
+    def discover(self, program: Program, cluster: SharedCluster, now: list[Wish]) -> None:
+        """Dial what a cluster may use, also where that failed less than ``RETRY_S`` ago; first those of ``now``."""
+        self._tried.clear()
+        for wish in [*now, *cluster.wishes]:
+            target = self._target(wish)
+            if target is not None:
+                self._reach(target)
+
+    def _target(self, wish: Wish) -> Target | None:
+        """Returns how to dial a node that a program names by address; None for a pattern, and for listed nodes."""
+        if not wish.ip_addr:
+            return None
+        if is_loopback(wish.ip_addr) and not wish.port and self._listed:
+            return None
+        return self._access.target(wish.ip_addr, wish.port or self._access.node_port, wish.host)
+
+    def _reach(self, target: Target) -> None:
+        if target in self._service.links.by_target:
+            return
+        if time.monotonic() - self._tried.get(target, -RETRY_S) < RETRY_S:
+            return
+        self._tried[target] = time.monotonic()
+        checks = target.tls is not None and self._access.tls.checks_listener
+        if not target.socket:
+            fault = reach.dial_fault(self._access.secret, target.host, checks_listener=checks)
+            if fault is not None:
+                self._on_unreachable(target, fault)
+                return
+        self._service.links.reach(target)
+
+    def forget(self, target: Target) -> None:
+        """Dial an address again at the next look, as its node is lost."""
+        self._tried.pop(target, None)
+
+    def interested(self, target: Target) -> list[tuple[Program, list[int]]]:
+        """Returns the programs with clusters that name an address, and the numbers of these."""
+        found = []
+        for program in self._programs.values():
+            numbers = [
+                cluster.number
+                for cluster in program.clusters.values()
+                if any(self._target(wish) == target for wish in cluster.wishes)
+            ]
+            if numbers:
+                found.append((program, numbers))
+        return found

@@ -1,0 +1,61 @@
+"""The programs that use a shared scheduler, as it knows them: plain records."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from dispy.core.scheduling.ids import ClientId, NodeId
+from dispy.net.links.channel import Channel
+from dispy.protocol.shared import Wish
+
+if TYPE_CHECKING:
+    from dispy.net.connection import Connection
+
+
+class SharedCluster:
+    """An open cluster of a program.
+
+    Attributes:
+        number: Number of the cluster at its program.
+        name: Name of its computation, for people.
+        wishes: Nodes that it may use, as far as they have to be looked for.
+    """
+
+    __slots__ = ("allocated", "name", "number", "open", "wishes")
+
+    def __init__(self, number: int, name: str, wishes: list[Wish]) -> None:
+        self.number = number
+        self.name = name
+        self.wishes = wishes
+        self.open: set[int] = set()
+        """Numbers of the jobs that the core has and that have not ended."""
+        self.allocated: dict[NodeId, int] = {}
+        """Number of CPUs of each node that the program has asked for, above 0."""
+
+
+class Program:
+    """A program: its identity, its link, its clusters.
+
+    Args:
+        client: Its number in the core.
+        identity: 16 bytes by which it names itself on each connection.
+        name: Its name, for people.
+        user: The login name that it claims.
+        channel: The numbered messages to it and from it.
+    """
+
+    def __init__(self, client: ClientId, identity: bytes, name: str, user: str, channel: Channel) -> None:
+        self.client = client
+        self.identity = identity
+        self.name = name
+        self.user = user
+        self.channel = channel
+        self.connection: Connection | None = None
+        """The connection that stands; None while there is none."""
+        self.clusters: dict[int, SharedCluster] = {}
+        """Open clusters, by number."""
+        self.limits: dict[NodeId, int] = {}
+        """Most CPUs of a node that each cluster of the program uses (``LimitNode``)."""
+        self.lease: asyncio.TimerHandle | None = None
+        """Timer that forgets the program, while there is no connection."""
