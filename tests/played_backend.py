@@ -114,8 +114,10 @@ class PlayedViews:
         answer.set_result([])
         return answer
 
-    def why(self, number: int, job: int) -> tuple[str, list[str]]:
-        return ("it waits" if self.view(number) else ""), []
+    def ask_why(self, number: int, job: int) -> Future[tuple[str, list[str]]]:
+        answer: Future[tuple[str, list[str]]] = Future()
+        answer.set_result((("it waits" if self.view(number) else ""), []))
+        return answer
 
     def stalled(self, number: int) -> str:
         return ""

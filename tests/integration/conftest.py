@@ -31,6 +31,7 @@ from .helpers import PYTHON, Node, Place, Program, descendants, describe, wait_f
 from .node_template import NodeTemplate
 from .others import find_python, public_directory, public_place
 from .pem import Files
+from .schedulers import IS_SHARED, Schedulers
 
 TEST_S = 30
 """A test that hangs is ended after this time (seconds)."""
@@ -198,6 +199,7 @@ def start_node(place: Place, jobs_account: str, request: pytest.FixtureRequest) 
         started.append(node)
         return node.wait_listens() if wait else node
 
+    start.started = started  # type: ignore[attr-defined]
     yield start
     if place.is_swept:
         start()
@@ -246,15 +248,25 @@ def tuned_node(place: Place) -> Iterator[Callable[..., Node]]:
 
 
 @pytest.fixture
-def make_cluster(place: Place, start_node: StartNode) -> Iterator[MakeCluster]:
+def schedulers(place: Place, start_node: StartNode) -> Iterator[Schedulers]:
+    """Shared schedulers of a test; they end before its nodes."""
+    running = Schedulers(place, start_node)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def make_cluster(place: Place, start_node: StartNode, schedulers: Schedulers) -> Iterator[MakeCluster]:
     """Makes clusters that are shut down after the test, whatever became of it.
 
-    Asks for ``start_node`` so that the nodes end after the clusters.
+    Asks for ``start_node`` so that the nodes end after the clusters. With ``DISPY_TEST_BACKEND=shared`` in the
+    environment the clusters are ones of a shared scheduler.
     """
     made: list[dispy.JobCluster] = []
+    kind = schedulers.make_cluster if IS_SHARED else dispy.JobCluster
 
     def make(*args: Any, **kwargs: Any) -> dispy.JobCluster:
-        cluster = dispy.JobCluster(*args, **kwargs)
+        cluster = kind(*args, **kwargs)
         made.append(cluster)
         return cluster
 

@@ -417,6 +417,38 @@ class Node(Program):
         return self.wait(STOP_S + 3)
 
 
+class Scheduler(Program):
+    """A ``dispyscheduler`` command, forked by the place's template.
+
+    Args:
+        place: Where it runs.
+        arguments: Its options.
+    """
+
+    LINE = r"^dispyscheduler '(.*)' listens on (\S+):(\d+) for programs(, TLS)?$"
+
+    def __init__(self, place: Place, *arguments: str) -> None:
+        assert place.template is not None
+        forked = place.template.start(
+            arguments, env=place.environment, cwd=place.root, program="dispyscheduler"
+        )
+        super().__init__(["dispyscheduler", *arguments], place, forked)
+        self.host = ""
+        self.port = 0
+
+    def wait_listens(self) -> Scheduler:
+        """Wait for the line that says where."""
+        found = self.wait_line(self.LINE)
+        self.host, self.port = found[2], int(found[3])
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it in order; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait(STOP_S + 3)
+
+
 def free_base_port() -> int:
     """A base port whose next one, where nodes listen, is free."""
     import random

@@ -92,18 +92,22 @@ class NodeTemplate:
         )
         theirs.close()
 
-    def start(self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> ForkedProcess:
-        """Start ``dispynode`` with these arguments, in a session of its own, with nothing to read."""
+    def start(
+        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, program: str = "dispynode"
+    ) -> ForkedProcess:
+        """Start ``dispynode`` or ``dispyscheduler`` with arguments, in a session of its own, with nothing to read."""
         status, status_end = os.pipe()
         stdout, stdout_end = os.pipe()
         stderr, stderr_end = os.pipe()
-        request = {"arguments": list(arguments), "environment": dict(env), "cwd": str(cwd)}
+        request = {
+            "arguments": list(arguments), "environment": dict(env), "cwd": str(cwd), "program": program,
+        }  # fmt: skip
         ends = [stdout_end, stderr_end, status_end]
         socket.send_fds(self._socket, [json.dumps(request).encode()], ends)
         for end in ends:
             os.close(end)
         pid = int(self._socket.recv(16))
-        name = ["dispynode", *arguments]
+        name = [program, *arguments]
         return ForkedProcess(pid, name, status, os.fdopen(stdout, "rb", 0), os.fdopen(stderr, "rb", 0))
 
     def close(self) -> None:
@@ -156,9 +160,14 @@ def _reap(statuses: dict[int, int]) -> None:
             os.close(statuses.pop(pid))
 
 
-def _become_node(ends: list[int], arguments: list[str], environment: dict[str, str], cwd: str) -> None:
-    """Be what ``python -m dispy.cli.node`` is after its imports."""
-    from dispy.cli.node import main
+def _become_node(
+    ends: list[int], arguments: list[str], environment: dict[str, str], cwd: str, program: str
+) -> None:
+    """Be what ``python -m dispy.cli.node`` is after its imports, or ``dispy.cli.scheduler``."""
+    if program == "dispynode":
+        from dispy.cli.node import main
+    else:
+        from dispy.cli.scheduler import main
 
     os.setsid()
     os.chdir(cwd)
@@ -173,7 +182,7 @@ def _become_node(ends: list[int], arguments: list[str], environment: dict[str, s
     os.environ.clear()
     os.environ.update(environment)
     sys.path[0] = cwd
-    sys.argv = ["dispynode", *arguments]
+    sys.argv = [program, *arguments]
     code = 1
     try:
         main()
@@ -190,7 +199,9 @@ if __name__ == "__main__":
     import uvloop  # noqa: F401
 
     import dispy.cli.node
-    import dispy.node.daemon  # noqa: F401
+    import dispy.cli.scheduler
+    import dispy.node.daemon
+    import dispy.scheduler.daemon.process  # noqa: F401
 
     gc.collect()
     gc.freeze()

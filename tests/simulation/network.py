@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dispy.net.link import Link
+from dispy.net.links.link import Link
 
 from .world import Party, World
 

@@ -13,8 +13,8 @@ import pytest
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import Connection
 from dispy.net.dialing import Target
-from dispy.net.link import Link, Patience, Roles
-from dispy.net.streams_under_way import ENTRIES_MIN, StreamsUnderWay
+from dispy.net.links.link import Link, Patience, Roles
+from dispy.net.links.streams_under_way import ENTRIES_MIN, StreamsUnderWay
 from dispy.protocol import node
 
 KEY = bytes(range(32))

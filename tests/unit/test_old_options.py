@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 import dispy
+from dispy.cli import scheduler
 from dispy.cli.node import command
-from dispy.cli.old_options import NO_EFFECT, take_out
+from dispy.cli.old_options import NODE, SCHEDULER
 from dispy.errors import MissingModuleError, NotYetError, UsageError
-from dispy.not_yet import MODULES, NAMES, NODE_OPTIONS, PARAMETERS
+from dispy.not_yet import MODULES, NODE_OPTIONS, PARAMETERS, SCHEDULER_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,17 +51,17 @@ def typed(option: str, value: str | None) -> list[str]:
 @pytest.mark.parametrize("option", ACTS)
 def test_options_that_act(option: str) -> None:
     given = parsed(*typed(option, ACTS[option]))
-    assert take_out(given) == []
+    assert NODE.take_out(given) == []
     assert given != parsed() or option in ("--host", "-i", "--dispy_port", "-p")
 
 
 @pytest.mark.parametrize("option", ACCEPTED)
 def test_options_without_effect_say_what_is_so_now(option: str) -> None:
     given = parsed(*typed(option, ACCEPTED[option]))
-    (said,) = take_out(given)
+    (said,) = NODE.take_out(given)
     assert re.fullmatch(rf"{option} has no effect: .{{20,}}", said)
     usual = parsed()
-    take_out(usual)
+    NODE.take_out(usual)
     assert given == usual
 
 
@@ -68,14 +69,14 @@ def test_options_without_effect_say_what_is_so_now(option: str) -> None:
 def test_options_that_are_to_come_say_what_to_do(option: str) -> None:
     for spelling in (option, option.replace("_", "-").replace("---", "--")):
         with pytest.raises(NotYetError) as caught:
-            take_out(parsed(*typed(spelling, REFUSED[option])))
+            NODE.take_out(parsed(*typed(spelling, REFUSED[option])))
         assert re.fullmatch(rf"{option} is not available yet \(.+\); .{{10,}}", str(caught.value))
 
 
 def test_all_that_are_to_come_are_named_at_once() -> None:
     arguments = [word for option, value in REFUSED.items() for word in typed(option, value)]
     with pytest.raises(NotYetError) as caught:
-        take_out(parsed(*arguments))
+        NODE.take_out(parsed(*arguments))
     lines = str(caught.value).splitlines()
     assert sorted(line.split()[0] for line in lines) == sorted(REFUSED)
 
@@ -85,11 +86,53 @@ def test_all_that_are_to_come_are_named_at_once() -> None:
 )
 def test_what_asks_for_nothing_is_fine(arguments: list[str]) -> None:
     """As start scripts have it that give all options."""
-    assert take_out(parsed(*arguments)) == []
+    assert NODE.take_out(parsed(*arguments)) == []
+
+
+OF_SCHEDULER = {
+    "--node": "a", "-n": "a", "--host": "127.0.0.1", "-i": "127.0.0.1", "--port": "9800", "-p": "9800",
+    "--node_secret": "x", "--node_certfile": "x", "--node_keyfile": "x", "--cluster_secret": "x",
+    "--cluster_certfile": "x", "--cluster_keyfile": "x", "--pulse_interval": "2", "--zombie_interval": "5",
+    "--cooperative": None, "--cleanup_nodes": None, "--debug": None, "-d": None, "--daemon": None,
+    "--config": "x", "--save_config": "x",
+}  # fmt: skip
+"""Options of dispy 4's ``dispyscheduler`` that do what they did."""
+
+SCHEDULER_ACCEPTED = {
+    "--ext_host": "a", "--ping_interval": "30", "--msg_timeout": "5", "--dest_path_prefix": "x",
+    "--max_file_size": "1m", "--clean": None,
+}  # fmt: skip
+
+SCHEDULER_REFUSED = {"--httpd": None, "--ipv4_udp_multicast": None}
+
+
+def parsed_scheduler(*arguments: str) -> dict[str, Any]:
+    return scheduler.command.make_context("dispyscheduler", list(arguments)).params
+
+
+@pytest.mark.parametrize("option", OF_SCHEDULER)
+def test_options_of_the_scheduler_that_act(option: str) -> None:
+    given = parsed_scheduler(*typed(option, OF_SCHEDULER[option]))
+    assert SCHEDULER.take_out(given) == []
+    assert given != parsed_scheduler() or option in ("--host", "-i")
+
+
+@pytest.mark.parametrize("option", SCHEDULER_ACCEPTED)
+def test_options_of_the_scheduler_without_effect(option: str) -> None:
+    (said,) = SCHEDULER.take_out(parsed_scheduler(*typed(option, SCHEDULER_ACCEPTED[option])))
+    assert re.fullmatch(rf"{option} has no effect: .{{20,}}", said)
+
+
+@pytest.mark.parametrize("option", SCHEDULER_REFUSED)
+def test_options_of_the_scheduler_that_are_to_come(option: str) -> None:
+    with pytest.raises(NotYetError, match=rf"^{option} is not available yet \(.+\); .{{10,}}"):
+        SCHEDULER.take_out(parsed_scheduler(*typed(option, SCHEDULER_REFUSED[option])))
 
 
 def test_the_tables_are_complete() -> None:
-    assert {f"--{name}" for name in NO_EFFECT} == set(ACCEPTED)
+    assert {f"--{name}" for name in SCHEDULER.no_effect} == set(SCHEDULER_ACCEPTED)
+    assert {f"--{name}" for name in SCHEDULER_OPTIONS} == set(SCHEDULER_REFUSED)
+    assert {f"--{name}" for name in NODE.no_effect} == set(ACCEPTED)
     assert {f"--{name}" for name in NODE_OPTIONS} == set(REFUSED)
 
 
@@ -119,7 +162,12 @@ def test_the_page_says_what_became_of_each_option(options: dict[str, str | None]
 def test_the_readme_lists_all_that_is_to_come() -> None:
     text = (ROOT / "README.md").read_text()
     listed = [name for row in rows(text, "Not yet") for name in re.findall(r"`([^`]+)`", row[0])]
-    wanted = {*MODULES, *NAMES, *PARAMETERS, *(f"--{name}" for name in NODE_OPTIONS), "--host"}
+    wanted = {
+        *MODULES,
+        *PARAMETERS,
+        *(f"--{name}" for name in (*NODE_OPTIONS, *SCHEDULER_OPTIONS)),
+        "--host",
+    }
     assert wanted == {name.split()[-1] for name in listed}
 
 
@@ -150,8 +198,9 @@ def test_such_an_error_is_no_advice_to_install_something() -> None:
         (
             ["dispy.dispyscheduler", "--httpd"],
             2,
-            r"^dispyscheduler: it is not available yet .*use JobCluster",
+            r"^dispyscheduler: --httpd is not available yet .*'status'",
         ),
+        (["dispy.dispyscheduler", "--version"], 0, r"^dispyscheduler, version 5"),
         (["dispy.dispynetrelay"], 2, r"^dispynetrelay: it is not available yet .*nodes=\['HOST'\]"),
         (["dispy.dispyadmin"], 2, r"^dispyadmin: it is not available yet .*'cpus N'"),
         (["dispy.httpd"], 2, r"^httpd: it is not available yet .*cluster\.status"),
@@ -171,7 +220,7 @@ def test_modules_as_programs(arguments: list[str], code: Any, says: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("dispynode.py", 0), ("dispy_cmd.py", 0), ("dispyscheduler.py", 2), ("dispynetrelay.py", 2)],
+    [("dispynode.py", 0), ("dispy_cmd.py", 0), ("dispyscheduler.py", 0), ("dispynetrelay.py", 2)],
 )
 def test_old_names_of_programs(name: str, code: int) -> None:
     path = Path(sys.executable).with_name(name)
