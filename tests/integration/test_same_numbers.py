@@ -193,7 +193,7 @@ assert [[job.number for job in mine] for mine in jobs] == [list(range(1, count +
 for cluster in clusters:
     if cluster._session.journal is not None:
         cluster.status()
-        cluster._session.journal.ask(lambda db: None)
+        cluster._session.journal.thread.ask(lambda db: None)
 print([[job.id for job in mine] for mine in jobs], flush=True)
 time.sleep(60)
 """
