@@ -224,7 +224,6 @@ def played(
     threads: Any = Threads() if beside is None else beside.engine
     backend: Any = PlayedBackend(News(threads)) if beside is None else beside.backend
     news = backend.news
-    news.backend = backend
     callbacks = Callbacks(given.pop("job_status", None), given.pop("cluster_status", None))
     seeding = payload.Seeding(0, 1, False)
     chosen = {

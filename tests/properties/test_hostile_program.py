@@ -16,7 +16,7 @@ from dispy.errors import RemoteProtocolError
 from dispy.protocol import node, shared
 from dispy.protocol.node import ComputationReady, Compute, Credit, Ended, Job, JobsEnded
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.daemon import commands
+from dispy.scheduler.daemon import commands, windows
 from dispy.scheduler.daemon.hub import Hub
 from dispy.scheduler.daemon.node_search import NodeAccess
 from dispy.scheduler.daemon.programs import Program
@@ -110,7 +110,7 @@ def test_it_harms_nobody_else(said: list[Any]) -> None:
             load(hub)
         computation = hub.service.state.computations[ClientId(1), 1]
         assert computation.open == 3
-        assert victim.clusters[1].open == {1, 2, 3}
+        assert victim.clusters[1].open.keys() == {1, 2, 3}
         wire = computation.wire
         ended = [Ended(number, 0, node.FINISHED, 0.0, 0.0, b"r") for number in (1, 2, 3)]
         hub.service.handle(core.FromNodeEvent(NODE, JobsEnded(1, wire, ended)))
@@ -139,5 +139,38 @@ def test_a_number_that_comes_twice_ends_the_connection(number: int) -> None:
         jobs = [Job(1, 0, b"a")] if number == 1 else [Job(2, 0, b"a"), Job(2, 0, b"b")]
         with pytest.raises(RemoteProtocolError, match="twice"):
             commands.perform(hub, program, shared.Submit(0, 1, jobs))
+
+    asyncio.run(play())
+
+
+def test_a_program_that_does_not_wait_is_told_to_and_then_thrown_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The window opens again when half of the jobs have ended."""
+    monkeypatch.setattr(windows, "JOBS_MAX", 10)
+
+    async def play() -> None:
+        hub = Hub(b"s" * 16, "s", NodeAccess(SECRET, Tls(), [], 9701, False))
+        program = add_program(hub, b"h" * 16)
+
+        def said() -> list[bool]:
+            return [each.is_open for each in program.channel._sent.kept if type(each) is shared.Window]
+
+        commands.perform(hub, program, shared.OpenCluster(0, 1, Compute(1, "f", b"code"), False, []))
+        commands.perform(hub, program, shared.Submit(0, 1, [Job(n, 0, b"a") for n in range(10)]))
+        assert said() == []
+        commands.perform(hub, program, shared.Submit(0, 1, [Job(10, 0, b"a"), Job(11, 0, b"a")]))
+        assert said() == [False]
+        commands.perform(hub, program, shared.CancelJobs(0, 1, list(range(6))))
+        assert said() == [False]
+        commands.perform(hub, program, shared.CancelJobs(0, 1, [6]))
+        assert said() == [False, True]
+        assert (program.jobs, program.size) == (5, 5)
+        commands.perform(hub, program, shared.Submit(0, 1, [Job(n, 0, b"a") for n in range(20, 30)]))
+        assert said() == [False, True, False]
+        with pytest.raises(RemoteProtocolError, match="without end"):
+            commands.perform(hub, program, shared.Submit(0, 1, [Job(n, 0, b"a") for n in range(30, 60)]))
+        commands.perform(hub, program, shared.CloseCluster(0, 1))
+        assert (program.jobs, program.size) == (0, 0)
 
     asyncio.run(play())

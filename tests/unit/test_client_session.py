@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from dispy.client.allocation import node_choice, node_orders, node_views
 from dispy.client.job import ABANDONED, CANCELLED, CREATED, FINISHED, RUNNING, TERMINATED, DispyJob
 from dispy.client.map.entry import ClusterMaps
 from dispy.client.nodes import DispyNode, NodeAllocate
-from dispy.client.session import callbacks, cancellation, completion, explain, objects, shutdown
+from dispy.client.session import (
+    callbacks,
+    cancellation,
+    completion,
+    explain,
+    objects,
+    shutdown,
+    submission,
+)
 from dispy.client.session.state import Session
 from dispy.errors import UsageError
 from dispy.protocol.node import Ended, Provisional, Started
@@ -285,3 +294,19 @@ def test_jobs_that_no_node_reports_are_given_up() -> None:
     turn(session)
     completion.give_up_jobs(session)
     assert (job.status, job.exception) == (ABANDONED, "the cluster was closed")
+
+
+def test_submit_waits_while_the_scheduler_is_full(caplog: pytest.LogCaptureFixture) -> None:
+    session, backend = played(double)
+    session.submit = submission.choose_way(True, False)
+    backend.news.on_window(1, "scheduler s is full: 9 jobs wait")
+    assert caplog.messages == ["submit of cluster double waits: scheduler s is full: 9 jobs wait"]
+    made: list[DispyJob] = []
+    thread = threading.Thread(target=lambda: made.append(submit(session, 1)))
+    thread.start()
+    while not session.room_waiters:
+        thread.join(0.001)
+    assert not made
+    backend.news.on_window(1, "")
+    thread.join(5)
+    assert len(made) == 1

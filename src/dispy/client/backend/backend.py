@@ -275,6 +275,9 @@ class Listener(Protocol):
     def on_closed(self, number: int) -> None:
         """A cluster is closed: nothing more is told of it."""
 
+    def on_window(self, number: int, reason: str) -> None:
+        """A cluster is to submit no more, for a reason in words; empty: it may again."""
+
     def on_forgotten(self, number: int, reason: str) -> None:
         """The scheduler has lost all jobs of a cluster: they have ended. The cluster goes on with new ones."""
 

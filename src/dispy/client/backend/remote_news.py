@@ -60,6 +60,7 @@ class RemoteNews:
             shared.FilesNeeded: self._on_files_needed,
             shared.Unreachable: self._on_unreachable,
             shared.Available: self._on_available,
+            shared.Window: self._on_window,
         }
         """Function that takes a piece of news, by its type."""
 
@@ -180,6 +181,11 @@ class RemoteNews:
             info.available = news.available
             info.bytes_sent, info.bytes_received = news.bytes_sent, news.bytes_received
             self._listener.on_available(info)
+
+    def _on_window(self, news: shared.Window) -> None:
+        reason = "" if news.is_open else f"scheduler {self._link.name} is full: {block(news.reason)}"
+        for number in self._specs:
+            self._listener.on_window(number, reason)
 
     def on_leaving(self, reason: str) -> None:
         """Tell the user that the scheduler ends; it is nothing to a program without an open cluster."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dispy.client.allocation import node_choice, node_views
-from dispy.client.session import completion, files
+from dispy.client.session import completion, files, submission
 from dispy.client.session.received_files import Arrivals
 from dispy.protocol.node import ABANDONED, AcknowledgeProvisional
 
@@ -40,6 +40,11 @@ class News:
 
     def on_closed(self, number: int) -> None:
         self.sessions.pop(number, None)
+
+    def on_window(self, number: int, reason: str) -> None:
+        session = self.sessions.get(number)
+        if session is not None:
+            submission.set_window(session, reason)
 
     def on_forgotten(self, number: int, reason: str) -> None:
         """End all jobs of a cluster but those that have not left its inbox."""

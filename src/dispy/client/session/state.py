@@ -252,6 +252,9 @@ class Session:
     room: threading.RLock
     """With ``max_queued``: held by a thread from its wait for fewer jobs until its job is in ``jobs``. Otherwise
     several threads that waited could submit at once, and exceed the limit."""
+    full: str = ""
+    """Reason, in words, for which ``submit`` waits although fewer jobs than ``queued_max`` are unfinished: the shared
+    scheduler is full. Empty: it does not."""
     room_waiters: int = 0
     """Number of threads that wait until fewer than ``queued_max`` jobs are unfinished: 0 or 1. While it is 0, an end
     of a job notifies ``idle`` only if it was the last one."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,8 @@ from dispy.system import process_identity
 if TYPE_CHECKING:
     from dispy.client.session.state import Session
     from dispy.protocol.views import NodeId
+
+logger = logging.getLogger("dispy.client")
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -148,9 +151,9 @@ def submit_bounded(
     """
     if session.engine.is_current():
         return submit_at_once(session, job_id, node, args, kwargs)
-    is_full = len(session.jobs) >= session.options.queued_max
+    is_full = session.full or len(session.jobs) >= session.options.queued_max
     with session.room:
-        if is_full or len(session.jobs) >= session.options.queued_max:
+        if is_full or session.full or len(session.jobs) >= session.options.queued_max:
             _wait_for_room(session)
         return submit_at_once(session, job_id, node, args, kwargs)
 
@@ -165,6 +168,15 @@ def _submit_noted(
     if session.journal is not None and session.journal.thread.is_behind and not session.engine.is_current():
         session.journal.thread.wait_for_room()
     return submit(session, job_id, node, args, kwargs)
+
+
+def set_window(session: Session, reason: str) -> None:
+    """Have ``submit`` wait, as the scheduler is full, for a reason that is logged; empty: no more. On the loop."""
+    if reason:
+        logger.warning("submit of cluster %s waits: %s", session.name, reason)
+    with session.idle:
+        session.full = reason
+        session.idle.notify_all()
 
 
 def _wait_for_room(session: Session) -> None:
@@ -183,7 +195,7 @@ def _wait_for_room(session: Session) -> None:
                         f"cluster {session.name} is being closed; submit waited for room",
                         hint="close it after the last submit",
                     )
-                if len(session.jobs) < session.options.queued_max:
+                if not session.full and len(session.jobs) < session.options.queued_max:
                     return
                 session.idle.wait()
         finally:

@@ -75,6 +75,7 @@ from dispy.protocol.shared.news import (
     Unreachable,
     Usable,
     Value,
+    Window,
 )
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "Value",
     "WatchJobs",
     "Welcome",
+    "Window",
     "Wish",
     "from_scheduler_decoder",
     "to_scheduler_decoder",

@@ -177,6 +177,15 @@ class Available(Struct, array_like=True, tag=154):
     bytes_received: Number
 
 
+class Window(Struct, array_like=True, tag=155):
+    """The program is to submit no more jobs, for a ``reason`` in words; or it may again (``is_open``)."""
+
+    batch: Number
+    cluster: Number
+    is_open: bool
+    reason: Reason
+
+
 News = (
     Refused
     | Offer
@@ -194,4 +203,5 @@ News = (
     | FilesNeeded
     | Unreachable
     | Available
+    | Window
 )

@@ -18,6 +18,7 @@ from dispy.protocol import node as node_messages
 from dispy.protocol import shared
 from dispy.protocol.limits import OPEN_JOBS_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED
+from dispy.scheduler.daemon import windows
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
 def close(hub: Hub, program: Program, cluster: SharedCluster) -> None:
     """Close a cluster: nothing more is told of it."""
     program.channel.forget_cluster(cluster.number)
+    windows.close(program, cluster)
     hub.service.handle(core.CloseComputation(program.client, cluster.number))
     program.clusters.pop(cluster.number, None)
     if hub.is_closing and hub.on_last_closed is not None and not hub.count_clusters():
@@ -101,14 +103,14 @@ def _close(hub: Hub, program: Program, cluster: SharedCluster, command: shared.C
 def _submit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Submit) -> None:
     jobs = command.jobs
     numbers = [job.number for job in jobs]
-    if not cluster.open.isdisjoint(numbers) or len(set(numbers)) < len(numbers):
+    if not cluster.open.keys().isdisjoint(numbers) or len(set(numbers)) < len(numbers):
         raise RemoteProtocolError(f"a job of cluster {cluster.number} was submitted twice")
-    if any([job.attempt or job.where is not None for job in jobs]):  # it would name what is another's
+    if any(job.attempt or job.where is not None for job in jobs):  # it would name what is another's
         raise RemoteProtocolError(f"a job of cluster {cluster.number} names another place of its arguments")
     if command.large and any(job.payload is None for job in jobs):
         program.channel.send(shared.EndedHere(0, cluster.number, numbers, TERMINATED, NO_MEMORY))
         return
-    cluster.open.update(numbers)
+    windows.take(program, cluster, jobs)
     node = NodeId(command.node) if command.node else None
     if node is None and not command.files:
         hub.service.submit(core.SubmitJobs(program.client, cluster.number, jobs))

@@ -18,6 +18,7 @@ from dispy.net.dialing import Target
 from dispy.protocol import node, shared
 from dispy.protocol.limits import BATCH_MAX, INLINE_MAX
 from dispy.protocol.views import NodeInfo, PlacementStatus, PlacementView
+from dispy.scheduler.daemon import windows
 from dispy.scheduler.daemon.node_search import NodeSearch
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 from dispy.scheduler.service import SchedulerService
@@ -135,8 +136,9 @@ class News:
         cluster = self._cluster(action.client, action.computation)
         if cluster is None:
             return
-        cluster.open.difference_update([ended.number for ended in action.ended])
-        channel = self._programs[action.client].channel
+        program = self._programs[action.client]
+        windows.free(program, cluster, [ended.number for ended in action.ended])
+        channel = program.channel
         large = [ended for ended in action.ended if is_large(ended)]
         small = [ended for ended in action.ended if not is_large(ended)] if large else action.ended
         if small:
@@ -148,8 +150,9 @@ class News:
         cluster = self._cluster(action.client, action.computation)
         if cluster is None:
             return
-        cluster.open.difference_update(action.numbers)
-        channel = self._programs[action.client].channel
+        program = self._programs[action.client]
+        windows.free(program, cluster, action.numbers)
+        channel = program.channel
         for part in _chunks(action.numbers):
             channel.send(shared.EndedHere(0, cluster.number, part, action.status, action.reason))
 

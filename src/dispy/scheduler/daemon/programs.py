@@ -28,8 +28,8 @@ class SharedCluster:
         self.number = number
         self.name = name
         self.wishes = wishes
-        self.open: set[int] = set()
-        """Numbers of the jobs that the core has and that have not ended."""
+        self.open: dict[int, int] = {}
+        """Bytes of the arguments of each job that the core has and that has not ended, by the job's number."""
         self.allocated: dict[NodeId, int] = {}
         """Number of CPUs of each node that the program has asked for, above 0."""
 
@@ -57,5 +57,11 @@ class Program:
         """Open clusters, by number."""
         self.limits: dict[NodeId, int] = {}
         """Most CPUs of a node that each cluster of the program uses (``LimitNode``)."""
+        self.jobs = 0
+        """Number of open jobs of all its clusters."""
+        self.size = 0
+        """Bytes of the arguments of these."""
+        self.is_full = False
+        """True while the program was told to submit no more (``windows``)."""
         self.lease: asyncio.TimerHandle | None = None
         """Timer that forgets the program, while there is no connection."""
