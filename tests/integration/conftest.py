@@ -31,7 +31,7 @@ from .helpers import PYTHON, Node, Place, Program, descendants, describe, wait_f
 from .node_template import NodeTemplate
 from .others import find_python, public_directory, public_place
 from .pem import Files
-from .schedulers import IS_SHARED, Schedulers
+from .schedulers import EXCEPTIONS, IS_SHARED, Schedulers
 
 TEST_S = 30
 """A test that hangs is ended after this time (seconds)."""
@@ -262,8 +262,21 @@ def make_cluster(place: Place, start_node: StartNode, schedulers: Schedulers) ->
     Asks for ``start_node`` so that the nodes end after the clusters. With ``DISPY_TEST_BACKEND=shared`` in the
     environment the clusters are ones of a shared scheduler.
     """
+    yield from _make_clusters(schedulers.make_cluster if IS_SHARED else dispy.JobCluster)
+
+
+@pytest.fixture
+def make_own_cluster(place: Place, start_node: StartNode) -> Iterator[MakeCluster]:
+    """Makes clusters with the scheduler in this process, whatever the environment says.
+
+    For tests of what lies below the seam: how a program finds, dials and proves itself to nodes, its own node, its
+    journal.
+    """
+    yield from _make_clusters(dispy.JobCluster)
+
+
+def _make_clusters(kind: MakeCluster) -> Iterator[MakeCluster]:
     made: list[dispy.JobCluster] = []
-    kind = schedulers.make_cluster if IS_SHARED else dispy.JobCluster
 
     def make(*args: Any, **kwargs: Any) -> dispy.JobCluster:
         cluster = kind(*args, **kwargs)
@@ -275,6 +288,19 @@ def make_cluster(place: Place, start_node: StartNode, schedulers: Schedulers) ->
         cluster.close(terminate=True)
     for cluster in made:
         cluster.shutdown()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Over a shared scheduler only tests that make clusters are run, without those that are named as exceptions."""
+    if not IS_SHARED:
+        return
+    kept = [item for item in items if "make_cluster" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+    for item in items:
+        reason = EXCEPTIONS.get(getattr(item, "originalname", ""))
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

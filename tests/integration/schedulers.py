@@ -14,6 +14,9 @@ from .helpers import Place, Scheduler
 IS_SHARED = os.environ.get("DISPY_TEST_BACKEND") == "shared"
 """Whether clusters of ``make_cluster`` are those of a shared scheduler."""
 
+EXCEPTIONS: dict[str, str] = {}
+"""Test functions that are skipped over a shared scheduler, with the reason."""
+
 _PARAMETERS = list(inspect.signature(dispy.JobCluster.__init__).parameters)[1:]
 
 _OF_NODES = {

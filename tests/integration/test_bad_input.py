@@ -103,9 +103,9 @@ CALLS: list[tuple[str, Call, str]] = [
 
 
 @pytest.mark.parametrize(("call", "culprit"), [case[1:] for case in CALLS], ids=[case[0] for case in CALLS])
-def test_wrong_types_and_ranges(make_cluster: MakeCluster, call: Call, culprit: str) -> None:
+def test_wrong_types_and_ranges(make_own_cluster: MakeCluster, call: Call, culprit: str) -> None:
     """Before any node is there, and beside a job that waits for one: it is no worse for it."""
-    cluster = make_cluster(name_and)
+    cluster = make_own_cluster(name_and)
     job = cluster.submit(1)
     with pytest.raises(UsageError) as caught:
         call(Tried(cluster, job))
@@ -319,16 +319,16 @@ def test_jobs_of_another_cluster(make_cluster: MakeCluster) -> None:
     check(caught, "is not a job of cluster name_and")
 
 
-def test_inside_a_job(make_cluster: MakeCluster, start_node: StartNode) -> None:
+def test_inside_a_job(make_own_cluster: MakeCluster, start_node: StartNode) -> None:
     """A cluster stays where it was made: that is said where it is tried to take it along."""
     start_node("--cpus", "1")
-    cluster = make_cluster(name_and)
+    cluster = make_own_cluster(name_and)
 
     def use(n: int) -> Any:
         return cluster.submit(n)
 
     with pytest.raises(PicklingError) as caught:
-        make_cluster(use)
+        make_own_cluster(use)
     assert "cluster name_and cannot be sent to a node" in str(caught.value)
     assert "have the job return what is to be submitted" in str(caught.value)
     with pytest.raises(PicklingError) as caught:

@@ -52,19 +52,19 @@ def sent(cluster: dispy.JobCluster) -> int:
 
 
 def test_who_names_a_digest_does_not_get_the_content(
-    become: Become, make_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
+    become: Become, make_own_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
 ) -> None:
     """B knows what A's file is called by its content, and has it no more than that."""
     data = fill(here / "data", MB)
     port = free_base_port() + 1
     running = start_node("--cpus", "1", "--secret", SECRET, port=str(port))
     where = [("127.0.0.1", port)]
-    first = make_cluster(digest, depends=["data"], nodes=where, secret=SECRET)
+    first = make_own_cluster(digest, depends=["data"], nodes=where, secret=SECRET)
     assert first.submit("data")() == hashlib.sha256(data).hexdigest()
     first.shutdown()
     running.stop()
     become("b")
-    second = make_cluster(digest, depends=["data"], nodes=where, secret=SECRET)
+    second = make_own_cluster(digest, depends=["data"], nodes=where, secret=SECRET)
     job = second.submit("data")
     os.unlink(here / "data")
     start_node("--cpus", "1", "--secret", SECRET, port=str(port))
@@ -82,14 +82,14 @@ def leave(name: str) -> tuple[str, list[str]]:
 
 
 def test_owners_have_named_directories_of_their_own(
-    become: Become, make_cluster: MakeCluster, start_node: StartNode
+    become: Become, make_own_cluster: MakeCluster, start_node: StartNode
 ) -> None:
     """Two of one address, as behind one scheduler, may choose the same name; clusters of one owner share it."""
     running = start_node("--cpus", "1", "--secret", SECRET)
     where = [("127.0.0.1", running.port)]
-    clusters = [make_cluster(leave, nodes=where, secret=SECRET, dest_path="data") for _ in range(2)]
+    clusters = [make_own_cluster(leave, nodes=where, secret=SECRET, dest_path="data") for _ in range(2)]
     become("b")
-    clusters.append(make_cluster(leave, nodes=where, secret=SECRET, dest_path="data"))
+    clusters.append(make_own_cluster(leave, nodes=where, secret=SECRET, dest_path="data"))
     first, again, other = [cluster.submit(f"file{n}")() for n, cluster in enumerate(clusters)]
     assert first[1] == ["file0"]
     assert again[0] == first[0]
@@ -99,17 +99,17 @@ def test_owners_have_named_directories_of_their_own(
 
 
 def test_a_file_of_a_job_is_not_had_by_its_digest_either(
-    become: Become, make_cluster: MakeCluster, start_node: StartNode, here: Path
+    become: Become, make_own_cluster: MakeCluster, start_node: StartNode, here: Path
 ) -> None:
     data = fill(here / "data", MB)
     running = start_node("--cpus", "1", "--secret", SECRET)
     where = [("127.0.0.1", running.port)]
-    first = make_cluster(digest, nodes=where, secret=SECRET)
+    first = make_own_cluster(digest, nodes=where, secret=SECRET)
     expected = hashlib.sha256(data).hexdigest()
     assert first.submit("data", dispy_job_depends=["data"])() == expected
     assert first.send_file("data") == 0
     become("b")
-    second = make_cluster(digest, nodes=where, secret=SECRET)
+    second = make_own_cluster(digest, nodes=where, secret=SECRET)
     assert second.submit("data", dispy_job_depends=[])() is None
     before = sent(second)
     assert second.submit("data", dispy_job_depends=["data"])() == expected
@@ -152,26 +152,30 @@ def test_the_next_program_of_an_owner_sends_nothing(
 
 
 def test_two_secrets_have_two_stores(
-    make_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
+    make_own_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
 ) -> None:
     data = fill(here / "data", MB)
     for secret in (SECRET, f"another {SECRET}"):
         running = start_node("--cpus", "1", "--secret", secret)
-        cluster = make_cluster(digest, depends=["data"], nodes=[("127.0.0.1", running.port)], secret=secret)
+        cluster = make_own_cluster(
+            digest, depends=["data"], nodes=[("127.0.0.1", running.port)], secret=secret
+        )
         assert cluster.submit("data")() == hashlib.sha256(data).hexdigest()
         assert sent(cluster) > MB
     assert len(stored(place)) == 2
 
 
 def test_the_sum_of_all_owners_is_bounded(
-    become: Become, make_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
+    become: Become, make_own_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
 ) -> None:
     running = start_node("--cpus", "1", "--secret", SECRET, "--store_max", "2500k")
     names = ["a", "b", "c"]
     for name in names:
         become(name)
         data = fill(here / name, MB)
-        cluster = make_cluster(digest, depends=[name], nodes=[("127.0.0.1", running.port)], secret=SECRET)
+        cluster = make_own_cluster(
+            digest, depends=[name], nodes=[("127.0.0.1", running.port)], secret=SECRET
+        )
         assert cluster.submit(name)() == hashlib.sha256(data).hexdigest()
     kept = {hashlib.sha256((here / name).read_bytes()).hexdigest() for name in names[1:]}
     wait_for(

@@ -109,10 +109,10 @@ def test_a_node_with_another_secret_is_said_to_be_there(
 
 
 def test_a_program_that_waits_says_where_it_has_looked(
-    make_cluster: MakeCluster, place: Place, monkeypatch: pytest.MonkeyPatch
+    make_own_cluster: MakeCluster, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispy.config, "LocalNode", False)
-    cluster = make_cluster(name_of_node)
+    cluster = make_own_cluster(name_of_node)
     why = cluster.why(cluster.submit())
     assert why.startswith(
         "1 job of cluster name_of_node waits: no node of nodes=* can be used. No dispynode of"
@@ -142,11 +142,11 @@ def test_a_node_started_later_is_found_at_once(
 
 
 def test_a_list_that_cannot_be_read_for_long_holds_up_no_job(
-    make_cluster: MakeCluster, start_node: StartNode, place: Place, monkeypatch: pytest.MonkeyPatch
+    make_own_cluster: MakeCluster, start_node: StartNode, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a file server that does not answer."""
     start_node("--name", "found")
-    cluster = make_cluster(name_of_node)
+    cluster = make_own_cluster(name_of_node)
     assert cluster.submit()() == "found"
     hangs = place.root / "hangs"
     os.mkfifo(hangs)
@@ -330,11 +330,11 @@ def test_an_address_that_is_not_of_this_machine_is_refused_at_once(place: Place)
     ],
 )
 def test_a_pattern_that_no_node_matches_is_warned_about_at_once(
-    make_cluster: MakeCluster, nodes: object, said: str
+    make_own_cluster: MakeCluster, nodes: object, said: str
 ) -> None:
     """At the line that made the cluster."""
     with pytest.warns(UserWarning, match="in nodes|not used") as caught:
-        make_cluster(name_of_node, nodes=nodes)
+        make_own_cluster(name_of_node, nodes=nodes)
     (warning,) = caught
     assert said in str(warning.message)
     assert warning.filename.endswith("conftest.py")
@@ -349,28 +349,30 @@ def test_patterns_that_nodes_of_this_machine_may_match_are_not_warned_about(
 
 
 def test_patterns_are_warned_about_wherever_they_are_given(
-    make_cluster: MakeCluster, start_node: StartNode
+    make_own_cluster: MakeCluster, start_node: StartNode
 ) -> None:
     start_node()
-    cluster = make_cluster(name_of_node)
+    cluster = make_own_cluster(name_of_node)
     for call in (cluster.allocate_node, cluster.discover_nodes):
         with pytest.warns(UserWarning, match="patterns find nodes of this machine only") as caught:
             call("10.77.0.*")
         assert caught[0].filename == __file__
 
 
-def test_jobs_that_wait_for_a_pattern_are_not_told_to_start_a_node_here(make_cluster: MakeCluster) -> None:
+def test_jobs_that_wait_for_a_pattern_are_not_told_to_start_a_node_here(
+    make_own_cluster: MakeCluster,
+) -> None:
     with pytest.warns(UserWarning, match="10\\.77"):
-        cluster = make_cluster(name_of_node, nodes="10.77.0.*")
+        cluster = make_own_cluster(name_of_node, nodes="10.77.0.*")
     why = cluster.why(cluster.submit())
     assert "name the others: nodes=['10.77.0.2']" in why
     assert "Start" not in why
 
 
 def test_jobs_that_wait_for_a_node_elsewhere_are_told_how_to_start_it_there(
-    make_cluster: MakeCluster,
+    make_own_cluster: MakeCluster,
 ) -> None:
-    cluster = make_cluster(name_of_node, nodes=["192.0.2.1"], secret=RANDOM)
+    cluster = make_own_cluster(name_of_node, nodes=["192.0.2.1"], secret=RANDOM)
     assert "Start 'dispynode --host 192.0.2.1' there, with the same secret." in cluster.why(
         cluster.submit()
     )

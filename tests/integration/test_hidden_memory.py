@@ -213,9 +213,9 @@ def test_workers_of_a_node_for_several_programs_are_hidden(
     assert make_cluster(dumpable).submit().get()[0] == 0
 
 
-def test_debuggers_can_attach_on_a_programs_own_node(make_cluster: MakeCluster) -> None:
-    assert make_cluster(dumpable).submit().get()[0] == 1
-    assert make_cluster(dumpable, isolate=True).submit().get()[0] == 1
+def test_debuggers_can_attach_on_a_programs_own_node(make_own_cluster: MakeCluster) -> None:
+    assert make_own_cluster(dumpable).submit().get()[0] == 1
+    assert make_own_cluster(dumpable, isolate=True).submit().get()[0] == 1
 
 
 # Those that dead nodes leave.

@@ -220,12 +220,12 @@ def _from_command_line(place: Place, _: Path) -> tuple[list[str], dict[str, str]
 
 @pytest.mark.parametrize("way", [_own, _from_file, _from_environment, _from_command_line])
 def test_no_secret_in_memory(
-    start_node: StartNode, make_cluster: MakeCluster, place: Place, gate: Path, way: Any
+    start_node: StartNode, make_own_cluster: MakeCluster, place: Place, gate: Path, way: Any
 ) -> None:
     """Neither the words nor the key made of them; in the node they are found, which checks the test."""
     arguments, variables, parameters, text = way(place, place.root / "secret.txt")
     node = start_node("--tls", *arguments, env=place.environment | variables)
-    job = make_cluster(found, **parameters).submit(str(gate))
+    job = make_own_cluster(found, **parameters).submit(str(gate))
     wait_for(lambda: list(gate.parent.glob("gate.*")), what="the job runs")
     text = text or place.secret_file.read_text().strip()
     needles = [text.encode(), stretch(text), text.removeprefix("dispy1-").encode()]

@@ -50,11 +50,11 @@ def who(path: str = "") -> tuple[str, str, str]:
 
 
 def test_a_node_in_the_list_is_reached_by_its_socket(
-    start_node: StartNode, make_cluster: MakeCluster, place: Place
+    start_node: StartNode, make_own_cluster: MakeCluster, place: Place
 ) -> None:
     """Jobs see what they see over TCP, and no certificate is made."""
     node = start_node("--name", "here")
-    cluster = make_cluster(who, dest_path="kept")
+    cluster = make_own_cluster(who, dest_path="kept")
     job = cluster.submit()
     name, address, directory = job()
     assert (name, address, job.ip_addr) == ("here", "127.0.0.1", "127.0.0.1")
@@ -101,8 +101,8 @@ def test_large_data_goes_both_ways(
     assert established(node) == 0
 
 
-def test_the_private_node_of_a_program_has_a_socket(place: Place, make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(name_and)
+def test_the_private_node_of_a_program_has_a_socket(place: Place, make_own_cluster: MakeCluster) -> None:
+    cluster = make_own_cluster(name_and)
     job = cluster.submit(1)
     assert job()[1] == 1
     assert job.ip_addr == "127.0.0.1"
@@ -267,13 +267,13 @@ def test_a_node_on_another_address_of_this_machine_keeps_that_address(
 
 
 def test_where_no_certificate_can_be_made_that_is_told_once(
-    start_node: StartNode, make_cluster: MakeCluster, place: Place
+    start_node: StartNode, make_own_cluster: MakeCluster, place: Place
 ) -> None:
     """Here the temporary directory is away for a moment; then all goes well."""
     node = start_node()
     moved = place.temporary.with_name("moved")
     place.temporary.rename(moved)
-    cluster = make_cluster(name_and, nodes=[("127.0.0.1", node.port)])
+    cluster = make_own_cluster(name_and, nodes=[("127.0.0.1", node.port)])
     job = cluster.submit(1)
     node.wait_line("ERROR .*connections over TCP are refused: no certificate can be made", stream="stderr")
     moved.rename(place.temporary)
@@ -282,13 +282,13 @@ def test_where_no_certificate_can_be_made_that_is_told_once(
 
 
 def test_an_explicit_port_is_dialed_as_given_with_tls(
-    start_node: StartNode, make_cluster: MakeCluster
+    start_node: StartNode, make_own_cluster: MakeCluster
 ) -> None:
     """The node makes its certificate for the first that comes."""
     node = start_node()
     assert node.uses_tls
     assert not has_made_certificate(node)
-    job = make_cluster(name_and, nodes=[("127.0.0.1", node.port)]).submit(1)
+    job = make_own_cluster(name_and, nodes=[("127.0.0.1", node.port)]).submit(1)
     assert job() == (node.name, 1)
     assert established(node) == 1
     assert has_made_certificate(node)
@@ -310,20 +310,20 @@ def test_a_machine_that_is_not_in_the_list_is_dialed_with_tls(
     assert has_made_certificate(node)
 
 
-def test_a_forwarder_needs_no_option(start_node: StartNode, make_cluster: MakeCluster) -> None:
+def test_a_forwarder_needs_no_option(start_node: StartNode, make_own_cluster: MakeCluster) -> None:
     """As ``ssh -L``: bytes are passed on, and the link is TLS from end to end."""
     node = start_node()
     with proxy(node.port, lambda _: clean) as passing:
-        cluster = make_cluster(name_and, nodes=[("127.0.0.1", passing.port)])
+        cluster = make_own_cluster(name_and, nodes=[("127.0.0.1", passing.port)])
         assert cluster.submit(1)() == (node.name, 1)
         assert passing.connections == 1
         cluster.shutdown()
 
 
-def test_plain_links_are_to_be_asked_for(start_node: StartNode, make_cluster: MakeCluster) -> None:
+def test_plain_links_are_to_be_asked_for(start_node: StartNode, make_own_cluster: MakeCluster) -> None:
     node = start_node("--no_tls")
     assert not node.uses_tls
-    job = make_cluster(name_and, nodes=[("127.0.0.1", node.port)], tls=False).submit(1)
+    job = make_own_cluster(name_and, nodes=[("127.0.0.1", node.port)], tls=False).submit(1)
     assert job() == (node.name, 1)
     assert job.ip_addr == "127.0.0.1"
     assert established(node) == 1

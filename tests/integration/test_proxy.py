@@ -97,7 +97,7 @@ def early_faults(count: int, sizes: dict[Direction, int]) -> list[At]:
 
 
 def test_a_handshake_that_is_changed_fails_and_is_tried_again(
-    start_node: StartNode, between: Between, make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
+    start_node: StartNode, between: Between, make_own_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One cluster, many ways to one node; each of them spoils its first connection only."""
     serving = start_node("--name", "behind")
@@ -105,7 +105,7 @@ def test_a_handshake_that_is_changed_fails_and_is_tried_again(
     proxies = [between(serving.port, lambda number, f=fault: clean if number else f) for fault in faults]
     with caplog.at_level(logging.WARNING, "dispy"):
         start = time.monotonic()
-        cluster = make_cluster(triple, nodes=[("127.0.0.1", each.port) for each in proxies])
+        cluster = make_own_cluster(triple, nodes=[("127.0.0.1", each.port) for each in proxies])
         job = cluster.submit(14)
         wait_for(
             lambda: [each.port for each in proxies if f"127.0.0.1:{each.port}: " not in caplog.text],
@@ -134,14 +134,14 @@ def echo(data: bytes) -> bytes:
     ids=["broken", "changed"],
 )
 def test_no_result_is_ever_wrong(
-    start_node: StartNode, between: Between, make_cluster: MakeCluster, kinds: list[Any]
+    start_node: StartNode, between: Between, make_own_cluster: MakeCluster, kinds: list[Any]
 ) -> None:
     """The first connections each get a fault somewhere; jobs that may run again end with their results."""
     serving = start_node("--cpus", "2")
     data = [random.Random(number).randbytes(200) for number in range(300)]
     drawn = [by_chance(f"{len(kinds)} {number}", 20_000, kinds) for number in range(8)]
     passing = between(serving.port, lambda number: drawn[number] if number < len(drawn) else clean)
-    cluster = make_cluster(echo, nodes=[("127.0.0.1", passing.port)], reentrant=True)
+    cluster = make_own_cluster(echo, nodes=[("127.0.0.1", passing.port)], reentrant=True)
     jobs = [cluster.submit(item) for item in data]
     for item, job in zip(data, jobs, strict=True):
         assert result_of(job) == item, (job.status, job.exception)
@@ -156,7 +156,7 @@ def test_no_result_is_ever_wrong(
 def test_a_link_with_tls_is_made_anew(
     start_node: StartNode,
     between: Between,
-    make_cluster: MakeCluster,
+    make_own_cluster: MakeCluster,
     gate: Path,
     direction: Direction,
     change: Change,
@@ -165,7 +165,7 @@ def test_a_link_with_tls_is_made_anew(
     serving = start_node("--cpus", "2", "--tls")
     fault = At(direction, 20_000, change)
     passing = between(serving.port, lambda number: clean if number else fault)
-    cluster = make_cluster(echo_or_wait, nodes=[("127.0.0.1", passing.port)], tls=True)
+    cluster = make_own_cluster(echo_or_wait, nodes=[("127.0.0.1", passing.port)], tls=True)
     waiting = cluster.submit(b"", str(gate))
     data = [random.Random(number).randbytes(200) for number in range(300)]
     jobs = [cluster.submit(item) for item in data]
@@ -183,12 +183,12 @@ def echo_or_wait(data: bytes, path: str = "") -> bytes:
 
 
 def test_single_bytes_are_as_good_as_packets(
-    start_node: StartNode, between: Between, make_cluster: MakeCluster
+    start_node: StartNode, between: Between, make_own_cluster: MakeCluster
 ) -> None:
     """A forwarder of bytes, as ``ssh -L``, needs no option: loopback has TLS where it was not found by the list."""
     serving = start_node()
     passing = between(serving.port, lambda _: bytewise)
-    cluster = make_cluster(triple, nodes=[("127.0.0.1", passing.port)])
+    cluster = make_own_cluster(triple, nodes=[("127.0.0.1", passing.port)])
     assert [result_of(cluster.submit(number)) for number in range(3)] == [0, 3, 6]
     assert passing.connections == 1
 

@@ -286,10 +286,10 @@ def test_what_a_journal_holds(start_dying: StartDying, start_node: StartNode, pl
 
 
 def test_a_journal_goes_with_the_last_cluster(
-    make_cluster: MakeCluster, start_node: StartNode, place: Place
+    make_own_cluster: MakeCluster, start_node: StartNode, place: Place
 ) -> None:
     start_node()
-    first, second = make_cluster(abs), make_cluster(abs)
+    first, second = make_own_cluster(abs), make_own_cluster(abs)
     assert (first.submit(-1)(), second.submit(-2)()) == (1, 2)
     found = wait_for(lambda: journals(place), what="there is a journal")
     assert len([path for path in found if path.suffix == ".journal"]) == 1
@@ -298,7 +298,7 @@ def test_a_journal_goes_with_the_last_cluster(
     assert journals(place)
     second.close()
     wait_for(lambda: journals(place), lambda left: not left, what="the journal is removed")
-    third = make_cluster(abs)
+    third = make_own_cluster(abs)
     assert third.submit(-4)() == 4
     wait_for(lambda: journals(place), what="there is another one")
     third.shutdown()

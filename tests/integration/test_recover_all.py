@@ -409,10 +409,10 @@ def test_a_journal_of_jobs_is_private_and_holds_no_secret(
 
 @pytest.mark.parametrize("where", ["state", "path"])
 def test_a_cluster_that_ends_leaves_no_journal(
-    make_cluster: MakeCluster, start_node: StartNode, place: Place, path: Path, where: str
+    make_own_cluster: MakeCluster, start_node: StartNode, place: Place, path: Path, where: str
 ) -> None:
     start_node()
-    cluster = make_cluster(abs, **({"durable": True} if where == "state" else {"recover_file": path}))
+    cluster = make_own_cluster(abs, **({"durable": True} if where == "state" else {"recover_file": path}))
     jobs = [cluster.submit(-n) for n in range(100)]
     assert [job() for job in jobs] == list(range(100))
     assert journals(place) if where == "state" else path.exists()

@@ -31,13 +31,13 @@ def names_beside(place: Place) -> list[str]:
     return sorted(name for name in names if name not in ("journals", "nodes"))
 
 
-def test_own_secret_is_made_once_and_private(make_cluster: MakeCluster, place: Place) -> None:
-    assert make_cluster(where).submit()()
+def test_own_secret_is_made_once_and_private(make_own_cluster: MakeCluster, place: Place) -> None:
+    assert make_own_cluster(where).submit()()
     first = place.secret_file.read_text()
     assert stat.S_IMODE(place.secret_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(place.secret_file.parent.stat().st_mode) == 0o700
     assert len(first.strip()) >= 64
-    assert make_cluster(where).submit()()
+    assert make_own_cluster(where).submit()()
     assert place.secret_file.read_text() == first
     assert names_beside(place) == ["owner", "secret"]
 
@@ -65,7 +65,7 @@ def test_programs_that_start_together_make_one_secret(
 )
 def test_equal_secrets_given_in_any_way(
     start_node: StartNode,
-    make_cluster: MakeCluster,
+    make_own_cluster: MakeCluster,
     place: Place,
     monkeypatch: pytest.MonkeyPatch,
     way: str,
@@ -83,7 +83,7 @@ def test_equal_secrets_given_in_any_way(
     if client_way == "DISPY_SECRET":
         monkeypatch.setenv("DISPY_SECRET", SECRET)
     options = {"secret": {"secret": SECRET}, "secret_file": {"secret_file": str(path)}}.get(client_way, {})
-    cluster = make_cluster(where, **options)
+    cluster = make_own_cluster(where, **options)
     jobs = [cluster.submit() for _ in range(10)]
     assert {job() for job in jobs} == {"guarded"}
     assert [node.name for node in cluster.status().nodes] == ["guarded"]
@@ -109,14 +109,14 @@ def test_wrong_secret_is_refused_and_told(
 
 
 def test_node_with_another_secret_is_not_found_by_itself(
-    start_node: StartNode, make_cluster: MakeCluster
+    start_node: StartNode, make_own_cluster: MakeCluster
 ) -> None:
     """The cluster starts a node of its own, as if there were none."""
     start_node("--secret", SECRET, "--name", "guarded")
-    cluster = make_cluster(where)
+    cluster = make_own_cluster(where)
     name = cluster.submit()()
     assert name != "guarded"
-    typed = make_cluster(where, secret="another")
+    typed = make_own_cluster(where, secret="another")
     assert typed.submit()() not in (None, "guarded")
 
 
@@ -150,7 +150,7 @@ def test_stranger_learns_nothing_and_is_dropped(start_node: StartNode, make_clus
     assert "Traceback" not in node.stderr
 
 
-def test_replayed_conversation_is_refused(start_node: StartNode, make_cluster: MakeCluster) -> None:
+def test_replayed_conversation_is_refused(start_node: StartNode, make_own_cluster: MakeCluster) -> None:
     """What an honest client said, recorded by a relay and said again, opens nothing."""
     node = start_node()
     recorded = bytearray()
@@ -180,7 +180,7 @@ def test_replayed_conversation_is_refused(start_node: StartNode, make_cluster: M
         thread = threading.Thread(target=relay)
         thread.start()
         port = server.getsockname()[1]
-        cluster = make_cluster(where, nodes=[("127.0.0.1", port)])
+        cluster = make_own_cluster(where, nodes=[("127.0.0.1", port)])
         assert cluster.submit()() == node.name
         cluster.shutdown()
         thread.join()

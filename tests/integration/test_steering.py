@@ -265,14 +265,14 @@ def test_nodes_are_added(make_cluster: MakeCluster, start_node: StartNode) -> No
         assert cluster.allocate_node("no-such-host.invalid") == -1
 
 
-def test_nodes_are_looked_for_if_they_match(make_cluster: MakeCluster, start_node: StartNode) -> None:
+def test_nodes_are_looked_for_if_they_match(make_own_cluster: MakeCluster, start_node: StartNode) -> None:
     """A node on a port of its own is not found by a pattern, unless somebody names it."""
     one = start_node("--name", "one", "--cpus", "1", "--host", "127.0.0.2")
     for listing in (state_directory() / "nodes").glob("*/*.json"):
         listing.unlink()
-    cluster = make_cluster(name_and, ["127.0.0.*"])
+    cluster = make_own_cluster(name_and, ["127.0.0.*"])
     with pytest.warns(UserWarning, match="patterns find nodes of this machine only"):
-        other = make_cluster(name_and, ["192.0.2.*"])
+        other = make_own_cluster(name_and, ["192.0.2.*"])
     for each in (cluster, other):
         assert each.discover_nodes([("127.0.0.2", one.port)]) == 0
     assert cluster.submit(1)() == ("one", 1)

@@ -623,14 +623,14 @@ def test_what_is_no_node_of_ours_is_told(
 )
 def test_a_node_that_does_not_take_us_is_told(
     start_node: StartNode,
-    make_cluster: MakeCluster,
+    make_own_cluster: MakeCluster,
     caplog: pytest.LogCaptureFixture,
     options: list[str],
     tls: bool,
     told: str,
 ) -> None:
     node = start_node(*options)
-    check_told(make_cluster, caplog, node.port, tls, told)
+    check_told(make_own_cluster, caplog, node.port, tls, told)
     wait_for(
         lambda: node.stderr,
         lambda text: "refused a connection from 127.0.0.1" in text,

@@ -60,14 +60,14 @@ def both_ways(data: bytes) -> tuple[bytes, str]:
 
 def test_small_and_large_jobs(
     start_node: StartNode,
-    make_cluster: MakeCluster,
+    make_own_cluster: MakeCluster,
     way: tuple[dict[str, Any], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dispy.config, "SharedMemory", False)
     node = start_node("--name", "guarded", *options(way[0]))
     assert node.uses_tls
-    cluster = make_cluster(both_ways, nodes=at(node), **way[1])
+    cluster = make_own_cluster(both_ways, nodes=at(node), **way[1])
     single = [cluster.submit(bytes([n]))()[0] for n in range(20)]
     assert single == [bytes([n]) for n in range(20)]
     many = [cluster.submit(n.to_bytes(4, "big")) for n in range(3000)]

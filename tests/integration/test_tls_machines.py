@@ -72,11 +72,11 @@ def test_links_that_are_not_encrypted_are_warned_about_at_the_start(
 
 @pytest.mark.parametrize("tls", [None, True, False])
 def test_cluster_warns_of_links_that_are_not_encrypted(
-    make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, tls: bool | None
+    make_own_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, tls: bool | None
 ) -> None:
     for _ in range(2):
         with caplog.at_level(logging.WARNING, "dispy"):
-            make_cluster(where, nodes=["192.0.2.1"], secret=RANDOM, tls=tls)
+            make_own_cluster(where, nodes=["192.0.2.1"], secret=RANDOM, tls=tls)
         assert ("192.0.2.1 are not encrypted" in caplog.text) == (tls is False)
         caplog.clear()
 
@@ -114,7 +114,7 @@ def test_weak_secret_is_refused_beyond_loopback_unless_forced(place: Place, star
 
 @pytest.mark.parametrize("secret", ["abc", "correct horse battery staple orbit"])
 def test_typed_secret_is_not_proved_to_strangers(
-    make_cluster: MakeCluster, files: Files, monkeypatch: pytest.MonkeyPatch, place: Place, secret: str
+    make_own_cluster: MakeCluster, files: Files, monkeypatch: pytest.MonkeyPatch, place: Place, secret: str
 ) -> None:
     """However strong it seems, and whichever way nodes are named; the program is told what else it can do."""
     monkeypatch.setattr(dispy.config, "LocalNode", False)
@@ -125,12 +125,12 @@ def test_typed_secret_is_not_proved_to_strangers(
         with refused:
             dispy.JobCluster(where, nodes=["192.0.2.1"], secret=secret, tls=tls)
     assert place.processes() == []
-    cluster = make_cluster(where, secret=secret)
+    cluster = make_own_cluster(where, secret=secret)
     for call in (cluster.allocate_node, cluster.discover_nodes):
         with refused:
             call("192.0.2.1")
     for certificates in (files.parameters("self-signed"), files.parameters("client", "ours")):
-        make_cluster(where, nodes=["192.0.2.1"], secret=secret, **certificates)
+        make_own_cluster(where, nodes=["192.0.2.1"], secret=secret, **certificates)
 
 
 _numbers = itertools.count()

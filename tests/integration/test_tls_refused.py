@@ -66,7 +66,7 @@ OURS = r"does not believe our certificate.*dispy cert new "
 )  # fmt: skip
 def test_what_is_not_believed(
     start_node: StartNode,
-    make_cluster: MakeCluster,
+    make_own_cluster: MakeCluster,
     place: Place,
     files: Files,
     caplog: pytest.LogCaptureFixture,
@@ -86,7 +86,7 @@ def test_what_is_not_believed(
     node = start_node(*options(parameters(node_has)))
     nodes = [("127.0.0.1", node.port)]
     with caplog.at_level(logging.WARNING, "dispy"):
-        cluster = make_cluster(lasting, nodes=nodes, **parameters(client_has))
+        cluster = make_own_cluster(lasting, nodes=nodes, **parameters(client_has))
         job = cluster.submit(str(place.root / "has run"))
         wait_for(lambda: caplog.messages, bool, what="the client is told", deadline_s=LATE_S)
     assert f"127.0.0.1:{node.port}" in caplog.messages[0]

@@ -18,12 +18,13 @@ from dispy.errors import UsageError
 from dispy.security.new_files import NewFile, write_new
 
 
-def save(path: str, given: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+def save(path: str, given: Mapping[str, Any], usual: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
     """Write options into a new file.
 
     Args:
         path: The file, which must not exist.
-        given: Values by option name; those that are None, False, empty or empty lists are left out.
+        given: Values by option name.
+        usual: The values that the options have if they are not given; equal ones are left out of the file.
         aliases: Keys in the file of options that have another name there, by option name.
 
     Raises:
@@ -31,7 +32,7 @@ def save(path: str, given: Mapping[str, Any], aliases: Mapping[str, str]) -> Non
     """
     parser = configparser.ConfigParser(interpolation=None)
     for name, value in given.items():
-        if value not in (None, False, "", ()):
+        if value != usual[name]:
             shown = repr(list(value)) if isinstance(value, (tuple, list)) else str(value)
             parser["DEFAULT"][aliases.get(name, name)] = shown
     text = "".join(f"{key} = {value}\n" for key, value in parser["DEFAULT"].items())
@@ -67,7 +68,7 @@ def load(path: str, command: click.Command, aliases: Mapping[str, str]) -> dict[
             continue
         try:
             found[str(option.name)] = _value(option, text)
-        except (click.BadParameter, ValueError) as error:
+        except (click.BadParameter, ValueError, SyntaxError) as error:
             faults.append(f"{key}: {getattr(error, 'message', error)}")
     if faults:
         raise UsageError(

@@ -100,14 +100,14 @@ def command(config: str | None, save_config: str | None, **options: Any) -> None
     Programs of the same user on this machine find the scheduler by themselves. SIGINT (Ctrl-C) and SIGTERM end it.
     """
     context = click.get_current_context()
+    usual = context.command.make_context("dispyscheduler", []).params
     if config is not None:
-        usual = context.command.make_context("dispyscheduler", []).params
         loaded = config_file.load(config, context.command, _KEYS)
         options = {name: loaded.get(name, usual[name]) for name in options}
     for text in old_options.SCHEDULER.take_out(options):
         say(context, text)
     if save_config is not None:
-        config_file.save(save_config, options, _KEYS)
+        config_file.save(save_config, options, usual, _KEYS)
         return
     gc.disable()
     from dispy.scheduler.daemon import process
