@@ -28,6 +28,7 @@ CLAIMS = (
     "queue_memory",
     "queue_depth",
     "sharing",
+    "shared",
     "cancelling",
     "isolation",
     "programs_run",

@@ -199,9 +199,11 @@ def running_node(cpus: int = 2) -> Iterator[int]:
 def listening_node(
     cpus: int = 2, *options: str, module: str = "dispy.cli.node"
 ) -> Iterator[tuple[int, int]]:
-    """The same with more options, perhaps another program; yields its pid and port."""
-    command = [sys.executable, "-m", module, "--listen_port", "0", "--cpus", str(cpus), *options]
-    if os.environ.get(USER):
+    """A daemon with more options, perhaps another one (``cpus`` 0: it has none); yields its pid and port."""
+    command = [sys.executable, "-m", module, "--listen_port", "0", *options]
+    if cpus:
+        command += ["--cpus", str(cpus)]
+    if cpus and os.environ.get(USER):
         command += ["--user", os.environ[USER]]
     # Its log goes where ours goes.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
