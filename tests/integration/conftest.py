@@ -199,7 +199,6 @@ def start_node(place: Place, jobs_account: str, request: pytest.FixtureRequest) 
         started.append(node)
         return node.wait_listens() if wait else node
 
-    start.started = started  # type: ignore[attr-defined]
     yield start
     if place.is_swept:
         start()
@@ -250,7 +249,7 @@ def tuned_node(place: Place) -> Iterator[Callable[..., Node]]:
 @pytest.fixture
 def schedulers(place: Place, start_node: StartNode) -> Iterator[Schedulers]:
     """Shared schedulers of a test; they end before its nodes."""
-    running = Schedulers(place, start_node)
+    running = Schedulers(place)
     yield running
     running.close()
 

@@ -352,5 +352,5 @@ def test_arguments_that_cannot_be_sent(make_cluster: MakeCluster, argument: Any,
 
 def test_what_comes_later_says_what_to_use(make_cluster: MakeCluster, tmp_path: Path) -> None:
     with pytest.raises(NotYetError) as caught:
-        dispy.SharedJobCluster(name_and)
-    check(caught, "SharedJobCluster is not available yet")
+        dispy.SharedJobCluster(name_and, durable=True)
+    check(caught, "durable and recover_file are not available yet with a shared scheduler")

@@ -31,11 +31,11 @@ def test_many_jobs_of_middling_size_come_back(
 
 
 def test_what_cannot_be_said_ends_jobs_with_the_reason(
-    make_cluster: MakeCluster, start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+    make_own_cluster: MakeCluster, start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that is larger than a node takes, which is a fault of ours: it is not sent again without end."""
     start_node("--cpus", "2")
-    cluster = make_cluster(take)
+    cluster = make_own_cluster(take)
     assert cluster.submit(1)() == 1
     with monkeypatch.context() as fault:
         fault.setattr(limits, "CONTROL_FRAME_MAX", 50_000)

@@ -303,7 +303,7 @@ def test_pinned_job_of_a_killed_node(
 
 
 def test_own_node_of_the_program_is_killed(
-    make_cluster: MakeCluster,
+    make_own_cluster: MakeCluster,
     start_node: StartNode,
     runs: Runs,
     place: Place,
@@ -311,7 +311,7 @@ def test_own_node_of_the_program_is_killed(
 ) -> None:
     """The jobs end; for others the program gets a new node, or is told why they wait."""
     place.is_swept = True
-    cluster = make_cluster(run)
+    cluster = make_own_cluster(run)
     job = cluster.submit(str(runs.directory), "x")
     _, host, _ = runs.wait("x")
     node = psutil.Process(host).parent()
@@ -415,13 +415,13 @@ def test_killed_node_is_replaced_at_its_port(
 
 
 def test_shutdown_while_a_node_does_not_answer(
-    make_cluster: MakeCluster, start_node: StartNode, runs: Runs
+    make_own_cluster: MakeCluster, start_node: StartNode, runs: Runs
 ) -> None:
     """Also when the connection stands and the node has not proved itself yet: nothing is left open."""
     node = start_node("--cpus", "1", "--name", "first")
     node.send(signal.SIGSTOP)
     try:
-        cluster = make_cluster(run, nodes=[("127.0.0.1", node.port)])
+        cluster = make_own_cluster(run, nodes=[("127.0.0.1", node.port)])
         job = cluster.submit(str(runs.directory), "x", False)
         wait_for(
             lambda: [link for link in psutil.Process().net_connections("tcp") if link.raddr],

@@ -71,7 +71,7 @@ def test_without_arguments_it_runs_once(command: list[str], place: Place) -> Non
         (["./nowhere"], "nowhere"),
         (["-a", "it's", "true"], "it's"),
         (["-n", "", "true"], "host of a node"),
-        (["--scheduler_node", "here", "true"], "--scheduler_node"),
+        (["--scheduler_node", "no.such.host.example", "true"], "cannot be resolved"),
         (["--secret_file", "nofile", "true"], "nofile"),
     ],
 )

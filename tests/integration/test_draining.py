@@ -308,13 +308,13 @@ def test_cpus_at_the_terminal_keep_it(
 
 
 def test_a_program_s_own_node_is_not_drained(
-    monkeypatch: pytest.MonkeyPatch, make_cluster: MakeCluster
+    monkeypatch: pytest.MonkeyPatch, make_own_cluster: MakeCluster
 ) -> None:
     """It ends with its program, and would be started anew."""
     import psutil
 
     monkeypatch.setattr(dispy.config, "LocalNode", True)
-    cluster = make_cluster(jobs.name_and)
+    cluster = make_own_cluster(jobs.name_and)
     assert cluster.submit(1)()[1] == 1
     (pid,) = [p.pid for p in psutil.Process().children() if "dispy.node" in " ".join(p.cmdline())]
     for number in (signal.SIGUSR1, signal.SIGUSR2):

@@ -17,6 +17,7 @@ from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import JobError, PicklingError, RemoteTraceback, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
+from .schedulers import IS_SHARED
 
 
 def one_in_ten_fails(item: int) -> int:
@@ -236,6 +237,9 @@ def test_constants_are_let_go(make_cluster: MakeCluster) -> None:
     assert cluster.wait(5)
     assert not cluster._session.held
     cluster.submit(1, 2)()
+    assert not cluster._session.objects
+    if IS_SHARED:
+        return
     objects = cluster._session.engine.call(
         lambda: len(
             cluster._session.backend.service.state.computations[EMBEDDED, cluster._session.number].objects

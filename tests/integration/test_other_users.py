@@ -56,10 +56,10 @@ def careless(gate: str) -> tuple[str, str]:
 
 
 @pytest.fixture
-def busy(start_node: StartNode, make_cluster: MakeCluster, gate: Path) -> Node:
+def busy(start_node: StartNode, make_own_cluster: MakeCluster, gate: Path) -> Node:
     """A node with a careless job that runs."""
     node = start_node()
-    make_cluster(careless).submit(str(gate))
+    make_own_cluster(careless).submit(str(gate))
     wait_for(gate.with_name("gate.begun").exists, what="the job runs")
     return node
 

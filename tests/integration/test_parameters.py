@@ -33,7 +33,7 @@ def test_what_comes_later_says_so(place: Place, name: str, value: Any) -> None:
 
 def test_other_things_that_come_later() -> None:
     with pytest.raises(NotYetError, match="not available yet"):
-        dispy.SharedJobCluster(name_and)
+        dispy.SharedJobCluster(name_and, recover_file="jobs.journal")
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ def test_no_node_of_its_own_if_switched_off(
 
 
 def test_node_started_by_hand_takes_over_from_its_own(
-    make_cluster: MakeCluster, start_node: StartNode, place: Place
+    make_own_cluster: MakeCluster, start_node: StartNode, place: Place
 ) -> None:
     """The program's own node takes nothing new once another one of this machine is there."""
-    cluster = make_cluster(name_and)
+    cluster = make_own_cluster(name_and)
     own = cluster.submit()()[0]
     start_node("--name", "by hand")
     wait_for(

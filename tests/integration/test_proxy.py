@@ -314,7 +314,7 @@ def test_a_man_in_the_middle_with_the_key_of_the_certificate_is_found_out(
 
 
 def test_a_man_in_the_middle_without_tls_is_not_found_out(
-    start_node: StartNode, between: Between, make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
+    start_node: StartNode, between: Between, make_own_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What plain links do NOT protect: integrity and secrecy of everything after the handshake.
 
@@ -337,7 +337,7 @@ def test_a_man_in_the_middle_without_tls_is_not_found_out(
 
     passing = between(serving.port, lambda number: clean if number else forge, host=host)
     with caplog.at_level(logging.WARNING, "dispy"):
-        cluster = make_cluster(echo, nodes=[(host, passing.port)], tls=False, secret=RANDOM)
+        cluster = make_own_cluster(echo, nodes=[(host, passing.port)], tls=False, secret=RANDOM)
         assert cluster.submit(b"what was asked")() == b"what he wanted"
         wanted.set()
         cluster.submit(b"")

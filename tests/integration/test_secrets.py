@@ -270,10 +270,10 @@ def test_own_secret_that_is_a_link_is_refused(place: Place) -> None:
 
 
 def test_secret_is_in_no_listing_and_no_process_list(
-    start_node: StartNode, make_cluster: MakeCluster, place: Place
+    start_node: StartNode, make_own_cluster: MakeCluster, place: Place
 ) -> None:
     start_node()
-    cluster = make_cluster(where, secret="typed by hand")
+    cluster = make_own_cluster(where, secret="typed by hand")
     cluster.submit()()
     secret = place.secret_file.read_text().strip().removeprefix("dispy1-")
     paths = list((place.state / "dispy" / "nodes").glob("*/*.json"))

@@ -70,7 +70,7 @@ def test_a_shortage_that_passes_costs_time_only(make_cluster: MakeCluster, start
 
 
 def test_clusters_made_on_several_threads_share_one_node(
-    make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
+    make_own_cluster: MakeCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No node runs here: the program starts one for itself, and not one for each thread."""
     clusters: list[dispy.JobCluster] = []
@@ -78,7 +78,7 @@ def test_clusters_made_on_several_threads_share_one_node(
 
     def make() -> None:
         barrier.wait()
-        clusters.append(make_cluster(name_and))
+        clusters.append(make_own_cluster(name_and))
 
     threads = [threading.Thread(target=make) for _ in range(8)]
     for thread in threads:

@@ -264,7 +264,7 @@ def recording(host: str, port: int) -> Iterator[tuple[int, bytearray]]:
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_who_listens_in_reads_nothing(
-    start_node: StartNode, make_cluster: MakeCluster, tls: bool, monkeypatch: pytest.MonkeyPatch
+    start_node: StartNode, make_own_cluster: MakeCluster, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither code, arguments, results, output nor the node's name; without TLS all of it, which checks the test.
 
@@ -281,7 +281,7 @@ def test_who_listens_in_reads_nothing(
         "--name", "name of the node", "--tls" if tls else "--no_tls", "--host", host, "--secret", RANDOM
     )
     with recording(host, node.port) as (port, record):
-        cluster = make_cluster(compute, nodes=[(host, port)], tls=tls, secret=RANDOM)
+        cluster = make_own_cluster(compute, nodes=[(host, port)], tls=tls, secret=RANDOM)
         job = cluster.submit(b"the argument " * 10_000, "small")
         assert job() == b"THE ARGUMENT " * 10_000, job.exception
         assert cluster.submit(b"the argument ", "small")() == b"THE ARGUMENT "
