@@ -49,6 +49,14 @@ def test_a_user_with_more_programs_has_no_more() -> None:
     assert max(had[:3]) - min(had[:3]) < 0.05 * max(had)
 
 
+@pytest.mark.parametrize(("job_s", "within"), [(0.01, 0.03), (0.4, 0.1)])
+def test_who_wanted_nothing_has_no_claim_for_that_time(job_s: float, within: float) -> None:
+    """Nor does the other one owe for what it had alone."""
+    cluster = SharedCluster([Program(1, "a", job_s), Program(2, "b", job_s, begin=4.0)], [2, 2])
+    cluster.run(9.0)
+    assert cluster.shares(5.0, 8.0)["a"] == pytest.approx(0.5, abs=within)
+
+
 @pytest.mark.parametrize("job_s", [0.001, 0.01, 0.1, 0.2])
 def test_a_newcomer_has_its_first_result_soon(job_s: float) -> None:
     """Beside a million queued jobs, half a second after it came.

@@ -19,7 +19,6 @@ requeued here if the node has to load the computation first.
 from __future__ import annotations
 
 from dispy.core.scheduling.actions import Outbox, TellRequeued
-from dispy.core.scheduling.lines.parties import note_head
 from dispy.core.scheduling.placement import end_here
 from dispy.core.scheduling.state import Computation, Placement
 from dispy.protocol import node
@@ -116,4 +115,3 @@ def requeue(computation: Computation, jobs: list[Job]) -> None:
             placement = computation.placements[pinned_to]
             placement.pinned.appendleft(again)
             placement.node.pinned[computation.wire] = placement
-    note_head(computation)
