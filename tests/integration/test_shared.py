@@ -208,7 +208,10 @@ def test_the_scheduler_is_killed_and_started_anew(
     try:
         assert job.wait(10)
         assert job.status == job.Abandoned
-        assert re.search("scheduler .* was started anew, and has lost the job", job.exception or "")
+        assert re.search(
+            "scheduler .* was started anew, or has given this program up: the job is lost",
+            job.exception or "",
+        )
         assert waiting.wait(10)
         gate.touch()
         assert cluster.submit("/")() == "/"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets as randomness
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,7 +24,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from dispy.errors import DispyError, NoSchedulerError, RemoteProtocolError
+from dispy.errors import DispyError, InternalError, NoSchedulerError, RemoteProtocolError
 from dispy.net.connection import Connection
 from dispy.net.dialing import dial
 from dispy.net.links.channel import Channel
@@ -211,7 +212,7 @@ class SchedulerLink:
         if self._has_attached and not message.is_known:
             self.channel = self._new_channel()
             self._on_forgotten(
-                f"scheduler {self.name} at {self.address} was started anew, and has lost the job"
+                f"scheduler {self.name} at {self.address} was started anew, or has given this program up: the job is lost"
             )
         self._has_attached = True
         self.channel.files = self._exchange(message.memory if self._attach.memory else "")
@@ -232,6 +233,10 @@ class SchedulerLink:
             self._asked.clear()
         if self.is_closed:
             return
+        if isinstance(error, InternalError):
+            # The message that was too large would be sent again and again: we come back as another program.
+            logger.error("jobs at scheduler %s are lost by a fault of dispy: %s", self.name, error)
+            self._attach.client = randomness.token_bytes(16)
         if not isinstance(error, DispyError):
             error = RemoteProtocolError(
                 "what listens there closed the connection",

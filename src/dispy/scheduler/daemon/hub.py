@@ -27,7 +27,7 @@ from typing import Any
 from dispy.core import scheduling as core
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.ids import ClientId, NodeId
-from dispy.errors import RemoteProtocolError, SilenceError
+from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.links.channel import Channel
 from dispy.net.links.file_exchange import FileExchange
@@ -166,6 +166,11 @@ class Hub:
         program.channel.suspend()
         if not program.clusters:
             self._forget(program, "it has no cluster")
+            return
+        if isinstance(error, InternalError):
+            # What could not be said or done would fail again when it comes back. It was told that we leave it.
+            logger.error("program %s is given up: %s", program.name, error)
+            self._forget(program, "a fault of the scheduler")
             return
         why = f": {error}" if error is not None else ""
         logger.info("program %s is away%s; its jobs go on", program.name, why)
