@@ -1,4 +1,4 @@
-"""Faults of dispy between a program and its shared scheduler: they end, with a reason, and what comes after goes on."""
+"""Faults of dispy between a program and its shared scheduler: jobs end with a reason, and others go on."""
 
 from __future__ import annotations
 

@@ -212,7 +212,8 @@ class SchedulerLink:
         if self._has_attached and not message.is_known:
             self.channel = self._new_channel()
             self._on_forgotten(
-                f"scheduler {self.name} at {self.address} was started anew, or has given this program up: the job is lost"
+                f"scheduler {self.name} at {self.address} was started anew, or has given this program up: "
+                "the job is lost"
             )
         self._has_attached = True
         self.channel.files = self._exchange(message.memory if self._attach.memory else "")
