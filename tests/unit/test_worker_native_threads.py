@@ -15,7 +15,7 @@ call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
 compute = lambda: library.GOMP_parallel(call, None, 4, 0)
 compute()
 from dispy.worker.between_jobs import native_threads
-print(native_threads.libraries_left())
+print(native_threads.libraries_left(is_resting=False))
 """
 
 FORK = """
@@ -32,7 +32,7 @@ import os, signal, numpy
 compute = lambda: numpy.ones((400, 400)) @ numpy.ones((400, 400))
 compute()
 from dispy.worker.between_jobs import native_threads
-print(native_threads.libraries_left())
+print(native_threads.libraries_left(is_resting=False))
 native_threads.rest()
 """
 
@@ -49,7 +49,7 @@ def run(code: str) -> list[str]:
 
 @needs_openmp
 def test_the_openmp_of_gcc_is_named_and_lets_its_threads_go() -> None:
-    code = f"{USE_OPENMP}\nnative_threads.rest()\nprint(native_threads.libraries_left())\n{FORK}"
+    code = f"{USE_OPENMP}\nprint(native_threads.libraries_left(is_resting=native_threads.rest()))\n{FORK}"
     before, after, child = run(code)
     assert "libgomp" in before
     assert after == "[]"
@@ -58,7 +58,9 @@ def test_the_openmp_of_gcc_is_named_and_lets_its_threads_go() -> None:
 
 @needs_openmp
 def test_it_computes_again_after_that() -> None:
-    lines = run(f"{USE_OPENMP}\nnative_threads.rest()\ncompute()\nprint(native_threads.libraries_left())\n")
+    lines = run(
+        f"{USE_OPENMP}\nnative_threads.rest()\ncompute()\nprint(native_threads.libraries_left(is_resting=False))\n"
+    )
     assert "libgomp" in lines[1]
 
 

@@ -114,9 +114,9 @@ def threads_left(started_by: str) -> str:
     Args:
         started_by: Code of the user's that may have started the threads, in words.
     """
-    native_threads.rest()
+    is_resting = native_threads.rest()
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-    libraries = native_threads.libraries_left()
+    libraries = native_threads.libraries_left(is_resting=is_resting)
     if not names and not libraries:
         return ""
     whose = ", ".join([*names, *[f"threads of {library}" for library in libraries]])

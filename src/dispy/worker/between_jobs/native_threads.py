@@ -39,9 +39,12 @@ _STACK_MAX = 64 * 1024
 shorter."""
 
 _BUSY_S = 0.2
-"""Longest wait of ``libraries_left`` for threads to become idle or to end (seconds); the warning leaves out a thread
-that still runs then. Threads that have just computed spin for some 30 ms, to be quicker at the next call; threads
-that were told to end take their time."""
+"""Longest wait of ``libraries_left`` for threads to become idle (seconds); the warning leaves out a thread that still
+runs then. Threads that have just computed spin for some 30 ms, to be quicker at the next call."""
+
+_ENDING_S = 5.0
+"""Longest wait for threads that were told to end (seconds). They take a millisecond, and longer while others have the
+CPUs."""
 
 
 class _Code(NamedTuple):
@@ -52,23 +55,33 @@ class _Code(NamedTuple):
     path: str
 
 
-def rest() -> None:
-    """Have all loaded copies of GCC's OpenMP end their threads. Call this before a fork whose child may use them. A
-    copy too old to do so (before OpenMP 5) keeps its threads."""
+def rest() -> bool:
+    """Have all loaded copies of GCC's OpenMP end their threads. Call this before a fork whose child may use them.
+
+    Returns:
+        True if all copies have been told; False if there is none, or one that is too old to do so (before OpenMP 5)
+        and keeps its threads.
+    """
     if len(_tasks()) < 2:
-        return
-    for path in sorted({code.path for code in _executable() if _GCC_OPENMP.search(code.path)}):
+        return False
+    copies = sorted({code.path for code in _executable() if _GCC_OPENMP.search(code.path)})
+    told = 0
+    for path in copies:
         with suppress(OSError, AttributeError):  # too old for that
-            ctypes.CDLL(path).omp_pause_resource_all(_PAUSE_HARD)
+            told += not ctypes.CDLL(path).omp_pause_resource_all(_PAUSE_HARD)
+    return 0 < told == len(copies)
 
 
-def libraries_left() -> list[str]:
+def libraries_left(*, is_resting: bool) -> list[str]:
     """Returns file names of libraries whose threads run here and are not known to come back after a fork, sorted.
 
     The user is warned of them, as jobs that need such threads may wait for ever. Threads that Python has started are
-    left out; the caller names those. Takes up to 0.2 s.
+    left out; the caller names those. Takes up to 0.2 s, longer if threads that are told to end do not.
+
+    Args:
+        is_resting: True if all threads of GCC's OpenMP have been told to end (``rest``).
     """
-    deadline = time.monotonic() + _BUSY_S
+    start = time.monotonic()
     own = {str(os.getpid()), *[str(thread.native_id) for thread in threading.enumerate()]}
     tasks = [task for task in _tasks() if task not in own]
     if not tasks:
@@ -77,7 +90,10 @@ def libraries_left() -> list[str]:
     left = set()
     for task in tasks:
         owner = _owner(task, code)
-        while (owner is None or _GCC_OPENMP.search(owner)) and time.monotonic() < deadline:
+        while owner is None or _GCC_OPENMP.search(owner):
+            is_ending = is_resting and owner is not None
+            if time.monotonic() - start > (_ENDING_S if is_ending else _BUSY_S):
+                break
             time.sleep(0.005)
             owner = _owner(task, code)
         if owner and not _SURVIVE.search(owner):
