@@ -72,7 +72,8 @@ def test_threads_of_python_are_not_a_librarys() -> None:
     code = (
         "import threading\nfrom dispy.worker.between_jobs import native_threads\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "print(native_threads.libraries_left())\nimport os\nos._exit(0) if print(end='', flush=True) is None else 0\n"
+        "print(native_threads.libraries_left(is_resting=False))\n"
+        "import os\nos._exit(0) if print(end='', flush=True) is None else 0\n"
     )
     assert run(code) == ["[]"]
 
@@ -82,7 +83,9 @@ def test_nor_are_those_that_wait_in_compiled_code() -> None:
         "import os\nfrom concurrent.futures import ThreadPoolExecutor\n"
         "from dispy.worker import setup\nfrom dispy.worker.between_jobs import native_threads\n"
         "pool = ThreadPoolExecutor(1, 'mine')\npool.submit(int).result()\n"
-        "print(native_threads.libraries_left(), '_queue' in setup.threads_left('setup'), flush=True)\nos._exit(0)\n"
+        "left = native_threads.libraries_left(is_resting=False)\n"
+        "print(left, '_queue' in setup.threads_left('setup'), flush=True)\n"
+        "os._exit(0)\n"
     )
     assert run(code) == ["[] False"]
 
@@ -104,7 +107,7 @@ for name in ("polars-7", "jemalloc_bg_thd", None):
     if name:
         with open(f"/proc/self/task/{task}/comm", "w") as file:
             file.write(name)
-print(native_threads.libraries_left())
+print(native_threads.libraries_left(is_resting=False))
 os._exit(0) if print(end="", flush=True) is None else 0
 """
 

@@ -376,8 +376,9 @@ class Listener:
     def _stop(self, half_open: HalfOpen, end: Callable[[Connection], None]) -> None:
         """Stop whatever goes on for a connection: what waits for its first bytes, its task, its ``Connection``."""
         if half_open.connection is not None:
+            # Its task is over in a moment. Cancelled, it would close the transport behind the connection's back.
             end(half_open.connection)
-        if half_open.task is not None:
+        elif half_open.task is not None:
             half_open.task.cancel()
         if half_open.is_silent and half_open.socket is not None:
             self._loop.remove_reader(half_open.socket)

@@ -114,8 +114,8 @@ class Sender:
         The transport queues what the socket does not take.
         """
         transport, machine = self._transport, self._machine
-        if transport is None or transport.is_closing():
-            return  # what comes after the end of the socket is lost; uvloop would raise
+        if transport is None:
+            return
         with self._lock:
             if self._left:
                 self._write_left(transport)

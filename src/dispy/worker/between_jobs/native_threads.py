@@ -87,15 +87,20 @@ def libraries_left(*, is_resting: bool) -> list[str]:
     if not tasks:
         return []
     code = _executable()
+    # Threads that were told to end may have left their addresses on a stack that another library's thread has now.
+    others = [each for each in code if not _GCC_OPENMP.search(each.path)] if is_resting else code
     left = set()
     for task in tasks:
-        owner = _owner(task, code)
-        while owner is None or _GCC_OPENMP.search(owner):
-            is_ending = is_resting and owner is not None
-            if time.monotonic() - start > (_ENDING_S if is_ending else _BUSY_S):
+        while True:
+            owner = _owner(task, code)
+            is_openmp = bool(owner and _GCC_OPENMP.search(owner))
+            if is_openmp:
+                owner = _owner(task, others) or owner
+                is_openmp = bool(owner and _GCC_OPENMP.search(owner))
+            wait_s = _ENDING_S if is_openmp and is_resting else _BUSY_S
+            if (owner is not None and not is_openmp) or time.monotonic() - start > wait_s:
                 break
             time.sleep(0.005)
-            owner = _owner(task, code)
         if owner and not _SURVIVE.search(owner):
             left.add(os.path.basename(owner))
     return sorted(left)
