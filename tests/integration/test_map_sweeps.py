@@ -17,6 +17,7 @@ from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import JobError, PicklingError, RemoteTraceback, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
+from .helpers import wait_for
 from .schedulers import IS_SHARED
 
 
@@ -237,8 +238,8 @@ def test_constants_are_let_go(make_cluster: MakeCluster) -> None:
     assert cluster.wait(5)
     assert not cluster._session.held
     cluster.submit(1, 2)()
-    assert not cluster._session.objects
     if IS_SHARED:
+        wait_for(lambda: cluster._session.objects, lambda left: not left, what="nodes are told")
         return
     objects = cluster._session.engine.call(
         lambda: len(
