@@ -342,7 +342,7 @@ def test_counts(make_cluster: MakeCluster, capsys: Any) -> None:
     assert node.jobs_failed == 3
     cluster.print_status()
     out = capsys.readouterr().out
-    assert re.search(r"^Node +\| CPUs \| Jobs \| Failed \| Sec/Job \|", out, re.MULTILINE), out
+    assert re.search(r"^Node +\| CPUs \| Jobs \| Failed \| +Sec/Job \|", out, re.MULTILINE), out
     assert re.search(r"\) *\| +\d+ \| +\d+ \| +3 \|", out), out
     assert "Jobs failed: 3; the first: ZeroDivisionError: division by zero" in out
 

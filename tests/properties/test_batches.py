@@ -59,7 +59,8 @@ class Exchange:
         self.is_known = False
         """Whether the sender knows the receiver."""
         self.has_met = False
-        """Whether this incarnation of the sender has heard of the receiver: before that it makes no batch."""
+        """Whether this incarnation of the sender has work of the receiver: without that it makes no batch. One that
+        knows the receiver has it once it hears of him; another gets it from a receiver that heard its ``Welcome``."""
         self.arrived = Arrived()
         self.heard_of = 0
         """The incarnation whose numbers ``arrived`` has; 0: of none yet."""
@@ -99,7 +100,8 @@ class Exchange:
         if line.is_attached:
             self._forgotten(self.sent.acknowledge(received))
             return
-        line.is_attached = self.has_met = True
+        line.is_attached = True
+        self.has_met = self.is_known
         if not self.is_known:
             line.down.append(Welcome(self.incarnation, False, 0, []))
             self.is_known = True
@@ -141,6 +143,7 @@ class Exchange:
             message.last, message.kept, is_known=message.is_known, is_same=is_same
         )
         self.heard_of = message.incarnation
+        self.has_met = True
         if not (message.is_known and is_same):
             self.content_by_number.clear()
 
