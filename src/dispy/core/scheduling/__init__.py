@@ -6,9 +6,8 @@ computation on each node.
 
 Where to look: ``jobs`` has the life of a job, ``retries`` whether it runs again, ``placement`` the dispatch of
 waiting jobs to nodes, ``computations`` the life of a computation on a node, ``withdrawal`` how it leaves one,
-``nodes`` the connections to nodes, ``lines`` who comes first where several computations wait, ``objects`` and
-``files`` the data that must be there before jobs are, ``views`` what clients are told of placements, ``explain`` why
-a job waits.
+``nodes`` the connections to nodes, ``objects`` and ``files`` the data that must be there before jobs are, ``views``
+what clients are told of placements, ``explain`` why a job waits.
 """
 
 from dispy.core.scheduling.actions import (
@@ -27,7 +26,6 @@ from dispy.core.scheduling.actions import (
     TellValue,
 )
 from dispy.core.scheduling.events import (
-    AddClient,
     AddComputation,
     Allocate,
     AnswerPrinted,
@@ -38,12 +36,10 @@ from dispy.core.scheduling.events import (
     Event,
     FromNodeEvent,
     LimitNode,
-    LimitUser,
     NodeLost,
     NodeSilent,
     NodeUp,
     PutObject,
-    RemoveClient,
     SendFiles,
     SubmitJobs,
     Tick,
@@ -64,7 +60,6 @@ from dispy.core.scheduling.state import (
     Computation,
     Node,
     Placement,
-    Policy,
     State,
 )
 from dispy.core.scheduling.views import refresh
@@ -73,7 +68,6 @@ from dispy.protocol.views import PlacementStatus as Status
 __all__ = [
     "EMBEDDED",
     "Action",
-    "AddClient",
     "AddComputation",
     "Allocate",
     "AnswerPrinted",
@@ -87,7 +81,6 @@ __all__ = [
     "FromNodeEvent",
     "Key",
     "LimitNode",
-    "LimitUser",
     "Machine",
     "Node",
     "NodeId",
@@ -96,9 +89,7 @@ __all__ = [
     "NodeUp",
     "Outbox",
     "Placement",
-    "Policy",
     "PutObject",
-    "RemoveClient",
     "Seconds",
     "Send",
     "SendFiles",

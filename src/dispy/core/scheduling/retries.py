@@ -112,6 +112,4 @@ def requeue(computation: Computation, jobs: list[Job]) -> None:
         if pinned_to is None:
             computation.queue.appendleft(again)
         else:
-            placement = computation.placements[pinned_to]
-            placement.pinned.appendleft(again)
-            placement.node.pinned[computation.wire] = placement
+            computation.placements[pinned_to].pinned.appendleft(again)

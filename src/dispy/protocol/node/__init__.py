@@ -32,7 +32,6 @@ from dispy.protocol.node.computations import (
     Compute,
     Credit,
     DropObjects,
-    NodeCredit,
     ObjectStored,
     PutObject,
 )
@@ -158,7 +157,6 @@ __all__ = [
     "Name",
     "NeedFiles",
     "NodeCpus",
-    "NodeCredit",
     "Number",
     "ObjectStored",
     "Percent",
@@ -216,7 +214,6 @@ FromNode = (
     Welcome
     | ComputationReady
     | ComputationFailed
-    | NodeCredit
     | Credit
     | JobsStarted
     | JobsEnded
