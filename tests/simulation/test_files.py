@@ -215,7 +215,7 @@ def test_what_is_not_wanted_any_more_makes_room_for_others(tmp_path: Path) -> No
             place.call(lambda wanted=wanted: opened.append(place.open([wanted])))
             place.wait(1.0)
         assert (
-            sum(piece.size for _, (_, message, _) in reader.entries for piece in message.pieces)
+            sum(piece.size for _, (_, _, message, _) in reader.entries for piece in message.pieces)
             == PIECES_MAX
         )
         reader.entries.clear()

@@ -103,7 +103,10 @@ SCHEDULER_ACCEPTED = {
     "--max_file_size": "1m", "--clean": None,
 }  # fmt: skip
 
-SCHEDULER_REFUSED = {"--httpd": None, "--ipv4_udp_multicast": None}
+SCHEDULER_REFUSED = {
+    "--httpd": None, "--ipv4_udp_multicast": None, "--fair_cluster_scheduler": None,
+    "--early_cluster_scheduler": None,
+}  # fmt: skip
 
 
 def parsed_scheduler(*arguments: str) -> dict[str, Any]:
