@@ -104,7 +104,7 @@ class Remote:
     # Clusters.
 
     def prepare(self, access: Access, wishes: Wishes) -> None:
-        """As ``Backend.prepare``: waits until the scheduler has answered.
+        """Connect to the scheduler, and wait until it has answered.
 
         Raises:
             NoSchedulerError: It does not answer, or does not let the program in.
@@ -266,7 +266,7 @@ class Remote:
     # The end.
 
     def keep_results(self) -> None:
-        """As ``Backend.keep_results``: the scheduler keeps them for as long as its lease for programs says."""
+        """Do nothing: the scheduler keeps results of a program that is away, for as long as its lease says."""
 
     def stop(self, *, is_leaving: bool) -> None:
         """End the link. ``is_leaving``: the scheduler keeps jobs and results."""
