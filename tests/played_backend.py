@@ -168,6 +168,9 @@ class PlayedBackend:
 
     def allocate(self, number: int, node: NodeId, cpus: int, **how: Any) -> None:
         self.done.append(("allocate", node, cpus))
+        if cpus <= 0 and how.get("is_draining") and (number, node) in self.used:
+            self.used[number, node] = PlacementView(PlacementStatus.READY)
+            return
         if cpus <= 0:
             self.used.pop((number, node), None)
             return

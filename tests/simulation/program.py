@@ -162,8 +162,8 @@ class Program:
         self.identity = world.random.randbytes(16)
         ledger[self.identity] = self.account
         self.clusters: dict[int, Cluster] = {}
-        self.limits: dict[str, int] = {}
-        """How many CPUs of a computer it wants, where that was said."""
+        self.limited: set[NodeId] = set()
+        """Nodes whose CPUs were limited for all clusters together."""
         self.is_leaving = False
         self.has_left = False
         self._by_host = {computer.host: computer for computer in computers}
@@ -456,8 +456,14 @@ class Program:
         """Use no more than so many CPUs of a computer, with all clusters together (``set_node_cpus``)."""
         for info in self.service.links.nodes():
             if info.ip_addr == computer.host:
-                self.limits[computer.name] = cpus
+                self.limited.add(info.node)
                 self.engine.backend.limit(info.node, cpus)
+
+    def lift_limits(self) -> None:
+        """Let all clusters together use every CPU of the nodes that were limited, also of those that are away."""
+        most = max(computer.cpus for computer in self.computers)
+        for node in sorted(self.limited):
+            self.engine.backend.limit(node, most)
 
     def pin(self, cluster: Cluster) -> NodeId | None:
         """A node that jobs of a cluster can be pinned to."""

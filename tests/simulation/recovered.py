@@ -173,7 +173,11 @@ class Truth:
         is_excused = self._world.has_refusals or any(
             computer.disk is not None and computer.disk.damaged for computer in self._estate.computers
         )
-        if not is_own and not is_excused and not self._recovery.is_terminating:
+        # A cancel that meets the result of its job has the rest of that given up, if it is a large one.
+        is_given_up = job.exception == "cancelled" and any(
+            life.is_ended_by_us and life.task.is_large() for life in lives
+        )
+        if not (is_own or is_excused or is_given_up or self._recovery.is_terminating):
             self.fail(f"job {job.number} is returned as terminated, and it was not: {job.exception}")
 
     def check_complete(self, one: Dead, session: PastSession, returned: dict[Key, DispyJob]) -> None:

@@ -202,7 +202,7 @@ class _Errors(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         # While there are faults, work stands still for good reasons, and nodes do well to say so.
-        is_stall = text.startswith("nothing has moved")
+        is_stall = text.startswith(("nothing has moved", "nothing of cluster"))
         is_excused = is_stall and self._world.now < self._world.peace_at + 2 * STALL_S
         if self._world.has_damage:
             is_excused |= "is damaged, what it held is lost" in text or "on disk cannot be read" in text
@@ -523,11 +523,7 @@ class Simulation:
 
     @staticmethod
     def _use_all(program: Program) -> None:
-        for computer in program.computers:
-            if computer.name in program.limits:
-                # Also of one that is away.
-                program.limits[computer.name] = computer.cpus
-                program.limit(computer, computer.cpus)
+        program.lift_limits()
         for cluster in list(program.clusters.values()):
             for computer in cluster.computers:
                 program.allocate(cluster, computer, None, is_draining=False)

@@ -252,6 +252,34 @@ def test_a_node_that_was_given_up_stays_so_until_it_is_named() -> None:
     assert node_orders.deallocate(session, "another") == -1
 
 
+def test_a_node_that_was_given_up_is_named_while_it_offers_no_cpus() -> None:
+    session, backend = played(double)
+    info = backend.node_comes("one", cpus=2)
+    assert node_orders.deallocate(session, "one") == 0
+    info.cpus = 0
+    assert node_orders.allocate(session, "10.0.0.7") == 0
+    info.cpus = 2
+    backend.news.on_cpus(1, info)
+    assert backend.done[-1] == ("discover", 1, []), "another node was named"
+    info.cpus = 0
+    assert node_orders.allocate(session, info.ip_addr) == 0
+    info.cpus = 2
+    backend.news.on_cpus(1, info)
+    assert backend.done[-1] == ("allocate", info.node, 2)
+
+
+def test_a_node_that_was_given_up_is_named_while_it_is_away() -> None:
+    session, backend = played(double)
+    info = backend.node_comes("one")
+    assert node_orders.close(session, "one", False) == 0
+    del backend.known[info.node], backend.used[1, info.node]
+    backend.done.clear()
+    assert node_orders.allocate(session, info.ip_addr) == 0
+    backend.known[info.node] = info
+    backend.news.on_offer(1, info)
+    assert ("allocate", info.node, 1) in backend.done
+
+
 def test_objects_are_freed_when_nobody_has_them() -> None:
     session, backend = played(double)
     backend.node_comes("one")

@@ -24,18 +24,15 @@ NODE = core.NodeId(b"n" * 16)
 
 def test_what_stands_still_is_said_once_and_again_after_it_has_moved() -> None:
     stall = Stall(10.0)
-    looks = [
-        (0.0, "a"),
-        (9.9, "a"),
-        (10.0, "a"),
-        (11.0, "a"),
-        (12.0, "b"),
-        (21.9, "b"),
-        (22.0, "b"),
-        (23.0, ""),
-    ]
-    assert [at for at, found in looks if stall.look(found, at)] == [10.0, 22.0]
-    assert [at for at in (30.0, 39.9, 40.0) if stall.look("b", at)] == [40.0]
+    found = ["a"] * 12 + ["b"] * 11 + [""] * 7 + ["b"] * 12
+    assert [at for at, text in enumerate(found) if stall.look(text, at)] == [10, 22, 40]
+
+
+def test_who_stood_still_itself_has_seen_nothing() -> None:
+    stall = Stall(10.0)
+    looks = [*range(5), *range(30, 50)]
+    assert [at for at in looks if stall.look("a", at)] == [40]
+    assert not any(stall.look("a", at) for at in range(70, 90)), "it has been said"
 
 
 ENTRY = FileEntry("data.bin", b"d" * 32, 10, 0o644, 0)

@@ -22,6 +22,7 @@ from dispy.client.allocation import node_use, node_views, placements
 from dispy.client.allocation.node_use import Choice
 from dispy.client.backend.open_clusters import reach_fault
 from dispy.client.nodes import NodeAllocate, NodeNames, sort_nodes
+from dispy.client.session.state import SetAside
 from dispy.protocol.views import PlacementStatus
 from dispy.security.tls import warn_if_open
 from dispy.system.wording import of_error
@@ -29,7 +30,7 @@ from dispy.system.wording import of_error
 if TYPE_CHECKING:
     from dispy.client.backend.backend import Access
     from dispy.client.session.state import Session
-    from dispy.protocol.views import NodeId, NodeInfo
+    from dispy.protocol.views import NodeId, NodeInfo, PlacementView
 
 logger = logging.getLogger("dispy.client")
 
@@ -67,8 +68,8 @@ def allocate_more(session: Session, found: list[NodeAllocate]) -> None:
     """Add elements to ``nodes``, and decide anew for all linked nodes whether and with how many CPUs they are used.
 
     The work of ``allocate_node``. A mere name that another element covers is not added. A node that was set aside is
-    used again only if one of the new elements wants it. A node that the cluster is leaving is left first, and used
-    again after that.
+    used again only if one of the new elements wants it, or names it while it is away or offers no CPUs. A node that
+    the cluster is leaving is left first, and used again after that.
 
     Args:
         session: The cluster.
@@ -77,12 +78,24 @@ def allocate_more(session: Session, found: list[NodeAllocate]) -> None:
     kept = [known for known in session.wishes.allocations if known not in found]
     new = [item for item in found if not (item.is_plain and any(known.covers(item) for known in kept))]
     session.wishes.allocations = sort_nodes(new + kept)
-    for info in session.views.nodes(session.number):
+    there = {info.node: info for info in session.views.nodes(session.number)}
+    for node, aside in list(session.set_aside.items()):
+        info = there.get(node, aside.info)
+        is_asked = node in there and there[node].cpus > 0
+        if info is not None and not is_asked and any(_names(item, info) for item in found):
+            # The node is away, or offers no CPUs now: how many are wanted is asked once it does (``on_cpus``).
+            del session.set_aside[node]
+    for info in there.values():
         if info.node in session.set_aside:
             _choose(session, found, info, _take_back)
         else:
             _use_again(session, info)
     session.backend.discover(session.number, [])
+
+
+def _names(item: NodeAllocate, info: NodeInfo) -> bool:
+    """True if an element of ``nodes`` names a node, by one of its addresses and its port."""
+    return item.port in (None, info.port) and any(map(item.matches, info.addresses()))
 
 
 def _take_back(session: Session, info: NodeInfo, choice: Choice) -> None:
@@ -124,12 +137,18 @@ def _on_chosen(session: Session, info: NodeInfo, choice: Choice) -> None:
 def on_cpus(session: Session, info: NodeInfo) -> None:
     """Decide anew how many CPUs of a node a cluster uses, as the node may offer another number."""
     view = session.views.view(session.number).get(info.node)
-    if view is None:
+    if view is None or (info.node not in session.set_aside and _lacks_cpus(view)):
         consider(session, info)
     elif view.is_open and info.cpus > 0 and session.offers.get(info.node) != info.cpus:
         session.offers[info.node] = info.cpus
         _choose(session, session.wishes.allocations, info, _on_other_cpus)
     node_views.on_changed(session, info)
+
+
+def _lacks_cpus(view: PlacementView) -> bool:
+    """True if a cluster uses no CPUs of a node although it wants to: there were none when it was decided."""
+    is_loaded = view.status in (PlacementStatus.LOADING, PlacementStatus.READY)
+    return view.status is PlacementStatus.LEFT or (is_loaded and not view.cpus_max)
 
 
 def _on_other_cpus(session: Session, info: NodeInfo, choice: Choice) -> None:
@@ -240,7 +259,7 @@ def deallocate(session: Session, node: NodeId) -> None:
 
     Jobs that wait there go to other nodes; those of ``submit_node`` are cancelled. ``allocate_node`` undoes it.
     """
-    session.set_aside[node] = "deallocate_node"
+    session.set_aside[node] = SetAside("deallocate_node", placements.info(session, node))
     session.backend.allocate(session.number, node, 0, is_draining=True)
     info = placements.info(session, node)
     if info is not None:
@@ -253,7 +272,7 @@ def leave(session: Session, node: NodeId, terminate: bool) -> None:
     Jobs that have not started go to other nodes; those of ``submit_node`` are cancelled. The node is set aside until
     ``allocate_node`` names it.
     """
-    session.set_aside[node] = "close_node"
+    session.set_aside[node] = SetAside("close_node", placements.info(session, node))
     session.backend.vacate(session.number, node, terminate=terminate)
 
 

@@ -125,8 +125,12 @@ def _give_up(session: Session, info: NodeInfo) -> None:
     """Take a node away from a cluster that has left it in order to come back, and now does not come back.
 
     Jobs of ``submit_node`` for this node end as ``Cancelled``, instead of waiting for ever. Does nothing for a node
-    that the cluster has not left in this way.
+    that the cluster has not left in this way, or that offers no CPUs now: then the cluster comes back once it does.
     """
     view = session.views.view(session.number).get(info.node)
-    if view is not None and view.status is PlacementStatus.LEFT:
+    if (
+        view is not None
+        and view.status is PlacementStatus.LEFT
+        and (info.cpus or info.node in session.set_aside)
+    ):
         session.backend.allocate(session.number, info.node, 0)

@@ -118,7 +118,7 @@ def why_unused(session: Session, info: NodeInfo) -> str:
         return info.shortage or "it offers no CPUs now"
     said = session.set_aside.get(info.node)
     return (
-        f"{said} was called for it"
+        f"{said.method} was called for it"
         if said
         else session.faults.failures.get(info.name, "nothing in nodes= wants it")
     )
@@ -145,7 +145,7 @@ def _why_no_node(session: Session) -> str:
     # Shortages come last: that ``allocate`` returned 0 for a node without CPUs is no reason of its own.
     tried += [f"{name}: {why}" for name, why in {**session.faults.failures, **shortages}.items()]
     tried += [
-        f"{info.name}: {session.set_aside[info.node]} was called for it, and allocate_node uses it again"
+        f"{info.name}: {session.set_aside[info.node].method} was called for it, and allocate_node uses it again"
         for info in known
         if info.node in session.set_aside
     ]

@@ -20,7 +20,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -96,6 +96,18 @@ class Options(Struct, frozen=True):
     reentrant: bool
     pulse_s: float
     queued_max: int
+
+
+class SetAside(NamedTuple):
+    """Record of a node that the program has given up.
+
+    Attributes:
+        method: Name of the method that was called: ``"deallocate_node"`` or ``"close_node"``.
+        info: The node as it was known then, by which ``allocate_node`` finds it while it is away; None: unknown.
+    """
+
+    method: str
+    info: NodeInfo | None
 
 
 class Waiting:
@@ -272,9 +284,9 @@ class Session:
     past_nodes: list[DispyNode]
     """``DispyNode`` objects of nodes that are not in use any more, with their counts of jobs and times, in the order
     in which they were left. The object of a node that comes back moves to ``dispy_nodes``: its counts go on."""
-    set_aside: dict[NodeId, str]
-    """Name of the method (``"deallocate_node"`` or ``"close_node"``) by which the program has given a node up, by the
-    node's identity. Such a node is not used again before ``allocate_node`` or ``resetup_node``."""
+    set_aside: dict[NodeId, SetAside]
+    """Nodes that the program has given up, by the node's identity, also while they are away. They are not used again
+    before ``allocate_node`` names them or ``resetup_node`` is called for them."""
     setup_args: dict[NodeId, tuple[Any, ...]]
     """Arguments for ``setup`` that ``resetup_node`` was given, by the node's identity. They replace those of the
     element of ``nodes`` until the next ``resetup_node``."""
