@@ -96,12 +96,6 @@ NODE_OPTIONS = {
 """Options of ``dispynode`` that are not available yet, by name without dashes: with one, no node is started."""
 
 SCHEDULER_OPTIONS = {
-    "fair_cluster_scheduler": Later(
-        "clusters in turn", "leave it out: programs and their clusters have equal parts of each node"
-    ),
-    "early_cluster_scheduler": Later(
-        "the cluster first that was opened first", "leave it out, or open one cluster after the other"
-    ),
     "httpd": Later("the web page that shows clusters", "leave it out; 'status' at its terminal shows them"),
     "ipv4_udp_multicast": Later(
         "finding nodes of other machines without naming them", "leave it out, and name nodes with --node"

@@ -177,6 +177,22 @@ settings_decoder = msgspec.json.Decoder(NodeSettings)
 """Decodes the settings of a private node, which its program sends as JSON; raises ``msgspec.ValidationError``."""
 
 
+class UserSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Part and limits of a user of a shared scheduler, with all programs together."""
+
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    """Part of the CPUs, relative to other users, while all of them have jobs waiting."""
+    cpus_max: Annotated[int, Meta(ge=1)] | None = None
+    """Number of jobs that may be on nodes at once; None: no limit."""
+    queued_max: Annotated[int, Meta(ge=1)] | None = None
+    """Number of jobs that may have been submitted and not ended; ``submit`` waits then. None: no limit."""
+
+
+POLICIES = ("fair", "fifo", "round-robin", "early", "exclusive")
+"""Orders in which clusters have their turns at a shared scheduler. ``exclusive`` is ``fair``, and a cluster with
+``exclusive=True`` is alone with all nodes, from when those before it are closed."""
+
+
 class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of a shared scheduler; most are options of ``dispyscheduler`` of the same name."""
 
@@ -218,6 +234,12 @@ class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Seconds for which jobs and results of a program that is away are kept; infinite: for ever."""
     pulse_s: Annotated[float, Meta(ge=PULSE_MIN_S, le=PULSE_MAX_S)] = PULSE_S
     """Heartbeat interval of nodes (seconds): one that is silent for five of them is dead."""
+    policy: str = "fair"
+    """One of ``POLICIES``."""
+    users: dict[str, UserSettings] = {}
+    """Parts and limits of users, by login name; others have the usual values."""
+    known_users: bool = False
+    """True: programs of users that are not in ``users`` are refused."""
     cooperative: bool = False
     """True: each program may change the number of CPUs of nodes for all."""
     cleanup_nodes: bool = False
@@ -255,6 +277,8 @@ def check_scheduler(settings: SchedulerSettings) -> SchedulerSettings:
         faults.append(f"port: {settings.port} leaves no room for the ports after it")
     if not settings.name.isprintable() or len(settings.name) > 255:
         faults.append("name: up to 255 printable characters")
+    if settings.known_users and not settings.users:
+        faults.append("known_users: there are none; give --users FILE")
     if faults:
         raise UsageError("; ".join(faults), hint="see 'dispyscheduler --help'")
     return msgspec.structs.replace(settings, **{name: path for name, path in paths.items() if path})

@@ -69,7 +69,9 @@ def test_found_without_an_address(
     assert list(cluster.map(range(1000))) == list(range(0, 2000, 2))
     (node,) = cluster.status().nodes
     assert node.cpus == 2
-    assert "ended: Finished" in cluster.why(cluster.submit(1)) or True
+    job = cluster.submit(1)
+    assert job() == 2
+    assert cluster.why(job) == "it has ended: Finished"
 
 
 @pytest.mark.parametrize("named", ["host and port", "old names"])
@@ -270,3 +272,51 @@ def test_nobody_reaches_anothers_jobs(schedulers: Schedulers, start_node: StartN
         jobs = [one.submit(1), two.submit(1)]
         assert one.cancel(two.submit(2)) == -1 or pid
         assert [job() for job in jobs] == [2, 2]
+
+
+def test_users_have_parts_and_limits(
+    schedulers: Schedulers, start_node: StartNode, run_program: RunProgram, tmp_path: Path
+) -> None:
+    """Who is not in the file is refused; who is has no more jobs on nodes than he may."""
+    import getpass
+
+    start_node("--cpus", "2")
+    file = tmp_path / "users.toml"
+    file.write_text(f"[{getpass.getuser()}]\nweight = 2\ncpus_max = 1\nqueued_max = 3\n")
+    schedulers.start("--users", str(file), "--known_users")
+    program = run_program(
+        "import time, dispy\n"
+        "def at(n):\n"
+        "    start = time.time(); time.sleep(0.1); return start, time.time()\n"
+        "with dispy.SharedJobCluster(at) as cluster:\n"
+        "    spans = sorted(job() for job in [cluster.submit(n) for n in range(6)])\n"
+        "    assert all(end <= start + 0.01 for (_, end), (start, _) in zip(spans, spans[1:])), spans\n"
+        "print('one at a time')\n"
+    )
+    assert program.wait(20) == 0, program.stderr
+    assert program.stdout == "one at a time\n"
+    assert "submit of cluster at waits: scheduler" in program.stderr
+    file = tmp_path / "others.toml"
+    file.write_text("[somebody]\nweight = 1\n")
+    other = schedulers.start("--users", str(file), "--known_users")
+    with pytest.raises(NoSchedulerError, match="is not known here; ask its administrator"):
+        dispy.SharedJobCluster(double, scheduler_host="127.0.0.1", scheduler_port=other.port)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[alice]\nweight = -1\n", "Expected `float` > 0"),
+        ("[alice]\nwhat = 1\n", "unknown field `what`"),
+        ("alice", "Expected '='"),
+    ],
+)
+def test_what_is_wrong_with_users_is_said(place: Place, tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "users.toml"
+    file.write_text(text)
+    scheduler = Scheduler(place, "--users", str(file))
+    assert scheduler.wait() == 2
+    assert says in scheduler.stderr
+    assert "hint" not in scheduler.stderr
+    assert "Traceback" not in scheduler.stderr
+    scheduler.end()

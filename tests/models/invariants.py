@@ -8,6 +8,8 @@ from __future__ import annotations
 from dispy.core import execution as execution
 from dispy.core import scheduling as scheduling
 from dispy.core.execution.dispatch import STILLBORN_MAX, workers_max
+from dispy.core.scheduling.lines.accounts import has_room_ahead, room, room_behind
+from dispy.core.scheduling.lines.waiting import most_now
 
 
 def find_in_node(state: execution.State, busy_before: int) -> str | None:
@@ -86,25 +88,32 @@ def find_in_scheduler(state: scheduling.State) -> str | None:
     """What is wrong with the jobs of a scheduler, counted."""
     for computation in state.computations.values():
         waiting = len(computation.queue) - len(computation.cancelled)
-        if waiting and computation.free:
+        is_kept = computation.party is not None and most_now(computation) == 0
+        if waiting and not is_kept and any(room(each) > 0 for each in computation.free.values()):
             return f"{waiting} jobs of computation {computation.number} wait while a CPU is free"
-        if waiting and computation.backlogs:
+        if waiting and not is_kept and any(room_behind(each) > 0 for each in computation.backlogs.values()):
             return f"{waiting} jobs of computation {computation.number} wait here, though they could wait on a node"
         there = waiting
         for placement in computation.placements.values():
             there += len(placement.assigned) + len(placement.pinned)
             if placement.slots < 0 or placement.backlog < 0:
                 return "negative credit"
-            known = placement.node
-            is_free = known.id in computation.free
-            is_usable = _is_usable(placement)
-            if is_free is not (is_usable and placement.slots > len(placement.assigned)):
-                return f"where computation {computation.number} has room is not booked so, or the other way round"
+            known, wire = placement.node, computation.wire
+            is_booked, is_usable = known.id in computation.free, _is_usable(placement)
+            # Others may have taken the room since it was booked, but nothing has room that is not booked.
+            is_free = is_usable and placement.slots > len(placement.assigned)
+            if is_booked and not is_free:
+                return f"computation {computation.number} has no room where it is booked so"
+            if is_free and not is_booked and (room(placement) > 0 or wire not in known.for_slot):
+                return f"computation {computation.number} has room that is not booked"
             credit = placement.slots + placement.backlog
             has_backlog = is_usable and credit - len(placement.assigned) > credit // 8
-            if (known.id in computation.backlogs) is not has_backlog:
-                return f"a backlog for computation {computation.number} is not booked so, or the other way round"
-            if is_free and placement.pinned:
+            is_booked = known.id in computation.backlogs
+            if is_booked and not (is_usable and credit > len(placement.assigned)):
+                return f"computation {computation.number} has no backlog where it is booked so"
+            if has_backlog and not is_booked and (has_room_ahead(known) or wire not in known.for_room):
+                return f"a backlog for computation {computation.number} is not booked"
+            if is_free and room(placement) > 0 and placement.pinned and not is_kept:
                 return "a pinned job waits while its CPU is idle"
             is_waiting = len(placement.assigned) > len(placement.started)
             if (known.id in computation.waiting) is not is_waiting:
@@ -115,6 +124,41 @@ def find_in_scheduler(state: scheduling.State) -> str | None:
             return "jobs wait on a node that is lost"
         if there != computation.open:
             return f"computation {computation.number}: {computation.open} jobs are open, {there} are there"
+    return _find_in_accounts(state)
+
+
+def _find_in_accounts(state: scheduling.State) -> str | None:
+    """What is wrong with the accounts of nodes and users."""
+    if state.lines.due:
+        return "something is to be done after an event and was not"
+    for known in state.nodes.values():
+        # One that is alone in the scheduler needs no accounts.
+        placements = [p for p in known.placements.values() if p.computation.party is not None]
+        if known.assigned != sum(len(placement.assigned) for placement in placements):
+            return f"{known.assigned} jobs are said to be on a node, and others are"
+        filled = sum(len(placement.assigned) / placement.width for placement in placements)
+        if abs(known.filled - filled) > 1e-6:
+            return f"the account of a node is filled to {known.filled}, and should be to {filled}"
+        parked = {*known.for_slot, *known.for_room}
+        if any(wire not in known.placements or not _is_usable(known.placements[wire]) for wire in parked):
+            return "a placement is parked that gets no jobs"
+    for tenant in state.lines.tenants.values():
+        own = [computation for computation in state.computations.values() if computation.tenant is tenant]
+        assigned = sum(len(p.assigned) for computation in own for p in computation.placements.values())
+        if tenant.assigned != assigned or tenant.open != sum(computation.open for computation in own):
+            return f"the jobs of {tenant.user} are counted wrong"
+    for computation in state.computations.values():
+        party = computation.party
+        if party is None:
+            continue
+        advance = sum(len(p.assigned) * p.cost_s for p in computation.placements.values())
+        running = sum(len(p.started) for p in computation.placements.values())
+        if abs(party.advance_s - advance) > 1e-6 or party.running != running:
+            return f"what computation {computation.number} has had is counted wrong"
+        if party.active != bool(computation.open):
+            return (
+                f"computation {computation.number} is said to have jobs, or none, and the other way round"
+            )
     return None
 
 

@@ -407,10 +407,11 @@ class Cluster:
         """A client knows all but the counts of jobs from what it was told."""
         assert view.status is placement.status
         assert view.reason == placement.reason
-        assert view.shortage == placement.shortage
+        assert view.shortage == (placement.shortage or placement.node.shortage)
         assert view.cpus_max == placement.cpus_max
         assert view.node_cpus_max == placement.node.cpus_max
-        assert view.slots == (placement.granted[0] if placement.status is core.Status.READY else 0)
+        slots = min(placement.granted[0], placement.node.slots)
+        assert view.slots == (slots if placement.status is core.Status.READY else 0)
         assert view.is_open == placement.is_open()
         assert view.returns == placement.returns
         assert view.is_connected == placement.node.is_connected

@@ -32,6 +32,8 @@ class Caller:
         self.computations: dict[int, protocol.Compute] = {}
         self.ready: set[int] = set()
         self.credit: dict[int, tuple[int, int, str]] = {}
+        self.slots: core.Grant | None = None
+        """Share of all its computations together."""
         self.open: dict[tuple[int, int], Job] = {}
         """Jobs by computation and number: each computation has jobs 1, 2, 3."""
         self.outcomes: dict[tuple[int, int, int], str] = {}
@@ -117,6 +119,8 @@ class Execution(RuleBasedStateMachine):
             self.send(caller, answer)
         elif type(message) is protocol.Credit:
             caller.credit[message.computation] = (message.slots, message.backlog, message.reason)
+        elif type(message) is protocol.NodeCredit:
+            caller.slots = core.Grant(message.slots, message.slots + message.waiting, message.reason)
         elif type(message) is protocol.Reconciled:
             self.on_reconciled(caller, message)
 
@@ -491,13 +495,17 @@ class Execution(RuleBasedStateMachine):
         slots, backlog, reason = caller.credit[computation.key[1]]
         assert (slots, backlog, reason) == computation.credit, "a client has another credit than granted"
         most = min(state.cpus, caller.limit)
-        assert slots <= most
-        assert reason or slots == state.cpus, "a client has less than the node without a word"
+        share = caller.slots
+        assert share is not None
+        assert share == computation.client.grant, "a client has another share than granted"
+        assert share.slots <= most
+        assert share.reason or share.slots == state.cpus, "a client has less than the node without a word"
+        assert reason or slots == (state.cpus if most else 0)
         others = [c for c in state.computations.values() if c.client is not computation.client]
         if is_held_off(state, computation) or state.is_draining:
             assert (slots, backlog) == (0, 0)
         elif not others:
-            assert slots == most
+            assert share.slots == most
 
     def teardown(self) -> None:
         """After the last fault everything ends, and nothing waits behind a long job."""

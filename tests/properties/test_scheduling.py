@@ -153,8 +153,9 @@ class PlainNode:
         self.grant(number)
 
     def grant(self, number: int) -> None:
-        """Credit is granted."""
-        self.tell(protocol.Credit(number, min(self.cpus, self.cpus_max), self.backlog))
+        """Credit is granted, to all computations together and to this one."""
+        self.tell(protocol.NodeCredit(min(self.cpus, self.cpus_max)))
+        self.tell(protocol.Credit(number, self.cpus, self.backlog))
 
     def hold_off(self, number: int) -> None:
         """Somebody else has the node for himself: what has not begun goes back."""

@@ -164,6 +164,8 @@ def show_from_node(message: Any) -> str:
     match message:
         case node.Credit(number, slots, backlog, reason):
             return f"Credit c{number}: {slots}+{backlog}" + (f" ({reason})" if reason else "")
+        case node.NodeCredit(slots, waiting, reason):
+            return f"NodeCredit {slots}+{waiting}" + (f" ({reason})" if reason else "")
         case node.JobsStarted(number, started):
             return f"JobsStarted c{number}: {show(started)}"
         case node.JobsEnded(batch, number, ended):
@@ -307,7 +309,24 @@ class Scheduling(Player):
         is_reentrant = words.flag("reentrant")
         client, number = words.key()
         wire = number_of(words.named["as"]) if "as" in words.named else number
-        return scheduling.AddComputation(client, number, Compute(wire, "f", b""), is_reentrant)
+        is_exclusive = words.flag("exclusive")
+        return scheduling.AddComputation(
+            client, number, Compute(wire, "f", b""), is_reentrant, is_exclusive
+        )
+
+    def do_policy(self, words: Words) -> None:
+        self.machine = SchedulingMachine(scheduling.Policy(words.take()))
+
+    def do_client(self, words: Words) -> scheduling.AddClient:
+        return scheduling.AddClient(scheduling.ClientId(int(words.take())), words.named.get("user", ""))
+
+    def do_leaves(self, words: Words) -> scheduling.RemoveClient:
+        return scheduling.RemoveClient(scheduling.ClientId(int(words.take())))
+
+    def do_user(self, words: Words) -> scheduling.LimitUser:
+        cpus = words.named.get("cpus")
+        weight = float(words.named.get("weight", "1"))
+        return scheduling.LimitUser(words.take(), weight, int(cpus) if cpus else None)
 
     def do_close(self, words: Words) -> scheduling.CloseComputation:
         return scheduling.CloseComputation(*words.key())
@@ -345,7 +364,13 @@ class Scheduling(Player):
     def do_credit(self, words: Words) -> scheduling.FromNodeEvent:
         name, number = words.take(), words.number()
         slots, backlog = words.take().split("+")
-        return self.said(name, node.Credit(number, int(slots), int(backlog)))
+        expected_us = int(words.named.get("us", "0"))
+        return self.said(name, node.Credit(number, int(slots), int(backlog), "", expected_us))
+
+    def do_slots(self, words: Words) -> scheduling.FromNodeEvent:
+        name = words.take()
+        slots, waiting = words.take().split("+")
+        return self.said(name, node.NodeCredit(int(slots), int(waiting), " ".join(words.plain)))
 
     def do_started(self, words: Words) -> scheduling.FromNodeEvent:
         name, number = words.take(), words.number()

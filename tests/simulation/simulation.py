@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dispy.core.scheduling.explain import why_full, why_open
 from dispy.core.scheduling.ids import EMBEDDED
+from dispy.core.scheduling.lines.accounts import room
 from dispy.core.scheduling.state import Computation
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.watchdog import STALL_S
@@ -744,7 +745,7 @@ class Simulation:
                 ),
                 None,
             )
-            if computer is None or computer.service is None or placement.room() <= 0:
+            if computer is None or computer.service is None or room(placement) <= 0:
                 continue
             state = computer.service.machine.state
             if (

@@ -252,6 +252,25 @@ def test_a_node_that_was_given_up_stays_so_until_it_is_named() -> None:
     assert node_orders.deallocate(session, "another") == -1
 
 
+def test_why_of_a_job_that_ends_while_it_is_asked_for() -> None:
+    session, backend = played(double)
+    backend.node_comes("one")
+    job, stranger = submit(session, 1), submit(played(double)[0], 2)
+    turn(session)
+    ask = session.engine.call
+
+    def ends_first(function: Any, *args: Any) -> Any:
+        backend.run(session, double)
+        turn(session)
+        return ask(function, *args)
+
+    session.engine.call = ends_first  # type: ignore[method-assign]
+    assert explain.why(session, job) == "it has ended: Finished"
+    session.engine.call = ask  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="is not a job of cluster"):
+        explain.why(session, stranger)
+
+
 def test_a_node_that_was_given_up_is_named_while_it_offers_no_cpus() -> None:
     session, backend = played(double)
     info = backend.node_comes("one", cpus=2)

@@ -146,8 +146,8 @@ def test_a_batch_of_results_has_no_more_bytes_than_fit() -> None:
     assert list(machine.state.clients[CLIENT].sent.kept) == batches
 
 
-def test_computations_together_have_no_more_jobs_waiting_than_one_message_lists() -> None:
-    """However many there are, what one has with the node is listed in one message after a reconnect."""
+def test_many_clients_together_have_a_bounded_backlog() -> None:
+    """However many there are, their jobs find room in the memory of the node."""
     machine = machine_with_computation(1)
     warm_up(machine, 2000)
 
@@ -159,7 +159,7 @@ def test_computations_together_have_no_more_jobs_waiting_than_one_message_lists(
 
     assert credit() == BACKLOG_MAX
     for number in range(2, 101):
-        say(machine, Compute(number, "f", b""))
+        machine.handle(core.ClientAttached(ClientId(bytes([number]) * 15 + b"x"), "another", 0), 0.0)
     assert credit() == BACKLOGS_MAX // 100
 
 

@@ -230,9 +230,11 @@ def test_a_limited_program_leaves_the_rest() -> None:
 
 
 def credit(simulation: Simulation, client: ClientId) -> tuple[int, int]:
-    """Slots and backlog as last told."""
-    said = [message for _, to, message in simulation.told if to == client and type(message) is node.Credit]
-    return said[-1].slots, said[-1].backlog
+    """Slots, and jobs that may wait for others, as last told."""
+    said = [
+        message for _, to, message in simulation.told if to == client and type(message) is node.NodeCredit
+    ]
+    return said[-1].slots, said[-1].waiting
 
 
 def test_credit_is_a_share_where_others_have_jobs() -> None:
@@ -250,9 +252,9 @@ def test_what_others_hold_for_long_cannot_be_counted_on() -> None:
     """All CPUs run long jobs of A's: B's would have to wait, so those that it can run elsewhere do."""
     simulation = Simulation(4, [Program(A, 100.0), Program(B, 0.01, begin=1.0)])
     simulation.run(2.0)
-    slots, backlog = credit(simulation, B)
+    slots, waiting = credit(simulation, B)
     assert slots == 0
-    assert backlog >= 2, "too few of its jobs are here to use its share when CPUs become free"
+    assert waiting >= 2, "too few of its jobs are here to use its share when CPUs become free"
 
 
 def test_shares_are_told_ten_times_a_second_at_most() -> None:
@@ -262,7 +264,9 @@ def test_shares_are_told_ten_times_a_second_at_most() -> None:
         jobs = [Job(1_000_000 + 10 * step + i, 0, b"") for i in range(8 if step % 2 else 1)]
         simulation.handle(core.FromClient(B, node.RunJobs(1, jobs)))
         simulation.run(simulation.now + 0.015)
-    said = [message.slots for _, to, message in simulation.told if to == A and type(message) is node.Credit]
+    said = [
+        message.slots for _, to, message in simulation.told if to == A and type(message) is node.NodeCredit
+    ]
     changes = sum(before != after for before, after in itertools.pairwise(said))
     assert 2 <= changes <= 32
 

@@ -109,6 +109,7 @@ def test_jobs_that_are_not_sent() -> None:
     computation = machine.state.computations[core.EMBEDDED, 1]
     placement = computation.placements[NODE]
     computation.free[NODE] = placement  # type: ignore[index]
+    placement.slots = 3
     assert stalled(machine) == "1 job waits, and node node has room"
 
 

@@ -93,6 +93,7 @@ OF_SCHEDULER = {
     "--node": "a", "-n": "a", "--host": "127.0.0.1", "-i": "127.0.0.1", "--port": "9800", "-p": "9800",
     "--node_secret": "x", "--node_certfile": "x", "--node_keyfile": "x", "--cluster_secret": "x",
     "--cluster_certfile": "x", "--cluster_keyfile": "x", "--pulse_interval": "2", "--zombie_interval": "5",
+    "--fair_cluster_scheduler": None, "--early_cluster_scheduler": None,
     "--cooperative": None, "--cleanup_nodes": None, "--debug": None, "-d": None, "--daemon": None,
     "--config": "x", "--save_config": "x",
 }  # fmt: skip
@@ -103,10 +104,7 @@ SCHEDULER_ACCEPTED = {
     "--max_file_size": "1m", "--clean": None,
 }  # fmt: skip
 
-SCHEDULER_REFUSED = {
-    "--httpd": None, "--ipv4_udp_multicast": None, "--fair_cluster_scheduler": None,
-    "--early_cluster_scheduler": None,
-}  # fmt: skip
+SCHEDULER_REFUSED = {"--httpd": None, "--ipv4_udp_multicast": None}
 
 
 def parsed_scheduler(*arguments: str) -> dict[str, Any]:

@@ -61,7 +61,8 @@ FROM_NODE: list[Any] = [
     node.Held([node.HeldJobs(1, [Attempt(2, 3)])], [4, 5], [node.HeldJobs(6, [Attempt(7, 8)])]),
     node.ComputationReady(1, 2),
     node.ComputationFailed(1, "no such module", 2),
-    node.Credit(1, 4, 8),
+    node.NodeCredit(4, 1, "shared"),
+    node.Credit(1, 4, 8, "", 100),
     node.JobsStarted(1, [Started(1, 0, 1.5)]),
     node.JobsEnded(
         3, 1, [Ended(1, 0, node.FINISHED, 1.5, 2.5, b"value", 0, "", b"out", b"err", 1, 2, False)]

@@ -130,9 +130,7 @@ SCHEDULER = OldOptions(
         "max_file_size": Done("nodes have that limit: dispynode --max_file_size", {}),
     },
     later=SCHEDULER_OPTIONS,
-    how=dict.fromkeys(
-        ("early_cluster_scheduler", "fair_cluster_scheduler", "httpd", "ipv4_udp_multicast"), _FLAG
-    ),
+    how={"httpd": _FLAG, "ipv4_udp_multicast": _FLAG},
     not_wanted={},
 )
 """Old options of ``dispyscheduler``."""

@@ -12,10 +12,10 @@ import click
 
 from dispy import __version__
 from dispy import config as usual_config
-from dispy.cli import config_file, old_options
+from dispy.cli import config_file, old_options, users_file
 from dispy.cli.options import Number, Underscores, UserPath, say
 from dispy.errors import DispyError
-from dispy.settings import PULSE_MAX_S, PULSE_MIN_S, PULSE_S, SchedulerSettings
+from dispy.settings import POLICIES, PULSE_MAX_S, PULSE_MIN_S, PULSE_S, SchedulerSettings
 
 _KEYS = {"pulse_s": "pulse_interval"}
 """Keys of options in a file that have another name there."""
@@ -82,6 +82,15 @@ _KEYS = {"pulse_s": "pulse_interval"}
     help="Minutes for which jobs and results of a program that is gone are kept; 0: for ever.",
 )  # fmt: skip
 @click.option(
+    "--policy", type=click.Choice(POLICIES), default="fair", show_default=True,
+    help="Whose jobs are next: equal parts for users, programs and clusters; the job that came first; clusters in "
+    "turn; the cluster that was opened first; or fair, and exclusive clusters one after another, alone.",
+)  # fmt: skip
+@click.option("--fair_cluster_scheduler", is_flag=True, help="The same as --policy round-robin.")
+@click.option("--early_cluster_scheduler", is_flag=True, help="The same as --policy early.")
+@click.option("--users", type=UserPath(), help="TOML file with weights and limits of users.")
+@click.option("--known_users", is_flag=True, help="Refuse programs of users that are not in that file.")
+@click.option(
     "--cooperative", is_flag=True, help="Each program may change the number of CPUs of nodes for all."
 )
 @click.option(
@@ -115,6 +124,10 @@ def command(config: str | None, save_config: str | None, **options: Any) -> None
     gc.freeze()
     gc.enable()
     minutes = options.pop("zombie_interval")
+    for name, policy in (("fair_cluster_scheduler", "round-robin"), ("early_cluster_scheduler", "early")):
+        if options.pop(name):
+            options["policy"] = policy
+    options["users"] = users_file.load(options["users"]) if options["users"] else {}
     options["nodes"], options["hosts"] = tuple(options["nodes"]), tuple(options["hosts"])
     sys.exit(process.run(SchedulerSettings(lease_s=minutes * 60 if minutes else math.inf, **options)))
 

@@ -166,8 +166,8 @@ class NodeLink:
                 node.FilesPlaced,
             ):
                 message.reason = block(message.reason)  # pyright: ignore[reportAttributeAccessIssue]  # they have one
-            elif type(message) is node.Credit and message.reason:
-                message.reason = line(message.reason)
+            elif type(message) is node.Credit or type(message) is node.NodeCredit:
+                message.reason = line(message.reason) if message.reason else ""
             self._owner.link_message(self, message)
             heir = self._heir
             if heir is not None and self.batches.arrived.received >= heir.last and not self.link.is_closed:

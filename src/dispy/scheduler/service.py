@@ -46,11 +46,19 @@ class SchedulerService:
         name: The program's name, as nodes show it.
         observer: Object that is told what happens to nodes and jobs.
         clock: Source of the time (monotonic seconds).
+        policy: Order in which computations have their turns, where several wait for the same node.
     """
 
-    def __init__(self, identity: bytes, name: str, observer: Observer, clock: Clock = time) -> None:
+    def __init__(
+        self,
+        identity: bytes,
+        name: str,
+        observer: Observer,
+        clock: Clock = time,
+        policy: core.Policy = core.Policy.FAIR,
+    ) -> None:
         self.clock = clock
-        self.machine = Machine()
+        self.machine = Machine(policy)
         self.links = NodeLinks(
             identity, name, clock, self.machine.state, self.handle, observer, self.schedule_tick
         )

@@ -24,7 +24,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from dispy.errors import DispyError, InternalError, RemoteProtocolError
+from dispy.errors import DispyError, InternalError, NoSchedulerError, RemoteProtocolError
 from dispy.net.connection import Connection
 from dispy.net.dialing import dial
 from dispy.net.links.channel import Channel
@@ -188,6 +188,8 @@ class SchedulerLink:
         """Handle a message of the scheduler."""
         if type(message) is shared.Welcome:
             self._welcome(connection, message)
+        elif type(message) is shared.Leaving and not self.attached.done():
+            self._fail_first(NoSchedulerError(block(message.reason), hint="ask its administrator"))
         elif connection is not self.connection:
             raise RemoteProtocolError(f"{type(message).__name__} before Welcome")
         elif self.channel.on_message(connection, message):

@@ -239,6 +239,7 @@ class Ask:
                 node.ComputationReady() | node.ComputationFailed() | node.Credit() | node.Reconciled()
                 | node.Leaving() | node.NodeCpus() | node.ObjectStored() | node.JobsPrinted() | node.JobsListed()
                 | node.Available() | node.NeedFiles() | node.FilesProgress() | node.FilesPlaced()
+                | node.NodeCredit()
             ):  # fmt: skip
                 pass  # for a scheduler: there is none any more
             case _:

@@ -42,15 +42,28 @@ def why(session: Session, job: DispyJob) -> str:
     """
     if not isinstance(job, DispyJob):
         raise UsageError(f"why takes a job, not {describe(job)}", hint=JOBS_ARE)
-    if job._is_final:  # pyright: ignore[reportPrivateUsage]  # ``status`` would count as a look at a failure
-        return f"it has ended: {STATUS_NAMES[job.status]}"
+    ended = _ended(job)
+    if ended:
+        return ended
     session.check_open()
-    answer = session.engine.call(_ask_why, session, job)
     try:
+        answer = session.engine.call(_ask_why, session, job)
         where, silent = answer.result(ANSWER_S)
+        reason = "; ".join([where or session.engine.call(_why_no_node, session), *silent])
     except TimeoutError:
-        return f"its scheduler has not answered for {ANSWER_S:g} s"
-    return "; ".join([where or session.engine.call(_why_no_node, session), *silent])
+        reason = f"its scheduler has not answered for {ANSWER_S:g} s"
+    except UsageError:
+        if not _ended(job):
+            raise
+        reason = ""
+    return _ended(job) or reason  # it may have ended meanwhile
+
+
+def _ended(job: DispyJob) -> str:
+    """Returns, in words, how a job has ended; empty while it has not."""
+    # ``status`` would count as a look at a failure.
+    is_final = job._is_final  # pyright: ignore[reportPrivateUsage]
+    return f"it has ended: {STATUS_NAMES[job.status]}" if is_final else ""
 
 
 def _ask_why(session: Session, job: DispyJob) -> Future[tuple[str, list[str]]]:

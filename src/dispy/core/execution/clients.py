@@ -32,9 +32,11 @@ from dispy.core.execution.fair_shares import (
     ask_exclusive,
     change_line,
     leave_exclusive,
+    recredit,
     restrict,
     share_out,
     tell_credit,
+    tell_slots,
 )
 from dispy.core.execution.ids import Seconds
 from dispy.core.execution.job_files import give_up_staging
@@ -202,6 +204,10 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
     """
     flush(state, out)
     forget_lost(out, client)
+    client.told = None
+    if client.computations:
+        # It may have been told to a connection that was gone already.
+        tell_slots(out, client)
     wanted: dict[int, set[tuple[int, int]]] = {}
     for jobs in message.attempts:
         wanted.setdefault(jobs.computation, set()).update([(a.number, a.attempt) for a in jobs.attempts])
@@ -275,3 +281,5 @@ def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds)
     restrict(state)
     recall_ahead(state, out)
     share_out(state, out, now)
+    for computation in state.computations.values():
+        recredit(state, out, computation)

@@ -31,7 +31,7 @@ from dispy.core.execution.events import FilesFailed, FilesReady, HostFailed, Hos
 from dispy.core.execution.fair_shares import (
     ask_exclusive,
     leave_exclusive,
-    regrant,
+    recredit,
     remove,
     restrict,
     share_out,
@@ -79,7 +79,7 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
         # Without jobs it takes nothing from others. Its client has a share already if it has another computation.
         if len(client.computations) == 1 or state.shares_differ or state.exclusive:
             share_out(state, out, now)
-        regrant(state, out, computation)
+        recredit(state, out, computation)
     elif computation.status is Status.READY:
         out.append(Tell(client.id, ComputationReady(message.computation, message.life)))
         computation.credit = UNTOLD

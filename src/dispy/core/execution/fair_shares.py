@@ -15,8 +15,10 @@ different nodes wait for each other's end and for nothing more.
 *Lines.* Computations with ready jobs stand in a line, in which the next one is found without looking at the others
 (``dispy.core.turns``): first the client, then one of its computations. Dead clients have a line of their own.
 
-*Credit* is back-pressure: the number of jobs that a scheduler may have here, slots and backlog. It follows from the
-fair share, and is sent again when it has changed enough to matter.
+*Credit* is back-pressure: the number of jobs that a scheduler may have here. The slots of a client follow from its
+fair share, and are those of all its computations together (``NodeCredit``): a scheduler with a hundred computations
+has no more jobs here than one with one. The backlog of a computation follows from the run times of its jobs
+(``Credit``). Both are sent again when they have changed enough to matter.
 
 Silent clients keep their share for ``State.silence_s``, then they are dead: their jobs run only on CPUs that no other
 client wants, and they use nothing exclusively. All is as before once they are back.
@@ -30,7 +32,7 @@ from typing import NamedTuple
 from dispy.core.execution.actions import Outbox, Tell
 from dispy.core.execution.ids import Seconds
 from dispy.core.execution.state import UNTOLD, Client, Computation, Grant, Line, State, Status, Worker
-from dispy.protocol.node import DRAINING, Credit
+from dispy.protocol.node import DRAINING, Credit, NodeCredit
 
 SHARE_S = 0.1
 """Shortest time (seconds) from one ``share_out`` to the one at a tick, while there are several clients: each change
@@ -53,9 +55,8 @@ BACKLOG_MAX = 4096
 shortest kind. Further jobs wait at the client."""
 
 BACKLOGS_MAX = 200_000
-"""Largest backlog of all computations together (jobs); each is granted its part of it. After a reconnect these jobs
-are listed in one message: with at most 15 bytes each, 3 MB. Backlogs granted before other computations came may
-exceed this by as much again."""
+"""Largest backlog of all clients together (jobs), for the memory of the node; each is granted its part of it.
+Backlogs granted before other clients came may exceed this by as much again."""
 
 NAMES_MAX = 3
 """Number of clients that the reason for a credit ("shared with …") gives by name; of further clients it says only
@@ -103,10 +104,12 @@ def charge(state: State, worker: Worker, now: Seconds) -> None:
     For workers that use a CPU: called at each tick, and when the worker loses a record.
     """
     _rise(state, worker.computation)
+    computation = worker.computation
     seconds = now - worker.since
     worker.since = now
-    worker.computation.vtime += seconds
-    worker.computation.client.vtime += seconds
+    computation.vtime += seconds
+    computation.used_s += seconds
+    computation.client.vtime += seconds
 
 
 def _rise(state: State, computation: Computation) -> None:
@@ -291,11 +294,11 @@ class Demand(NamedTuple):
 
 
 def share_out(state: State, out: Outbox, now: Seconds) -> None:
-    """Set the fair share (``Computation.grant``) of each computation, and tell clients the credits that have changed.
+    """Set the fair share (``Client.grant``) of each client, and tell clients the credits that have changed.
 
     Call when a client, a computation, the CPUs, a limit or exclusive use has changed. With several clients call it at
-    ticks, too, every ``SHARE_S``, as they begin and cease to want CPUs. Computations are touched only if the share of
-    their client has changed, unless exclusive use or draining makes differences between those of a client.
+    ticks, too, every ``SHARE_S``, as they begin and cease to want CPUs. Computations are touched only if exclusive
+    use or draining makes differences between those of a client, or the client may use CPUs again or none any more.
     """
     state.share_at = now
     demand = _demand(state, now)
@@ -303,11 +306,22 @@ def share_out(state: State, out: Outbox, now: Seconds) -> None:
     for client in state.clients.values():
         if client.computations:
             grant = _share(state, client, demand)
-            if grant != client.grant or differ or state.shares_differ:
-                client.grant = grant
-                for computation in client.computations.values():
-                    regrant(state, out, computation)
+            is_other = bool(grant.share) is not bool(client.grant.share)
+            client.grant = grant
+            tell_slots(out, client)
+            for computation in (
+                client.computations.values() if is_other or differ or state.shares_differ else ()
+            ):
+                recredit(state, out, computation)
     state.shares_differ = differ
+
+
+def tell_slots(out: Outbox, client: Client) -> None:
+    """Tell a client its fair share (``NodeCredit``), if that has changed since it was told the last time."""
+    if client.grant != client.told:
+        client.told = client.grant
+        slots, share, reason = client.grant
+        out.append(Tell(client.id, NodeCredit(slots, share - slots, reason)))
 
 
 def _demand(state: State, now: Seconds) -> Demand:
@@ -340,7 +354,7 @@ def _demand(state: State, now: Seconds) -> Demand:
 
 
 def _share(state: State, client: Client, demand: Demand) -> Grant:
-    """Returns the fair share of each computation of a client, in jobs, if nothing keeps it from starting some."""
+    """Returns the fair share of a client, in jobs, if nothing keeps its computations from starting some."""
     most = min(state.cpus, client.cpus_max)
     if not most:
         return Grant(
@@ -361,17 +375,15 @@ def _share(state: State, client: Client, demand: Demand) -> Grant:
     return Grant(slots, share, f"shared with {_names(others, len(demand.rivals) - is_rival)}")
 
 
-def regrant(state: State, out: Outbox, computation: Computation) -> None:
-    """Set the fair share of one computation by that of its client, and tell its credit if that has changed: 0 with a
-    reason if something keeps the computation from starting jobs now."""
+def recredit(state: State, out: Outbox, computation: Computation) -> None:
+    """Look whether something keeps a computation from starting jobs, and tell its credit if that has changed: 0 with
+    the reason, in that case."""
     if state.is_draining:
-        computation.grant = Grant(0, 0, DRAINING)
+        computation.obstacle = DRAINING
     elif is_held_off(state, computation):
-        computation.grant = Grant(0, 0, _why_held_off(state, computation))
-    elif computation.shortage:
-        computation.grant = Grant(0, 0, computation.shortage)
+        computation.obstacle = _why_held_off(state, computation)
     else:
-        computation.grant = computation.client.grant
+        computation.obstacle = computation.shortage
     tell_credit(state, out, computation)
 
 
@@ -399,24 +411,26 @@ def _names(clients: list[Client], count: int) -> str:
 
 
 def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
-    """Tell the scheduler how many jobs of a computation it may have here, if that has changed enough to matter.
+    """Tell the scheduler what one computation may use of the client's credit, if that has changed enough to matter.
 
     Other slots, another reason and a larger backlog are told at once, a smaller backlog once it has halved. While the
     computation is LOADING only zero credit is told, if another one was told before.
     """
-    slots, share, reason = computation.grant
+    grant, reason = computation.client.grant, computation.obstacle
+    slots = state.cpus if grant.share and not reason else 0
     # While a host is restarted only zero credit is told, where some was told before: the client would otherwise go
     # on sending jobs that may not start here, again and again.
-    if computation.status is not Status.READY and (share or computation.credit is UNTOLD):
+    if computation.status is not Status.READY and (slots or computation.credit is UNTOLD):
         return
-    backlog = 0
-    if computation.sampled and share:
-        backlog = max(slots, 1) * BACKLOG_US // computation.runtimes.expected_us(BACKLOG_US)
-        most = min(BACKLOG_MAX, BACKLOGS_MAX // max(1, len(state.computations)))
+    backlog = expected_us = 0
+    if computation.sampled and slots:
+        expected_us = computation.runtimes.expected_us(BACKLOG_US)
+        backlog = max(grant.slots, 1) * BACKLOG_US // expected_us
+        most = min(BACKLOG_MAX, BACKLOGS_MAX // max(1, len(state.clients)))
         backlog = min(max(state.cpus, backlog), most, 4 * computation.sampled)
-    backlog = max(backlog, share - slots)
     told_slots, told_backlog, told_reason = computation.credit
     if slots != told_slots or backlog > told_backlog or backlog * 2 < told_backlog or reason != told_reason:
         # The quantile of a steady function wavers by a factor of two.
         computation.credit = (slots, backlog, reason)
-        out.append(Tell(computation.client.id, Credit(computation.key[1], slots, backlog, reason)))
+        message = Credit(computation.key[1], slots, backlog, reason, expected_us)
+        out.append(Tell(computation.client.id, message))

@@ -49,7 +49,7 @@ from dispy.core.execution.actions import (
     UnstageJobs,
 )
 from dispy.core.execution.events import JobRefused, ShortOfRoom
-from dispy.core.execution.fair_shares import join, regrant, wait
+from dispy.core.execution.fair_shares import join, recredit, wait
 from dispy.core.execution.ids import Key, Seconds
 from dispy.core.execution.live_output import watch
 from dispy.core.execution.state import Client, Computation, State, Worker
@@ -302,7 +302,7 @@ def on_short_of_room(state: State, out: Outbox, event: ShortOfRoom, now: Seconds
         return
     if computation.shortage != event.reason:
         computation.shortage = event.reason
-        regrant(state, out, computation)
+        recredit(state, out, computation)
     # A job that is here was sent twice: it stays.
     if event.returned is not None and event.returned[0] not in computation.open:
         out.append(Tell(computation.client.id, JobsReturned(event.key[1], [Attempt(*event.returned)])))
@@ -321,8 +321,10 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
     if large:
         ended = [result for result in ended if not (result.stream or result.output_stream)]
     client = computation.client
+    used_us, computation.used_s = int(computation.used_s * 1e6), 0.0
     for results in cut(ended, sizes_of(ended)) + [[result] for result in large]:
-        batch = JobsEnded(0, computation.key[1], results)
+        batch = JobsEnded(0, computation.key[1], results, used_us)
+        used_us = 0
         client.sent.add(batch)
         out.append(Store(client.id, client.name, batch) if client.is_dead else Tell(client.id, batch))
 

@@ -57,7 +57,7 @@ class Client:
 
     __slots__ = (
         "active_at", "before", "busy", "computations", "cpus_max", "grant", "has_gaps", "id",
-        "is_connected", "is_dead", "is_recovering", "level", "lost", "name", "sent", "silent_since", "stored",
+        "is_connected", "is_dead", "is_recovering", "level", "lost", "name", "sent", "silent_since", "stored", "told",
         "turns", "vtime", "was_away",
     )  # fmt: skip
 
@@ -86,8 +86,9 @@ class Client:
         """Computations of the client that may have ready jobs, the one first whose turn it is next. Those without are
         taken out when they come to the front."""
         self.grant = Grant(0, 0, "")
-        """Fair share of each computation of the client as of the last ``share_out``, unless something keeps the
-        computation from starting jobs."""
+        """Fair share of the client as of the last ``share_out``: of all its computations together."""
+        self.told: Grant | None = None
+        """Fair share as the client was last told (``NodeCredit``); None: not yet, or it is to be told again."""
         self.level = 0.0
         """Virtual time (CPU seconds) at which a computation of this client starts that had no jobs before: the
         highest of its computations that have used a CPU, so that idle time is no claim for CPUs."""
@@ -117,15 +118,14 @@ class Client:
 
 
 class Grant(NamedTuple):
-    """Fair share of a computation on this node, from which its credit is made.
+    """Fair share of a client on this node, from which its credit is made.
 
     Attributes:
-        slots: Number of the computation's jobs that would start at once: CPUs of its share that no long jobs of other
+        slots: Number of the client's jobs that would start at once: CPUs of its share that no long jobs of other
             clients use.
-        share: Number of CPUs that the computation is to have. As many of its jobs should be here: those above
-            ``slots`` wait until jobs of other clients end.
-        reason: Reason why the computation does not get all CPUs of the node, in words, for the client; empty if it
-            does.
+        share: Number of CPUs that the client is to have. As many of its jobs should be here: those above ``slots``
+            wait until jobs of other clients end.
+        reason: Reason why the client does not get all CPUs of the node, in words, for the client; empty if it does.
     """
 
     slots: int
@@ -144,10 +144,17 @@ class Computation:
     """
 
     __slots__ = (
-        "busy", "cancelling", "client", "crashes", "credit", "double", "filed", "finished", "grant", "idle", "key",
+        "busy", "cancelling", "client", "crashes", "credit", "double", "filed", "finished", "idle", "key", "obstacle",
         "open", "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec", "staging", "status",
-        "stillborn", "unseen", "untold", "vtime", "watched", "workers",
+        "stillborn", "unseen", "untold", "used_s", "vtime", "watched", "workers",
     )  # fmt: skip
+
+    obstacle: str
+    """Reason why the computation may not start jobs now, though its client may, in words: its credit is 0 then.
+    Empty if nothing keeps it from that. As of the last ``fair_shares.recredit``."""
+    used_s: Seconds
+    """Time for which CPUs were used for the computation (seconds, summed over CPUs) since the last batch of
+    results, which the next one tells the client."""
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
         self.key = key
@@ -188,10 +195,10 @@ class Computation:
         self.shortage = ""
         """Reason why the large data of the computation (arguments, results) finds no room on this node, in words; its
         credit is 0 then. Empty if there is room."""
-        self.grant = Grant(0, 0, "")
-        """Fair share of the computation (numbers of jobs) as of the last ``share_out``; credit is made from it."""
+        self.obstacle = ""
         self.credit: tuple[int, int, str] = UNTOLD
         """Slots, backlog (jobs) and reason as the client was last told, or ``UNTOLD``. Only changes are told."""
+        self.used_s = 0.0
         self.crashes = 0
         """Number of deaths of the host in a row, reset when a job ends. At the 4th the computation is given up."""
         self.stillborn = 0
@@ -386,8 +393,8 @@ class State:
         """False if ``dispatch`` has to look at all computations for jobs to give back, as something that keeps jobs
         from starting has changed, or a client has come back that can take its jobs."""
         self.shares_differ = False
-        """True if computations of one client differed in their grants at the last ``share_out``: then the next one
-        looks at all computations, and not at those of clients whose shares have changed."""
+        """True if something kept computations from starting jobs at the last ``share_out``: then the next one looks
+        whether that is still so for each of them."""
         self.share_at: Seconds = -1e9
         """Time when ``share_out`` was last done (seconds, monotonic). With several clients ticks do it again after
         ``fair_shares.SHARE_S``."""

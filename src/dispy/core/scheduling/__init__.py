@@ -6,8 +6,9 @@ computation on each node.
 
 Where to look: ``jobs`` has the life of a job, ``retries`` whether it runs again, ``placement`` the dispatch of
 waiting jobs to nodes, ``computations`` the life of a computation on a node, ``withdrawal`` how it leaves one,
-``nodes`` the connections to nodes, ``objects`` and ``files`` the data that must be there before jobs are, ``views``
-what clients are told of placements, ``explain`` why a job waits.
+``nodes`` the connections to nodes, ``lines`` who comes first where several computations wait, ``objects`` and
+``files`` the data that must be there before jobs are, ``views`` what clients are told of placements, ``explain`` why
+a job waits.
 """
 
 from dispy.core.scheduling.actions import (
@@ -26,6 +27,7 @@ from dispy.core.scheduling.actions import (
     TellValue,
 )
 from dispy.core.scheduling.events import (
+    AddClient,
     AddComputation,
     Allocate,
     AnswerPrinted,
@@ -36,10 +38,12 @@ from dispy.core.scheduling.events import (
     Event,
     FromNodeEvent,
     LimitNode,
+    LimitUser,
     NodeLost,
     NodeSilent,
     NodeUp,
     PutObject,
+    RemoveClient,
     SendFiles,
     SubmitJobs,
     Tick,
@@ -60,6 +64,7 @@ from dispy.core.scheduling.state import (
     Computation,
     Node,
     Placement,
+    Policy,
     State,
 )
 from dispy.core.scheduling.views import refresh
@@ -68,6 +73,7 @@ from dispy.protocol.views import PlacementStatus as Status
 __all__ = [
     "EMBEDDED",
     "Action",
+    "AddClient",
     "AddComputation",
     "Allocate",
     "AnswerPrinted",
@@ -81,6 +87,7 @@ __all__ = [
     "FromNodeEvent",
     "Key",
     "LimitNode",
+    "LimitUser",
     "Machine",
     "Node",
     "NodeId",
@@ -89,7 +96,9 @@ __all__ = [
     "NodeUp",
     "Outbox",
     "Placement",
+    "Policy",
     "PutObject",
+    "RemoveClient",
     "Seconds",
     "Send",
     "SendFiles",

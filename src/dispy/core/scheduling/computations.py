@@ -32,11 +32,14 @@ from __future__ import annotations
 from msgspec import structs
 
 from dispy.core.scheduling.actions import Outbox, Send, TellNode
-from dispy.core.scheduling.events import AddComputation, Allocate, CloseComputation
+from dispy.core.scheduling.events import AddComputation, Allocate, CloseComputation, RemoveClient
 from dispy.core.scheduling.files import give_up_files, send_files
 from dispy.core.scheduling.ids import Seconds
+from dispy.core.scheduling.lines.accounts import enroll, note_room
+from dispy.core.scheduling.lines.clients import forget_client
+from dispy.core.scheduling.lines.parties import leave, note_ended
 from dispy.core.scheduling.objects import send_objects
-from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.placement import apply_credit, end_here, end_if_hopeless, place
 from dispy.core.scheduling.state import Computation, Node, Placement, State
 from dispy.core.scheduling.views import tell_placement
 from dispy.core.scheduling.withdrawal import CLOSED, cancel_pinned, drop_placement, give_up_placement
@@ -48,7 +51,16 @@ from dispy.protocol.views import PlacementStatus as Status
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
     """Note a computation that a client opens, without jobs. No node has it until ``Allocate`` gives it one."""
     key = (event.client, event.computation)
-    state.computations[key] = Computation(key, event.compute, event.reentrant, state.uneven)
+    lines, before = state.lines, state.computations
+    computation = Computation(key, event.compute, event.reentrant, event.exclusive, state)
+    if before or lines.programs or event.exclusive:
+        # From the second one on accounts are kept, of the first one, too.
+        for each in [*before.values()] if len(before) == 1 else []:
+            enroll(lines, each)
+        enroll(lines, computation)
+    before[key] = computation
+    if event.exclusive:
+        lines.exclusive.append(computation)
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
@@ -60,6 +72,29 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
         give_up_files(out, placement, "the cluster was closed")
         drop_placement(out, placement)
     state.uneven.pop(computation.key, None)
+    _leave_lines(state, computation)
+
+
+def on_remove_client(state: State, out: Outbox, event: RemoveClient, now: Seconds) -> None:
+    """Close all computations of a program that has left for good, and forget the program."""
+    for client, number in list(state.computations):
+        if client == event.client:
+            on_close_computation(state, out, CloseComputation(client, number), now)
+    forget_client(state.lines, event.client)
+
+
+def _leave_lines(state: State, computation: Computation) -> None:
+    """Take a computation that was closed out of all lines; others may have waited for that."""
+    lines = state.lines
+    if computation.party is not None:
+        count, computation.open = computation.open, 0
+        note_ended(computation, count)
+        leave(computation.party)
+    if computation.tenant is not None:
+        computation.tenant.held.pop(computation.key, None)
+    if lines.exclusive:
+        lines.exclusive = [each for each in lines.exclusive if each is not computation]
+        lines.due[""] = computation
 
 
 def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:
@@ -95,8 +130,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
         if known.is_connected:
             out.append(Send(known.id, placement.compute))
     placement.cpus_max = event.cpus
-    placement.apply_grant()
-    note_room(placement)
+    apply_credit(placement)
     tell_placement(out, placement)
     if event.cpus <= 0:
         cancel_pinned(out, placement)
@@ -198,10 +232,10 @@ def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now:
     if placement is None or placement.status is not Status.READY:
         return
     placement.granted = (message.slots, message.backlog)
+    placement.expected_us = message.expected_us
     placement.shortage = message.reason
-    placement.apply_grant()
+    apply_credit(placement)
     if message.slots and placement.computation.objects:
         send_objects(out, placement)
-    note_room(placement)
     tell_placement(out, placement)
     place(out, placement.computation, now)

@@ -22,6 +22,44 @@ from dispy.protocol.node import (
 )
 
 
+class AddClient(Struct):
+    """A program begins to use the scheduler beside others. It must come before the computations of the client.
+
+    Attributes:
+        client: The client.
+        user: User whose program it is, and whose weight and limits hold for it; empty: none.
+        name: Name of the program, for texts that people read.
+        weight: Its part of the CPUs that its user gets, relative to the other programs of the user.
+    """
+
+    client: ClientId
+    user: str = ""
+    name: str = ""
+    weight: float = 1.0
+
+
+class RemoveClient(Struct):
+    """A program has left for good: its computations are closed."""
+
+    client: ClientId
+
+
+class LimitUser(Struct):
+    """Weight and limits of a user from now on, with all programs together.
+
+    Attributes:
+        user: Name of the user.
+        weight: Part of the CPUs relative to other users, while all of them have jobs waiting.
+        cpus_max: Number of jobs that may be on nodes at once, each of which may use a CPU; None: no limit.
+        queued_max: Number of jobs that may wait here and on nodes; None: no limit. The shell keeps to it.
+    """
+
+    user: str
+    weight: float = 1.0
+    cpus_max: int | None = None
+    queued_max: int | None = None
+
+
 class AddComputation(Struct):
     """A client opens a computation. No node loads the computation before ``Allocate``.
 
@@ -32,12 +70,15 @@ class AddComputation(Struct):
             the shell chooses: never one that it has used before, for whatever client.
         reentrant: True if jobs may run again after they were started: those that a dead process or a lost node ran
             are retried. False: such jobs end.
+        exclusive: True if its jobs wait until all computations that were opened before it, of all clients, are
+            closed, and those opened after it wait for its end.
     """
 
     client: ClientId
     computation: int
     compute: Compute
     reentrant: bool = False
+    exclusive: bool = False
 
 
 class CloseComputation(Struct):
@@ -234,7 +275,10 @@ class Tick(Struct):
 
 
 Event = (
-    AddComputation
+    AddClient
+    | RemoveClient
+    | LimitUser
+    | AddComputation
     | CloseComputation
     | Allocate
     | Vacate

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dispy.core.scheduling.ids import ClientId
+from dispy.core.scheduling.lines.accounts import room
+from dispy.core.scheduling.lines.waiting import has_turn, path_keys
 from dispy.core.scheduling.state import Computation, Placement
 from dispy.core.scheduling.views import describe_progress
 from dispy.protocol.views import PlacementStatus as Status
@@ -34,7 +37,8 @@ def _why_assigned(placement: Placement, number: int) -> str:
         return f"it was cancelled, and node {name} has not told its end yet"
     if number in placement.started:
         return f"it runs on node {name}"
-    shortage = f" ({placement.shortage})" if placement.shortage else ""
+    shortage = placement.shortage or placement.node.shortage
+    shortage = f" ({shortage})" if shortage else ""
     if number in placement.computation.files:
         progress = f"; {describe_progress(placement.progress)}" if placement.progress is not None else ""
         return (
@@ -63,10 +67,62 @@ def why_full(placement: Placement) -> str:
         return f"it is {'set up again' if placement.returns else 'being closed for this cluster'}{after}"
     if placement.cpus_max <= 0:
         return "it is not to be used any more"
-    if placement.granted[0] == 0 and placement.shortage:
-        return placement.shortage
-    shortage = f" ({placement.shortage})" if placement.shortage else ""
-    return f"its CPUs are in use for jobs that were submitted before{shortage}"
+    shortage = placement.shortage or placement.node.shortage
+    if placement.slots == 0 and shortage:
+        return shortage
+    kept = why_kept(placement.computation) or _who_is_before(placement.computation)
+    if kept:
+        return kept
+    return "its CPUs are in use for jobs that were submitted before" + (
+        f" ({shortage})" if shortage else ""
+    )
+
+
+def why_kept(computation: Computation) -> str:
+    """Returns in words, for people, which limit or exclusive use keeps a computation from all nodes; empty if none
+    does."""
+    if computation.party is None:
+        return ""
+    lines = computation.party.lines
+    if lines.exclusive and not has_turn(lines, computation):
+        first = lines.exclusive[0]
+        if computation is not first:
+            return f"used exclusively by cluster {first.compute.name}{_of_user(first)}"
+        before = sum(other.serial < first.serial for other in lines.computations.values())
+        return (
+            f"{counted(before, 'cluster has', 'clusters have')} to be closed before it is used exclusively"
+        )
+    tenant = computation.tenant
+    if tenant is not None and tenant.cpus_max is not None and tenant.assigned >= tenant.cpus_max:
+        return f"{tenant.user} may use {counted(tenant.cpus_max, 'CPU', zero='no')} at once"
+    return ""
+
+
+def _of_user(computation: Computation) -> str:
+    """Returns in words whose computation it is; empty if it belongs to no user."""
+    return f" of {computation.tenant.user}" if computation.tenant is not None else ""
+
+
+def _who_is_before(computation: Computation) -> str:
+    """Returns in words which programs of other users, and which of the same user, have their turn before a
+    computation; empty if none has."""
+    if computation.party is None:
+        return ""
+    own = path_keys(computation)
+    programs: dict[str, set[ClientId]] = {}
+    same = 0
+    for other in computation.party.lines.computations.values():
+        if other is computation or not other.queue or path_keys(other) > own:
+            continue
+        if other.client == computation.client:
+            same += 1
+        elif other.tenant is not None:
+            programs.setdefault(other.tenant.user, set()).add(other.client)
+    said = [f"{counted(len(found), 'program')} of {user}" for user, found in sorted(programs.items())]
+    if same:
+        said.append(f"{counted(same, 'cluster')} of the same program")
+    count = same + sum(map(len, programs.values()))
+    return f"{' and '.join(said)} {'is' if count == 1 else 'are'} before it" if said else ""
 
 
 def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
@@ -80,15 +136,18 @@ def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
         others: All computations of the same scheduler: their jobs may use the CPUs of its nodes.
     """
     waiting = len(computation.queue) - len(computation.cancelled)
-    for node in computation.free if waiting > 0 else ():
-        name = computation.placements[node].node.name
+    for placement in computation.free.values() if waiting > 0 and why_kept(computation) == "" else ():
+        if room(placement) <= 0:
+            continue
+        name = placement.node.name
         return f"{counted(waiting, 'job waits', 'jobs wait')}, and node {name} has room"
     for node, placement in computation.placements.items():
         if (
             placement.assigned
             and not placement.started
-            and placement.granted[0]
+            and placement.slots
             and not placement.shortage
+            and not placement.node.shortage
             and placement.status is Status.READY
             and placement.node.is_connected
             # Files that jobs bring may take any time to arrive.

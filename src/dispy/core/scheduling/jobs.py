@@ -39,11 +39,13 @@ from dispy.core.scheduling.actions import (
 from dispy.core.scheduling.computations import load_again
 from dispy.core.scheduling.events import AnswerPrinted, AnswerValue, CancelJobs, SubmitJobs, WatchJobs
 from dispy.core.scheduling.ids import Seconds
+from dispy.core.scheduling.lines.accounts import note_room
+from dispy.core.scheduling.lines.parties import enter, note_arrival, note_ended, spend
 from dispy.core.scheduling.placement import (
+    apply_credit,
     cancel_queued,
     end_here,
     end_if_hopeless,
-    note_room,
     place,
     send_watch,
 )
@@ -66,6 +68,8 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
     has failed.
     """
     computation = state.computations[event.client, event.computation]
+    if computation.party is not None:
+        note_arrival(computation, event.jobs)
     computation.open += len(event.jobs)
     if event.files:
         computation.files.update(event.files)
@@ -73,8 +77,7 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
         if most > computation.files_most:
             computation.files_most = most
             for each in computation.placements.values():
-                each.apply_grant()
-                note_room(each)
+                apply_credit(each)
     if event.node is None:
         computation.queue.extend(event.jobs)
     else:
@@ -87,9 +90,11 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
             end_here(out, computation, numbers, ABANDONED, reason)
         else:
             placement.pinned.extend(event.jobs)
+            placement.node.pinned[computation.wire] = placement
     if computation.free or computation.backlogs:
         place(out, computation, now)
     elif computation.queue:
+        enter(computation)
         end_if_hopeless(out, computation)
 
 
@@ -159,6 +164,8 @@ def on_jobs_started(
         out.append(TellStarted(computation.client, computation.number, known.id, started))
     if placement.status is Status.LEAVING:
         send_off(out, placement)
+    if computation.queue and (computation.free or computation.backlogs):
+        place(out, computation, now)  # others wait for the node now: its room is counted in another way
 
 
 def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnded, now: Seconds) -> None:
@@ -186,6 +193,9 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
         place(out, computation, now)
         return
     computation.open -= len(ended)
+    if computation.party is not None:
+        spend(placement, message.used_us)
+        note_ended(computation, len(ended))
     if placement.started:
         placement.started.difference_update([result.number for result in ended])
     if placement.cancelling:

@@ -8,6 +8,7 @@ from typing import Any
 from dispy.core.scheduling import computations, files, jobs, nodes, objects, withdrawal
 from dispy.core.scheduling.actions import Action, Outbox
 from dispy.core.scheduling.events import (
+    AddClient,
     AddComputation,
     Allocate,
     AnswerPrinted,
@@ -18,10 +19,12 @@ from dispy.core.scheduling.events import (
     Event,
     FromNodeEvent,
     LimitNode,
+    LimitUser,
     NodeLost,
     NodeSilent,
     NodeUp,
     PutObject,
+    RemoveClient,
     SendFiles,
     SubmitJobs,
     Tick,
@@ -29,8 +32,9 @@ from dispy.core.scheduling.events import (
     WatchJobs,
 )
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.placement import steal
-from dispy.core.scheduling.state import Node, State
+from dispy.core.scheduling.lines import clients
+from dispy.core.scheduling.placement import serve, steal
+from dispy.core.scheduling.state import Node, Policy, State
 from dispy.protocol import node
 from dispy.protocol.history import History
 
@@ -45,6 +49,9 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
 
 
 _HANDLERS: dict[type[Event], Handler] = {
+    AddClient: clients.on_add_client,
+    RemoveClient: computations.on_remove_client,
+    LimitUser: clients.on_limit_user,
     AddComputation: computations.on_add_computation,
     CloseComputation: computations.on_close_computation,
     Allocate: computations.on_allocate,
@@ -81,6 +88,7 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.JobsPrinted: jobs.on_printed,
     node.Reconciled: nodes.on_reconciled,
     node.NodeCpus: nodes.on_node_cpus,
+    node.NodeCredit: nodes.on_node_credit,
     node.ObjectStored: objects.on_object_stored,
     node.FilesPlaced: files.on_files_placed,
     node.FilesProgress: files.on_files_progress,
@@ -91,13 +99,16 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
 class Machine:
     """The decisions of one scheduler: an event goes in, actions come out. Calls must not overlap.
 
+    Args:
+        policy: Order of computations that wait for the same nodes.
+
     Attributes:
         state: Computations, nodes and their placements. Only ``handle`` changes it; others may read it between two
             calls.
     """
 
-    def __init__(self) -> None:
-        self.state = State()
+    def __init__(self, policy: Policy = Policy.FAIR) -> None:
+        self.state = State(policy)
         self._history = History("the scheduling core")
         self._notes = self._history.notes
 
@@ -115,6 +126,8 @@ class Machine:
                 and the last ones before it.
         """
         out: Outbox = []
+        lines = self.state.lines
+        lines.now = now
         try:
             if type(event) is FromNodeEvent:
                 name, message = event.node, event.message
@@ -127,6 +140,8 @@ class Machine:
                 if type(event) is not Tick:  # 50 times a second: the others would soon be gone
                     self._notes.append((type(event), None, now))
                 _HANDLERS[type(event)](self.state, out, event, now)
+            if lines.due:
+                serve(self.state, out, now)
         except Exception as error:
             raise self._history.fault(event, now) from error
         return out

@@ -25,8 +25,9 @@ from dispy.core.scheduling.events import LimitNode, NodeLost, NodeSilent, NodeUp
 from dispy.core.scheduling.files import send_files
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.jobs import end_cancelled
+from dispy.core.scheduling.lines.accounts import note_room, park_all
 from dispy.core.scheduling.objects import reconcile_objects
-from dispy.core.scheduling.placement import note_room, place, send_runs, send_watch
+from dispy.core.scheduling.placement import apply_credit, place, send_runs, send_watch
 from dispy.core.scheduling.retries import requeue_assigned
 from dispy.core.scheduling.state import Node, State
 from dispy.core.scheduling.views import tell_placement
@@ -50,7 +51,7 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         )
         known = None
     if known is None:
-        known = state.nodes[event.node] = Node(event.node, event.name, event.cpus)
+        known = state.nodes[event.node] = Node(event.node, event.name, event.cpus, state.lines.due)
         known.cpus_max = state.limits.get(event.node)
         if known.cpus_max is not None:
             # One that has forgotten this scheduler has forgotten the limit, too.
@@ -110,9 +111,27 @@ def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus,
     The node's next credits say how many jobs of each computation it takes.
     """
     known.cpus = message.cpus
+    _apply_credits(out, known, now)
+
+
+def on_node_credit(state: State, out: Outbox, known: Node, message: node.NodeCredit, now: Seconds) -> None:
+    """A node grants another number of slots for all computations together: send it more jobs if it has room for them.
+
+    If the slots are fewer, jobs above them stay on the node.
+    """
+    known.slots, known.waiting = message.slots, message.waiting
+    known.shortage = message.reason
     for placement in known.placements.values():
-        placement.apply_grant()
-        note_room(placement)
+        tell_placement(out, placement)
+    _apply_credits(out, known, now)
+
+
+def _apply_credits(out: Outbox, known: Node, now: Seconds) -> None:
+    """Bring the slots and backlogs of all computations on a node up to date, as what bounds them has changed."""
+    for placement in known.placements.values():
+        apply_credit(placement)
+    park_all(known)
+    for placement in list(known.placements.values()):
         place(out, placement.computation, now)
 
 

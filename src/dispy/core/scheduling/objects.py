@@ -13,7 +13,8 @@ from __future__ import annotations
 from dispy.core.scheduling.actions import Outbox, Send, TellNode
 from dispy.core.scheduling.events import DropObjects, PutObject
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.lines.accounts import note_room
+from dispy.core.scheduling.placement import end_here, end_if_hopeless, place
 from dispy.core.scheduling.state import Computation, Node, Placement, State
 from dispy.core.scheduling.views import tell_placement
 from dispy.protocol import node

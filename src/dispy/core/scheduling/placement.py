@@ -1,9 +1,10 @@
 """Dispatch: which waiting job goes to which node, and work stealing between nodes.
 
-Theory of operation. Each node grants *credit* per computation: *slots*, jobs that start at once, and a *backlog*,
+Theory of operation. Each node grants *credit*: *slots*, jobs that start at once, and a *backlog* per computation,
 jobs that wait on the node so that its CPUs are never idle between two jobs. ``place`` fills free slots of all nodes
 first. Only when none is left are jobs sent ahead of need, within the backlog. When a CPU becomes idle and no job
-waits here, ``steal`` asks nodes to give back jobs that wait behind running ones.
+waits here, ``steal`` asks nodes to give back jobs that wait behind running ones. Where several computations wait for
+a node, ``serve`` has them take turns (``lines.waiting``).
 
 The cost of an event is that of the jobs it moves: placements with room are kept in two dictionaries (``free`` and
 ``backlogs`` of a computation), taken from the end, and those with jobs to steal in a third one (``waiting``). Except
@@ -15,11 +16,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from itertools import groupby
+from itertools import groupby, islice
 
 from dispy.core.scheduling.actions import Outbox, Send, TellEndedHere
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.state import Computation, Placement, State
+from dispy.core.scheduling.lines.accounts import has_room_ahead, note_room, room, room_behind, set_rates
+from dispy.core.scheduling.lines.parties import ADVANCE_S, enter, note_ended, rise
+from dispy.core.scheduling.lines.waiting import most_now, next_here, quantum, room_now
+from dispy.core.scheduling.state import Computation, Node, Placement, State, Tenant
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
 from dispy.protocol.message_sizes import cut
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
@@ -34,38 +38,18 @@ ASK_AGAIN_S = 1.0
 there: its jobs may have been on their way between its queue and its workers."""
 
 
-def note_room(placement: Placement) -> None:
-    """Put a placement into the indexes ``free`` (jobs would start at once), ``backlogs`` (jobs may be sent ahead) and
-    ``waiting`` (jobs may be stolen) of its computation, or take it out, as its room and jobs are now.
+HELD_MAX = 16
+"""Number of computations that a user's limit keeps waiting of which some are placed when a job of the user ends."""
 
-    Call after any change of its status, credit, jobs or objects, or of its node's connection: otherwise ``place``
-    would send too many jobs, or leave a free CPU idle.
-    """
-    computation = placement.computation
-    node = placement.node.id
-    known = placement.node
-    usable = (
-        placement.status is Status.READY
-        and known.is_connected
-        and not known.is_comparing
-        and not placement.storing
-    )
-    if usable and placement.room() > 0:
-        computation.free[node] = placement
-    else:
-        computation.free.pop(node, None)
-    # A backlog is refilled by eighths: a message for each freed place would cost more than the jobs.
-    if usable and placement.room_behind() > (placement.slots + placement.backlog) >> 3:
-        computation.backlogs[node] = placement
-    else:
-        computation.backlogs.pop(node, None)
-    if len(placement.assigned) > len(placement.started):
-        computation.waiting[node] = placement
-    else:
-        computation.waiting.pop(node, None)
-    # Both come and go with each job: ``steal`` takes it out again, not this.
-    if computation.waiting and computation.free:
-        computation.uneven[computation.key] = computation
+
+def apply_credit(placement: Placement) -> None:
+    """Bring a placement's slots and backlog up to date after its credit, or what bounds that, has changed. The caller
+    must call ``place`` next."""
+    placement.apply_grant()
+    expected_us = placement.expected_us
+    cost_s = min(expected_us * 1e-6, ADVANCE_S) if expected_us else ADVANCE_S
+    set_rates(placement, max(1, placement.slots, placement.backlog), cost_s)
+    note_room(placement)
 
 
 def place(out: Outbox, computation: Computation, now: Seconds) -> None:
@@ -73,23 +57,127 @@ def place(out: Outbox, computation: Computation, now: Seconds) -> None:
     into backlogs.
 
     Jobs are spread evenly: each node gets at most its share of the queue, but at least one job, and no more than it
-    has room for.
+    has room for. Where others wait for the node's room, ``serve`` has them take turns.
     """
+    if computation.party is not None:
+        _place_beside(out, computation, now)
+        return
     if computation.pinned:
         for placement in computation.placements.values():
             if placement.pinned and placement.node.id in computation.free:
-                _send(out, placement, _take(computation, placement.pinned, placement.room()), now)
+                _send(out, placement, _take(computation, placement.pinned, room(placement)), now)
     queue = computation.queue
     free = computation.free
     while queue and free:
         placement = free.popitem()[1]
+        left = placement.slots - len(placement.assigned)
         spread = -(-len(queue) // (len(free) + 1))
-        _send(out, placement, _take(computation, queue, min(placement.room(), max(1, spread))), now)
+        _send(out, placement, _take(computation, queue, min(left, spread)), now)
     backlogs = computation.backlogs
     while queue and backlogs:
         placement = backlogs.popitem()[1]
+        left = placement.slots + placement.backlog - len(placement.assigned)
         spread = -(-len(queue) // (len(backlogs) + 1))
-        _send(out, placement, _take(computation, queue, min(placement.room_behind(), max(1, spread))), now)
+        _send(out, placement, _take(computation, queue, min(left, spread)), now)
+
+
+def _place_beside(out: Outbox, computation: Computation, now: Seconds) -> None:
+    """Do the same for a computation beside others: within the limit of its user, and while no exclusive one keeps it
+    waiting. Nodes whose room others have taken leave its indexes. If jobs are left it stands in line."""
+    most = most_now(computation)
+    if computation.pinned and most:
+        for placement in computation.placements.values():
+            if placement.pinned and placement.node.id in computation.free:
+                jobs = _take(computation, placement.pinned, min(most, room(placement)))
+                most -= len(jobs)
+                _send(out, placement, jobs, now)
+    queue = computation.queue
+    most = min(most, len(queue))
+    for index, room_of in ((computation.free, room), (computation.backlogs, room_behind)):
+        while most > 0 and index:
+            placement = index.popitem()[1]
+            spread = -(-len(queue) // (len(index) + 1))
+            count = min(room_of(placement), spread, most)
+            most -= max(0, count)
+            _send(out, placement, _take(computation, queue, count), now)
+    if queue and most_now(computation):
+        enter(computation)
+
+
+def serve(state: State, out: Outbox, now: Seconds) -> None:
+    """Give room of nodes, for which placements are parked there, to those whose turn it is; and let those be placed
+    that a limit, or exclusive use by others, has kept waiting. Call after each event."""
+    due = state.lines.due
+    while due:
+        each = due.popitem()[1]
+        if type(each) is Node:
+            _serve_node(state, out, each, now)
+        elif type(each) is Tenant:
+            _free(out, each, now)
+        else:
+            for computation in list(state.computations.values()):
+                if computation.queue or computation.pinned:
+                    place(out, computation, now)
+
+
+def _free(out: Outbox, tenant: Tenant, now: Seconds) -> None:
+    """Place jobs of computations that a user's limit has kept waiting, the first that waits first. Of those that go
+    on waiting it is the last the next time."""
+    for key in list(islice(tenant.held, HELD_MAX)):
+        if tenant.cpus_max is not None and tenant.assigned >= tenant.cpus_max:
+            return
+        computation = tenant.held.pop(key)
+        place(out, computation, now)
+
+
+def _serve_node(state: State, out: Outbox, known: Node, now: Seconds) -> None:
+    """Give the room of a node to those that wait for it, in their order: to pinned jobs first, then by quanta.
+
+    Room that nobody takes is entered in the indexes of all placements that were parked for it.
+    """
+    while True:
+        is_free, is_roomy = known.slots > known.assigned, has_room_ahead(known)
+        if not (is_free and known.for_slot) and not (is_roomy and known.for_room):
+            return
+        if known.pinned and _serve_pinned(out, known, now):
+            continue
+        turn = next_here(state.lines, known.for_slot) if is_free else None
+        if turn is None and is_roomy:
+            turn = next_here(state.lines, known.for_room)
+        if turn is None:
+            break
+        placement = turn.placement
+        count = min(room_now(placement), quantum(turn))
+        _send_parked(out, placement, placement.computation.queue, count, now)
+    parked = {**(known.for_slot if is_free else {}), **(known.for_room if is_roomy else {})}
+    if is_free:
+        known.for_slot.clear()
+    if is_roomy:
+        known.for_room.clear()
+    for placement in parked.values():
+        note_room(placement)
+
+
+def _serve_pinned(out: Outbox, known: Node, now: Seconds) -> bool:
+    """Send jobs that may run on one node only, and wait for its room; returns whether any were sent."""
+    for wire, placement in list(known.pinned.items()):
+        if not placement.pinned:
+            del known.pinned[wire]
+        elif wire in known.for_slot:
+            count = min(room_now(placement), most_now(placement.computation))
+            if count > 0:
+                _send_parked(out, placement, placement.pinned, count, now)
+                return True
+    return False
+
+
+def _send_parked(out: Outbox, placement: Placement, queue: deque[Job], count: int, now: Seconds) -> None:
+    """Send up to ``count`` jobs off the front of a queue to a node at which the placement is parked."""
+    computation = placement.computation
+    _send(out, placement, _take(computation, queue, count), now)
+    if computation.queue and (computation.free or computation.backlogs):
+        # Nobody else is parked here, so this one is not any more, and it has room: jobs were cancelled, or pinned.
+        place(out, computation, now)
 
 
 def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
@@ -119,6 +207,8 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
         placement.last_sent = now
         placement.asked_back = False
         send_runs(out, placement, jobs)
+        if placement.computation.party is not None:
+            rise(placement.computation.party)
     note_room(placement)
 
 
@@ -211,6 +301,8 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
     if not numbers:
         return
     computation.open -= len(numbers)
+    if computation.party is not None:
+        note_ended(computation, len(numbers))
     for number in numbers if computation.pinned else ():
         computation.pinned.pop(number, None)
     if computation.watched:
@@ -254,19 +346,19 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
 
 def _steal(out: Outbox, computation: Computation, now: Seconds) -> None:
     """Ask nodes to give back jobs of a computation that wait there, as many as have room elsewhere."""
-    room = _count_room(computation)
+    left = _count_room(computation)
     for placement in computation.waiting.values():
-        if room <= 0:
+        if left <= 0:
             return
         pause_s = ASK_AGAIN_S if placement.asked_back else STEAL_AFTER_S
         if now - placement.last_sent <= pause_s or not placement.node.is_connected:
             continue
-        elsewhere = room - (placement.room() if placement.node.id in computation.free else 0)
+        elsewhere = left - (room(placement) if placement.node.id in computation.free else 0)
         # A node gives back the jobs that it would start last; some may be pinned to it, so ask for as many more.
         bound = _count_bound(placement) if computation.pinned else 0
         count = min(len(placement.assigned) - len(placement.started) - bound, elsewhere)
         if count > 0:
-            room -= count
+            left -= count
             placement.asked_back = True
             placement.last_sent = now
             out.append(Send(placement.node.id, TakeBack(computation.wire, count + bound)))
@@ -280,13 +372,18 @@ def _count_room(computation: Computation) -> int:
     """
     enough = 0
     for placement in computation.waiting.values():
-        enough += len(placement.assigned) - len(placement.started) + max(0, placement.room())
-    room = 0
-    for placement in computation.free.values():
-        room += placement.room()
-        if room >= enough:
+        enough += len(placement.assigned) - len(placement.started) + max(0, room(placement))
+    left = 0
+    for placement in list(computation.free.values()):
+        here = room(placement)
+        if here <= 0:
+            # Jobs of others have taken it.
+            note_room(placement)
+            continue
+        left += here
+        if left >= enough:
             break
-    return room
+    return left
 
 
 def _count_bound(placement: Placement) -> int:

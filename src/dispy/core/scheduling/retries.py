@@ -112,4 +112,6 @@ def requeue(computation: Computation, jobs: list[Job]) -> None:
         if pinned_to is None:
             computation.queue.appendleft(again)
         else:
-            computation.placements[pinned_to].pinned.appendleft(again)
+            placement = computation.placements[pinned_to]
+            placement.pinned.appendleft(again)
+            placement.node.pinned[computation.wire] = placement

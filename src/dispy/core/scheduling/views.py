@@ -37,11 +37,11 @@ def _view(placement: Placement, reason: str) -> PlacementView:
     return PlacementView(
         placement.status,
         reason if placement.status is Status.GONE else placement.reason,
-        placement.shortage,
+        placement.shortage or placement.node.shortage,
         describe_progress(placement.progress) if placement.progress is not None else "",
         placement.cpus_max,
         known.cpus_max,
-        placement.granted[0] if placement.status is Status.READY else 0,
+        min(placement.granted[0], placement.node.slots) if placement.status is Status.READY else 0,
         placement.is_open(),
         placement.returns,
         known.is_connected,

@@ -20,7 +20,8 @@ from dispy.core.scheduling.actions import Outbox, Send, TellNode, TellVacated
 from dispy.core.scheduling.events import Vacate
 from dispy.core.scheduling.files import give_up_files
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.lines.accounts import leave_account, note_room
+from dispy.core.scheduling.placement import end_here, end_if_hopeless, place
 from dispy.core.scheduling.retries import retry_after_loss
 from dispy.core.scheduling.state import Placement, State
 from dispy.core.scheduling.views import tell_placement
@@ -139,6 +140,7 @@ def remove(placement: Placement) -> None:
     Its status is GONE then. Tells nothing to the node or the client.
     """
     computation, known = placement.computation, placement.node
+    leave_account(placement)
     placement.status = Status.GONE
     placement.returns = False
     known.placements.pop(computation.wire, None)

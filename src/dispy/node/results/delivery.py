@@ -82,7 +82,7 @@ def _send_large(
         result.stream = result.output_stream = 0
         result.status, result.died = node.TERMINATED, True
         result.reason = f"the job's result was lost on node {service.name} with its computation"
-        connection.send(node.JobsEnded(batch.batch, batch.computation, [result]))
+        connection.send(node.JobsEnded(batch.batch, batch.computation, [result], batch.used_us))
         return
     if client in service.sharing and service.segments.is_shared(loaded.segments, result.stream):
         loaded.is_shared = True
@@ -98,7 +98,7 @@ def _send_large(
                 result.status = node.TERMINATED
                 result.reason = f"the job's result was lost on node {service.name}: {error}"
                 result.died = True
-    message = node.JobsEnded(batch.batch, batch.computation, [result])
+    message = node.JobsEnded(batch.batch, batch.computation, [result], batch.used_us)
     if parts:
         loaded.sending.send(connection, (result.number, result.attempt), parts, message)
     else:

@@ -32,6 +32,7 @@ from dispy.protocol.node.computations import (
     Compute,
     Credit,
     DropObjects,
+    NodeCredit,
     ObjectStored,
     PutObject,
 )
@@ -157,6 +158,7 @@ __all__ = [
     "Name",
     "NeedFiles",
     "NodeCpus",
+    "NodeCredit",
     "Number",
     "ObjectStored",
     "Percent",
@@ -214,6 +216,7 @@ FromNode = (
     Welcome
     | ComputationReady
     | ComputationFailed
+    | NodeCredit
     | Credit
     | JobsStarted
     | JobsEnded

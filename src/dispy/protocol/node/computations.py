@@ -106,18 +106,35 @@ class ComputationFailed(Struct, array_like=True, tag=34):
     life: Number = 0
 
 
-class Credit(Struct, array_like=True, tag=35):
-    """How many unfinished jobs of a computation the node takes from now on (back-pressure by credit).
+class NodeCredit(Struct, array_like=True, tag=83):
+    """How many jobs of this scheduler the node runs at once from now on, of all its computations together
+    (back-pressure by credit). Sent before the first ``Credit``, and whenever it has changed.
 
-    ``slots`` jobs start at once, ``backlog`` more may wait on the node; the scheduler keeps all others in its queue.
-    Both may fall below the jobs that are there already; those stay. ``reason`` says why the slots are fewer than the
-    node's CPUs, for the user; empty if they are not.
+    ``slots`` jobs start at once. ``waiting`` more have a claim to CPUs that long jobs of others use now: so many may
+    wait there, however long they take. What else may wait is said by ``Credit``. Jobs above that stay on the node.
+    ``reason`` says why the slots are fewer than the node's CPUs, for the user; empty if they are not.
+    """
+
+    slots: Count
+    waiting: Count = 0
+    reason: Reason = ""
+
+
+class Credit(Struct, array_like=True, tag=35):
+    """Part of the node's credit that one computation may use from now on.
+
+    ``slots``: no more jobs of the computation than that may run at once; 0 while something keeps it from starting
+    any, which ``reason`` names for the user. ``backlog``: number of its jobs that may wait on the node so that no CPU
+    is idle between two, if no other computation of the scheduler has jobs waiting there: all waiting jobs together
+    share one account, of which each fills one part in ``backlog``. Both may fall below the jobs that are there
+    already; those stay. ``expected_us`` is the run time of one of its jobs to plan with (microseconds); 0: not known.
     """
 
     computation: Number
     slots: Count
     backlog: Count
     reason: Reason = ""
+    expected_us: Number = 0
 
 
 class ObjectStored(Struct, array_like=True, tag=43):

@@ -239,6 +239,9 @@ class JobsEnded(Struct, array_like=True, tag=37):
     batch: Number
     computation: Number
     ended: Annotated[list[Ended], Meta(max_length=limits.BATCH_MAX)]
+    used_us: Number = 0
+    """Time for which jobs of the computation have used CPUs of the node since the batch before this one told it
+    (microseconds, summed over CPUs), as the node has seen itself: jobs that still run are in it."""
 
 
 class JobsReturned(Struct, array_like=True, tag=38):

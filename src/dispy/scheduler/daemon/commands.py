@@ -13,6 +13,7 @@ import msgspec
 
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
+from dispy.core.scheduling.lines.clients import room_in_queue
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import node as node_messages
 from dispy.protocol import shared
@@ -35,6 +36,7 @@ class Hub(Protocol):
 
     is_closing: bool
     is_cooperative: bool
+    is_strict: bool
     cleans_nodes: bool
     on_last_closed: Callable[[], None] | None
 
@@ -81,7 +83,8 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
         compute.keep = False
     cluster = SharedCluster(number, compute.name, command.wishes)
     program.clusters[number] = cluster
-    hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant))
+    is_alone = hub.is_strict and compute.exclusive
+    hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant, is_alone))
     hub.news.offer_all(program, cluster)
     hub.search.look(program, cluster)
 
@@ -110,7 +113,7 @@ def _submit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.
     if command.large and any(job.payload is None for job in jobs):
         program.channel.send(shared.EndedHere(0, cluster.number, numbers, TERMINATED, NO_MEMORY))
         return
-    windows.take(program, cluster, jobs)
+    windows.take(program, cluster, jobs, room_in_queue(hub.service.state, program.client))
     node = NodeId(command.node) if command.node else None
     if node is None and not command.files:
         hub.service.submit(core.SubmitJobs(program.client, cluster.number, jobs))

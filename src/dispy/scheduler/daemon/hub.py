@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dispy.core import scheduling as core
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
@@ -37,7 +38,7 @@ from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
 from dispy.scheduler.daemon.programs import Program
 from dispy.scheduler.service import SchedulerService
-from dispy.settings import PULSE_S
+from dispy.settings import PULSE_S, UserSettings
 from dispy.system.addresses import is_loopback
 from dispy.system.escaping import line
 from dispy.system.shared_memory import SHARED_MIN, SharedPool
@@ -57,6 +58,9 @@ class Hub:
         name: Name of the scheduler, for people.
         access: How nodes are dialed.
         lease_s: Seconds for which jobs and results of a program that is away are kept; infinite: for ever.
+        policy: One of ``settings.POLICIES``.
+        users: What users get, by login name; None: all alike.
+        is_closed_to_others: True if programs of users that are not in ``users`` are refused.
         is_cooperative: True if each program may limit the CPUs of nodes for all.
         cleans_nodes: True if working directories are removed from nodes whatever programs want.
 
@@ -64,6 +68,7 @@ class Hub:
         service: The core, with the links to nodes.
         search: The search for nodes.
         memory_name: Name of the scheduler's directory in memory; empty: it has none.
+        is_strict: True if an exclusive cluster is alone with all nodes, in the order in which clusters were opened.
         is_closing: True once the scheduler ends: it takes no new clusters.
         on_last_closed: Called when the last cluster is closed while the scheduler ends; None: nothing is.
         programs: Programs by their number in the core.
@@ -76,6 +81,9 @@ class Hub:
         access: NodeAccess,
         *,
         lease_s: float = math.inf,
+        policy: str = "fair",
+        users: dict[str, UserSettings] | None = None,
+        is_closed_to_others: bool = False,
         is_cooperative: bool = False,
         cleans_nodes: bool = False,
     ) -> None:
@@ -90,7 +98,13 @@ class Hub:
         self._lease_s = lease_s
         self.programs: dict[ClientId, Program] = {}
         self.news = News(self.programs)
-        self.service = SchedulerService(identity, name, self.news)
+        self.is_strict = policy == "exclusive"
+        order = core.Policy.FAIR if self.is_strict else core.Policy(policy)
+        self.service = SchedulerService(identity, name, self.news, policy=order)
+        self._users = users or {}
+        self._is_closed_to_others = is_closed_to_others
+        for user, gets in self._users.items():
+            self.service.handle(core.LimitUser(user, gets.weight, gets.cpus_max, gets.queued_max))
         self.search = NodeSearch(self.service, access, self.programs, self.news.on_unreachable)
         self.news.begin(self.service, self.search)
         self._by_identity: dict[bytes, Program] = {}
@@ -166,6 +180,10 @@ class Hub:
 
     def _attach(self, connection: Connection, message: shared.Attach) -> None:
         program = self._by_identity.get(message.client)
+        if self._is_closed_to_others and message.user not in self._users:
+            connection.send(shared.Leaving(f"user {line(message.user)!r} is not known here"))
+            connection.close()
+            return
         is_known = program is not None
         if program is None:
             program = self._add(message)
@@ -201,6 +219,7 @@ class Hub:
         channel = Channel(perform, asyncio.get_running_loop().call_later)
         program = Program(client, message.client, line(message.name), line(message.user), channel)
         self.programs[client] = self._by_identity[message.client] = program
+        self.service.handle(core.AddClient(client, message.user, program.name))
         return program
 
     def _forget(self, program: Program, why: str) -> None:
@@ -208,6 +227,7 @@ class Hub:
         logger.info("program %s is gone: %s", program.name, why)
         for cluster in list(program.clusters.values()):
             commands.close(self, program, cluster)
+        self.service.handle(core.RemoveClient(program.client))
         self.programs.pop(program.client, None)
         self._by_identity.pop(program.identity, None)
         if program.lease is not None:

@@ -137,7 +137,7 @@ class News:
         if cluster is None:
             return
         program = self._programs[action.client]
-        windows.free(program, cluster, [ended.number for ended in action.ended])
+        windows.free(program, cluster, [ended.number for ended in action.ended], self._programs.values())
         channel = program.channel
         large = [ended for ended in action.ended if is_large(ended)]
         small = [ended for ended in action.ended if not is_large(ended)] if large else action.ended
@@ -151,7 +151,7 @@ class News:
         if cluster is None:
             return
         program = self._programs[action.client]
-        windows.free(program, cluster, action.numbers)
+        windows.free(program, cluster, action.numbers, self._programs.values())
         channel = program.channel
         for part in _chunks(action.numbers):
             channel.send(shared.EndedHere(0, cluster.number, part, action.status, action.reason))

@@ -173,7 +173,9 @@ class _Server:
         name = settings.name or socket.gethostname()
         self._hub = Hub(
             randomness.token_bytes(16), name, self._access,
-            lease_s=settings.lease_s, is_cooperative=settings.cooperative, cleans_nodes=settings.cleanup_nodes,
+            lease_s=settings.lease_s, policy=settings.policy, users=settings.users,
+            is_closed_to_others=settings.known_users, is_cooperative=settings.cooperative,
+            cleans_nodes=settings.cleanup_nodes,
         )  # fmt: skip
         self._hub.service.links.origin = f"scheduler at {name}"[:200]
         self._hub.service.links.set_pulse(settings.pulse_s)

@@ -61,6 +61,8 @@ class Program:
         """Number of open jobs of all its clusters."""
         self.size = 0
         """Bytes of the arguments of these."""
+        self.has_quota = False
+        """True if its user may have so many jobs only."""
         self.is_full = False
         """True while the program was told to submit no more (``windows``)."""
         self.lease: asyncio.TimerHandle | None = None

@@ -6,6 +6,8 @@ the same, far beyond what may have been under way, is thrown out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import shared
 from dispy.protocol.limits import MIB
@@ -23,8 +25,10 @@ BEYOND = 4
 """Times these limits at which a program is thrown out: what an honest one has sent before it heard is far less."""
 
 
-def take(program: Program, cluster: SharedCluster, jobs: list[Job]) -> None:
+def take(program: Program, cluster: SharedCluster, jobs: list[Job], room: int | None) -> None:
     """Count jobs that are submitted; close the window if they are too many.
+
+    ``room``: how many its user may have open beside those that are; None: any number.
 
     Raises:
         RemoteProtocolError: The program has not stopped long after it was told to.
@@ -33,6 +37,10 @@ def take(program: Program, cluster: SharedCluster, jobs: list[Job]) -> None:
     cluster.open.update(zip([job.number for job in jobs], sizes, strict=True))
     program.jobs += len(jobs)
     program.size += sum(sizes)
+    program.has_quota = room is not None
+    if room is not None and len(jobs) >= room and not program.is_full:
+        program.is_full = True
+        program.channel.send(shared.Window(0, 0, False, "its user has as many jobs as he may have"))
     if program.jobs <= JOBS_MAX and program.size <= SIZE_MAX:
         return
     if program.jobs > BEYOND * JOBS_MAX or program.size > BEYOND * SIZE_MAX:
@@ -45,8 +53,15 @@ def take(program: Program, cluster: SharedCluster, jobs: list[Job]) -> None:
         )
 
 
-def free(program: Program, cluster: SharedCluster, numbers: list[int]) -> None:
-    """Count jobs that have ended; open the window again if half of what may be is left."""
+def free(program: Program, cluster: SharedCluster, numbers: list[int], programs: Iterable[Program]) -> None:
+    """Count jobs that have ended; open the window again if half of what may be is left.
+
+    ``programs``: all; those of a user with a quota have room by the ends of each other's jobs.
+    """
+    if program.has_quota:
+        for other in programs:
+            if other is not program and other.user == program.user:
+                _let_go(other, 0, 0)
     gone = [size for number in numbers if (size := cluster.open.pop(number, None)) is not None]
     _let_go(program, len(gone), sum(gone))
 
