@@ -25,7 +25,7 @@ from contextlib import suppress
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
 
 from .mutations import MUTATIONS, find, is_named
-from .simulation import CLIMATES, STEPS, Outcome, run_batch, run_seed
+from .simulation import CLIMATES, SHARED_CLIMATES, STEPS, Outcome, run_batch, run_seed
 
 LINES = 60
 """The end of the trace of a world that failed that is shown."""
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--climate",
         default="",
-        choices=sorted({name for name, _ in CLIMATES}),
+        choices=sorted({name for name, _ in CLIMATES + SHARED_CLIMATES}),
         help="the only one there is",
     )
     parser.add_argument("--trace", action="store_true", help="tell everything that happens in one world")

@@ -5,7 +5,7 @@ The cheap checks are made every time, those that look at every job now and then.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dispy.core import execution as execution
 from dispy.core import scheduling as scheduling
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from dispy.node.state import Loaded
 
     from .computer import Computer
+    from .jobs import Account
     from .program import Program
+    from .world import World
 
 EVERY = 64
 """Events from one slow look to the next."""
@@ -69,25 +71,45 @@ def _note_ended_leases(computer: Computer, clients: list[execution.ClientId]) ->
         computer.world.note(computer.name, f"the lease of {client[:3].hex()} has ended")
 
 
-def watch_scheduler(program: Program, machine: SchedulingMachine) -> None:
+class Owner(Protocol):
+    """Who has a scheduling core: a program, or a shared scheduler."""
+
+    name: str
+    world: World
+
+    def account_of(self, client: scheduling.ClientId) -> Account:
+        """The account of one of its clients."""
+
+    def of(self, computation: int) -> tuple[Account, int]:
+        """The account that a computation is in, as nodes number it, and its number there."""
+
+    def accounts(self) -> list[Account]:
+        """Those of all its clients."""
+
+    def show(self, event: scheduling.Event, actions: list[scheduling.Action]) -> None:
+        """Tell who reads the trace."""
+
+
+def watch_scheduler(owner: Owner, machine: SchedulingMachine) -> None:
     """Look at a scheduler's machine after each event, and note what it sends."""
     decide = machine.handle
     state = machine.state
-    world = program.world
-    account = program.account
+    world = owner.world
     count = 0
 
     def handle(event: scheduling.Event, now: float) -> list[scheduling.Action]:
         nonlocal count
         kind = type(event)
         if kind is scheduling.CancelJobs:
+            account = owner.account_of(event.client)  # type: ignore[union-attr]
             for number in event.numbers:  # type: ignore[union-attr]
                 account.entries[event.computation, number].is_cancelled = True  # type: ignore[union-attr]
         if kind is scheduling.NodeLost or (kind is scheduling.NodeUp and not event.known):
-            account.has_losses = True
+            for account in owner.accounts():
+                account.has_losses = True
         actions = decide(event, now)
         if world.is_traced:
-            program.show(event, actions)
+            owner.show(event, actions)
         for action in actions:
             if type(action) is scheduling.TellVacated:
                 ends = [
@@ -95,33 +117,53 @@ def watch_scheduler(program: Program, machine: SchedulingMachine) -> None:
                     for told in actions
                     if type(told) in (scheduling.TellEnded, scheduling.TellEndedHere)
                 ]
-                program.on_vacated(action, ends)
+                account = owner.account_of(action.client)
+                if not account.tag:  # a program of a shared scheduler hears of ends later
+                    _check_vacated(account, action, ends)
             elif type(action) is scheduling.Send:
                 message = action.message
                 if type(message) is CancelJobs:
+                    account, number = owner.of(message.computation)
                     for attempt in message.attempts:
-                        account.entries[message.computation, attempt.number].is_ended_by_us = True
+                        account.entries[number, attempt.number].is_ended_by_us = True
                 elif type(message) is RunJobs:
+                    account, number = owner.of(message.computation)
                     for job in message.jobs:
-                        account.on_sent(message.computation, action.node, job)
+                        account.on_sent(number, action.node, job)
                     known = state.nodes.get(action.node)
                     if known is None or not known.is_connected:
-                        world.fail(f"{program.name}: jobs are sent to a node that is not there")
+                        world.fail(f"{owner.name}: jobs are sent to a node that is not there")
         problem = find_in_scheduler(state)
         count += 1
         if problem is None and count % EVERY == 0:
             problem = find_slowly_in_scheduler(state)
         if problem is not None:
-            world.fail(f"{program.name}: {problem}")
+            world.fail(f"{owner.name}: {problem}")
         return actions
 
     machine.handle = handle  # type: ignore[method-assign]
 
 
+def _check_vacated(account: Account, action: scheduling.TellVacated, ends: list[Any]) -> None:
+    """A computation has left a node, and may come back to it; some jobs end at the same moment."""
+    ended = {job.number for told in ends if type(told) is scheduling.TellEnded for job in told.ended}
+    for told in ends:
+        if type(told) is scheduling.TellEndedHere:
+            ended.update(told.numbers)
+    for entry in account.open.get(action.computation, {}).values():
+        is_there = entry.attempt in entry.starts and entry.attempt not in entry.died
+        if entry.node == action.node and is_there and entry.number not in ended:
+            account.fail(f"a node is left while job {entry.number} is there")
+
+
 def find_kept_by_program(program: Program) -> str | None:
     """What a scheduler keeps of jobs though all have ended."""
     service = program.service
+    if service is None:
+        return "its scheduler, which is away,"
     for computation in service.state.computations.values():
+        if computation.client != program.client:
+            continue
         kept = {
             "jobs in its queue": len(computation.queue) - len(computation.cancelled),
             "open jobs": computation.open,
@@ -160,13 +202,16 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
     """What a node keeps of jobs of a program though all have ended."""
     service = computer.service
     assert service is not None
-    client = service.machine.state.clients.get(execution.ClientId(program.identity))
-    if client is None:
+    client = service.machine.state.clients.get(execution.ClientId(program.seen_as))
+    if client is None or program.service is None:
         return None
     if client.sent.kept:
         return f"{len(client.sent.kept)} batches of results"
     for key, computation in service.machine.state.computations.items():
         if computation.client is not client:
+            continue
+        account, number = computer.ledger[program.seen_as].of(key[1])
+        if account is not program.account:
             continue
         kept = {
             "open jobs": len(computation.open),
@@ -182,7 +227,7 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
         loaded = service.loaded.get(key)
         if loaded is not None:
             files = set(computer.files.contents.get(loaded.segments, ()))  # type: ignore[call-overload]
-            wanted = program.service.state.computations.get((scheduling.EMBEDDED, key[1]))
+            wanted = program.service.state.computations.get((program.client, number))
             files -= {object_name(number) for number in (wanted.objects if wanted is not None else ())}
             if files:
                 return f"the files {sorted(files)}"

@@ -476,7 +476,8 @@ class Computer:
         wrong = self.work.find_wrong(work, brought)
         if wrong is not None:
             return f"of the files of its computation {wrong}"
-        sent = self.ledger[host.client].sent.get((entry.computation, self.host), {})
+        account, number = self.ledger[host.client].of(host.computation)
+        sent = account.sent.get((number, self.host), {})
         wrong = find_wrong_among(
             work, {path: digests for path, digests in sent.items() if path not in brought}
         )

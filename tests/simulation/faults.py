@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .network import End, Network
     from .program import Program
     from .recovery import Estate
+    from .shared_scheduler import SharedScheduler
 
 Undo = Callable[[], None]
 
@@ -28,6 +29,7 @@ class Faults:
         weights: How often each kind comes, by its name; the others never.
         pause_s: Mean time from one fault to the next (seconds).
         longest_s: The longest that one lasts (seconds).
+        scheduler: The shared scheduler, through which programs reach nodes; None: each reaches them itself.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Faults:
         weights: dict[str, float],
         pause_s: float,
         longest_s: float,
+        scheduler: SharedScheduler | None = None,
     ) -> None:
         self.counts: dict[str, int] = {}
         self.is_on = True
@@ -48,6 +51,7 @@ class Faults:
         self._computers = computers
         self._programs = programs
         self._estates = estates
+        self._scheduler = scheduler
         self._names = list(weights)
         self._weights = list(weights.values())
         self._pause_s = pause_s
@@ -88,6 +92,8 @@ class Faults:
             "store trimmed": self._trim_store,
             "file received by another": self._receive_elsewhere,
             "slow disk": self._slow_disk,
+            "scheduler killed": self._kill_scheduler,
+            "scheduler stands still": self._freeze_scheduler,
         }
         if self._names:
             self._schedule()
@@ -114,6 +120,8 @@ class Faults:
         for computer in self._computers:
             computer.power_on()
             computer.start()
+        if self._scheduler is not None:
+            self._scheduler.start()
 
     # Choosing.
 
@@ -182,7 +190,12 @@ class Faults:
 
     def _pair(self) -> tuple[str, str] | None:
         program = self._program()
-        return None if program is None else (program.host, self._computer().host)
+        if program is None:
+            return None
+        if self._scheduler is None:
+            return program.host, self._computer().host
+        hub = self._scheduler.host
+        return (program.host, hub) if self._world.chance() < 0.5 else (hub, self._computer().host)
 
     def _partition(self) -> bool:
         """A program and a node cannot reach each other; or one of them can reach nobody."""
@@ -192,7 +205,9 @@ class Faults:
         program, computer = pair
         pairs = [pair]
         if self._world.chance() < 0.3:
-            if self._world.chance() < 0.5:
+            if self._scheduler is not None:
+                pairs = [(other.host, self._scheduler.host) for other in self._programs]
+            elif self._world.chance() < 0.5:
                 pairs = [(program, other.host) for other in self._computers]
             else:
                 pairs = [(other.host, computer) for other in self._programs]
@@ -430,6 +445,26 @@ class Faults:
         self._world.shift_s += (self._world.chance() - 0.5) * 10.0 ** (6.0 * self._world.chance())
         self._note(f"clocks are {self._world.shift_s:+.3f} s off")
         return True
+
+    # The shared scheduler.
+
+    def _kill_scheduler(self) -> bool:
+        """The shared scheduler is killed, or its machine loses its power; another one is started after a while."""
+        scheduler = self._scheduler
+        if scheduler is None or scheduler.hub is None:
+            return False
+        self._note("the scheduler is killed")
+        scheduler.kill(self._world.random.choice(["reset", "end", "silent"]))
+        self._for_a_while(scheduler.start)
+        return True
+
+    def _freeze_scheduler(self) -> bool:
+        scheduler = self._scheduler
+        return (
+            scheduler is not None
+            and scheduler.party is not None
+            and self._freeze(scheduler.party, "scheduler")
+        )
 
     # Programs.
 

@@ -126,9 +126,9 @@ class Entry:
     """What is known of a job."""
 
     __slots__ = (
-        "acknowledged", "attempt", "computation", "died", "ended", "files", "is_cancelled", "is_ended_by_us",
-        "is_given_up", "is_reentrant", "node", "number", "pinned", "places", "reason", "recovered", "runs",
-        "serials", "starts", "status", "task",
+        "acknowledged", "asked_to_end", "attempt", "computation", "died", "ended", "files", "is_cancelled",
+        "is_ended_by_us", "is_given_up", "is_reentrant", "mark", "node", "number", "pinned", "places", "reason",
+        "recovered", "runs", "serials", "starts", "status", "task",
     )  # fmt: skip
 
     def __init__(
@@ -139,6 +139,8 @@ class Entry:
         self.task = task
         self.is_reentrant = is_reentrant
         self.pinned = pinned
+        self.mark = number
+        """Number in its arguments and results, another one for each program of a shared scheduler."""
         self.files: list[FileEntry] = []
         """What it brings."""
         self.attempt = -1
@@ -162,6 +164,8 @@ class Entry:
         """The last provisional result that the program was told, by attempt."""
         self.acknowledged: dict[int, int] = {}
         """The last one that the job was told to have arrived, by attempt."""
+        self.asked_to_end = False
+        """Its program wants it cancelled; a shared scheduler may end it before the core knows it."""
         self.is_cancelled = False
         self.is_ended_by_us = False
         """A node was asked to end it: it was cancelled, or its computation leaves that node."""
@@ -195,8 +199,12 @@ class Account:
         """How often a worker has begun a job."""
         self.last_start: dict[int, float] = {}
         """When that was last, by computation."""
+        self.tag = 0
+        """Upper bits of the marks of its jobs."""
         self.has_losses = False
         """Whether a node was lost to it or taken away by it."""
+        self.has_lost_scheduler = False
+        """Whether its shared scheduler has forgotten it: all jobs were abandoned then."""
         self.shipped = Shipped(world, name)
         """What it has in its files."""
         self.files: dict[int, list[FileEntry]] = {}
@@ -211,8 +219,13 @@ class Account:
 
     # What the program does.
 
+    def of(self, computation: int) -> tuple[Account, int]:
+        """The account that a computation is in, as nodes number it, and its number there."""
+        return self, computation
+
     def submit(self, entry: Entry) -> None:
         """A job is accepted."""
+        entry.mark = self.tag << 40 | entry.number
         self.entries[entry.computation, entry.number] = entry
         self.open[entry.computation][entry.number] = entry
 
@@ -299,10 +312,11 @@ class Account:
             if (
                 not entry.is_ended_by_us
                 and not entry.is_cancelled
+                and not entry.asked_to_end
                 and (entry.pinned is None or ended.reason != CLOSED)
             ):
                 self.fail(f"job {ended.number} ends as cancelled and nobody cancelled it")
-        elif entry.is_reentrant and entry.pinned is None:
+        elif entry.is_reentrant and entry.pinned is None and not self.has_lost_scheduler:
             self.fail(f"job {ended.number} may run again and is abandoned: {ended.reason}")
         elif not self._is_for_files(entry, ended.reason) and not self.has_losses:
             if not self._world.has_refusals:
@@ -315,7 +329,7 @@ class Account:
             self.fail(f"job {number} is told as finished, and its attempt {attempt} has not finished")
         if attempt != entry.attempt:
             self.fail(f"job {number} ends with the result of an old attempt")
-        if not is_result(ended.payload, number, attempt, entry.task.result_size):
+        if not is_result(ended.payload, entry.mark, attempt, entry.task.result_size):
             self.fail(f"job {number} is told with a result that is not its own")
         arrived = entry.acknowledged.get(attempt, 0)
         if arrived > entry.serials.get(attempt, 0):
@@ -354,3 +368,16 @@ class Account:
             f"job {entry.number} has not run for want of a file with which nothing is wrong: {reason}"
         )
         return False
+
+
+class Tenants(Account):
+    """All jobs that a shared scheduler has sent to nodes: each is in the account of its program."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.by_wire: dict[int, tuple[Account, int]] = {}
+        """Account of the program, and its own number, by the number by which nodes know a computation."""
+
+    def of(self, computation: int) -> tuple[Account, int]:
+        """As of accounts."""
+        return self.by_wire[computation]

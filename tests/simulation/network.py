@@ -16,6 +16,9 @@ from dispy.net.links.link import Link
 
 from .world import Party, World
 
+PIECE_MAX = 1 << 20
+"""Bytes that arrive at once at most: who gets more hears of it while it comes."""
+
 SYN_AGAIN_S = (1.0, 3.0, 7.0)
 """When the kernel tries again to make a connection that nobody answers, counted from the first time."""
 
@@ -201,6 +204,9 @@ class End:
 
     def _transmit(self, data: bytes) -> None:
         self._in_flight += len(data)
+        for start in range(0, len(data) - PIECE_MAX, PIECE_MAX):
+            self._carry(End._arrive, data[start : start + PIECE_MAX])
+        data = data[(len(data) - 1) // PIECE_MAX * PIECE_MAX :]
         if len(data) > 1 and self._world.chance() < self.path.splits:
             chance = self._world.chance
             cuts = sorted({1 + int(chance() * (len(data) - 1)) for _ in range(1 + int(chance() * 3))})

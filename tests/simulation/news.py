@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from dispy.client.engine.news import News
-from dispy.core.scheduling.ids import EMBEDDED
 from dispy.protocol.connection.heartbeat import TICKS
-from dispy.protocol.node import Ended, Printed, Provisional, Started
+from dispy.protocol.node import ABANDONED, Ended, Printed, Provisional, Started
 from dispy.protocol.views import NodeId, NodeInfo
 from dispy.settings import PULSE_S, SILENT_PULSES
 
@@ -62,7 +61,7 @@ class PlayedNews(News):
         program, world = self._program, self._world
         world.note(program.name, reason)
         self._account.has_losses = True
-        service = program.computer_at(found.ip_addr).service
+        service = program.computer_at(found.ip_addr).service if program.scheduler is None else None
         is_there = service is not None and service.incarnation == found.node and not service.is_ending
         if is_there:
             if "does not answer" not in reason and "given up" not in reason and "silent" not in reason:
@@ -75,13 +74,27 @@ class PlayedNews(News):
 
     def on_usable(self, number: int, found: NodeInfo, is_usable: bool, reason: str) -> None:
         """A node became usable for a cluster, or ceased to be."""
-        if is_usable:
-            computation = self._program.service.state.computations.get((EMBEDDED, number))
+        if is_usable and self._program.scheduler is None:
+            computation = self._program.computation(number)
             if computation is None or found.node not in computation.placements:
                 self._fail("a node is said to be usable that is not there")
         super().on_usable(number, found, is_usable, reason)
 
     # Jobs.
+
+    def on_forgotten(self, number: int, reason: str) -> None:
+        """The shared scheduler does not know the program any more: its jobs end."""
+        self._world.note(self._program.name, reason)
+        self._account.has_losses = self._account.has_lost_scheduler = True
+        session = self.sessions.get(number)
+        if session is None:
+            return
+        waiting = {job.number for job in session.inbox}
+        lost = [job for job in session.jobs if job not in waiting]
+        ended = [Ended(job, 0, ABANDONED, 0.0, 0.0, b"", reason=reason, ran=False) for job in lost]
+        self._note_ends(number, ended)
+        super().on_forgotten(number, reason)
+        self._program.on_ended(number, ended)
 
     def on_started(self, number: int, started: list[Started], found: NodeInfo) -> None:
         """Jobs are running."""

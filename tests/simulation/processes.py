@@ -452,9 +452,8 @@ class Worker:
         """Find the arguments of a job that begins."""
         computer = self.host.computer
         world = computer.world
-        self._entry = entry = computer.ledger[self.host.client].on_start(
-            self.host.computation, job.number, job.attempt
-        )
+        account, computation = computer.ledger[self.host.client].of(self.host.computation)
+        self._entry = entry = account.on_start(computation, job.number, job.attempt)
         try:
             data = job.payload
             if type(job.where) is Segment:
@@ -464,7 +463,7 @@ class Worker:
             self._task = Task(0)
             self._keep(TERMINATED, f"the job's arguments cannot be rebuilt on the node: {error}")
             return
-        if number != job.number or task.kind is not entry.task.kind:
+        if number != entry.mark or task.kind is not entry.task.kind:
             world.fail(f"job {job.number} has the arguments of job {number}")
         self._task = task
         self._values_left = task.values
@@ -532,7 +531,7 @@ class Worker:
         computer = self.host.computer
         payload, stream = b"", 0
         if status == FINISHED:
-            payload = encode_result(job.number, job.attempt, task.result_size)
+            payload = encode_result(self._mark(), job.attempt, task.result_size)
             if len(payload) >= limits.INLINE_MAX:
                 try:
                     stream = computer.files.put(self._segments, payload, self.party)
@@ -542,6 +541,11 @@ class Worker:
                 payload = b""
         self.model.end_job(computer.world.now, status, payload, stream, reason, leaves)
         self._note_end(status)
+
+    def _mark(self) -> int:
+        """What its job has in its result."""
+        assert self._entry is not None
+        return self._entry.mark
 
     def _note_end(self, status: int) -> None:
         """Let go of the arguments of a job that has ended, and note how."""
@@ -582,11 +586,11 @@ class Worker:
         assert task is not None
         self._values_left -= 1
         job = self.model.job
-        payload, stream = encode_result(job.number, job.attempt, 0), 0
+        payload, stream = encode_result(self._mark(), job.attempt, 0), 0
         if task.is_large():
             try:
                 stream = self.host.computer.files.put(
-                    self._segments, encode_result(job.number, job.attempt, task.result_size), self.party
+                    self._segments, encode_result(self._mark(), job.attempt, task.result_size), self.party
                 )
             except OSError:
                 self.host.computer.note_refusal()

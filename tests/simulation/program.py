@@ -8,7 +8,7 @@ thread of its own. All that the program is told goes into its account; what its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from dispy.client.session.startup import Callbacks, make_session, open_session
 from dispy.client.session.state import Options
 from dispy.client.session.submission import adopt
 from dispy.core import scheduling as core
-from dispy.core.scheduling.ids import NodeId
+from dispy.core.scheduling.ids import EMBEDDED, ClientId, NodeId
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Ended, Job, PutObject
 from dispy.security.tls import Tls
@@ -42,9 +42,13 @@ from .told import Told
 from .world import Party, World
 
 if TYPE_CHECKING:
+    from dispy.client.backend.remote import Remote
     from dispy.client.session.state import Session
+    from dispy.core.scheduling.state import Computation
+    from dispy.scheduler.service import SchedulerService
 
     from .network import Network
+    from .shared_scheduler import SharedScheduler
 
 ACCESS = Access(SECRET, Tls(wanted=False))
 """How nodes are dialed."""
@@ -132,6 +136,7 @@ class Program:
         shelf: Where its journals are; None: it has none.
         party: The process that it is in; None: one of its own.
         host: The address of its machine; None: one of its own.
+        scheduler: The shared scheduler that it uses; None: it has one of its own.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ class Program:
         shelf: Shelf | None = None,
         party: Party | None = None,
         host: str | None = None,
+        scheduler: SharedScheduler | None = None,
     ) -> None:
         self.world = world
         self.network = network
@@ -187,8 +193,13 @@ class Program:
             )  # fmt: skip
         finally:
             asyncio._set_running_loop(before)
-        self.service = self.engine.backend.service
-        checks.watch_scheduler(self, self.service.machine)
+        self.scheduler = scheduler
+        self.remote: Remote | None = None
+        """Its link to the shared scheduler; None before the first, and if it has one of its own."""
+        if scheduler is None:
+            checks.watch_scheduler(self, self.engine.backend.service.machine)
+        else:
+            self.account.tag = number
         world.note(self.name, f"starts as {self.identity[:3].hex()}")
 
     def show(self, event: core.Event, actions: list[core.Action]) -> None:
@@ -199,6 +210,68 @@ class Program:
     def is_alive(self) -> bool:
         """Whether there is such a process."""
         return not self.party.is_dead
+
+    # Whom it has its jobs run by.
+
+    @property
+    def service(self) -> SchedulerService | None:
+        """The scheduler; None: it is not there."""
+        if self.scheduler is None:
+            return self.engine.backend.service
+        return self.scheduler.hub.service if self.scheduler.hub is not None else None
+
+    @property
+    def backend(self) -> Any:
+        """The scheduler, as sessions have it."""
+        return self.remote or self.engine.backend
+
+    @property
+    def seen_as(self) -> bytes:
+        """How nodes know whoever sends its jobs."""
+        return self.identity if self.scheduler is None else self.scheduler.identity
+
+    @property
+    def client(self) -> ClientId | None:
+        """Its number at the scheduler; None: that does not know it."""
+        if self.scheduler is None:
+            return EMBEDDED
+        identity = self.remote.identity if self.remote is not None else b""
+        return self.scheduler.client_of(identity)
+
+    def computation(self, number: int) -> Computation | None:
+        """A computation at the scheduler; None if that has not got it."""
+        service, client = self.service, self.client
+        if service is None or client is None:
+            return None
+        return service.state.computations.get((client, number))
+
+    def open_at_scheduler(self, number: int) -> Container[int] | None:
+        """Jobs of a cluster that its shared scheduler has; None: it has one of its own."""
+        if self.scheduler is None or self.scheduler.hub is None or self.client is None:
+            return None if self.scheduler is None else ()
+        cluster = self.scheduler.hub.programs[self.client].clusters.get(number)
+        return cluster.open if cluster is not None else ()
+
+    def can_open(self) -> bool:
+        """Whether its scheduler is there for a new cluster; if it is not, it is dialed."""
+        if self.scheduler is None:
+            return True
+        if self.remote is None or not self.remote.is_usable:
+            self.remote = self.engine.schedulers.at(self.scheduler.address)
+            self.scheduler.accounts_by_identity[self.remote.identity] = self.account
+        return self.remote.link.attached.done()
+
+    def account_of(self, client: ClientId) -> Account:
+        """As of owners of schedulers."""
+        return self.account
+
+    def of(self, computation: int) -> tuple[Account, int]:
+        """As of owners of schedulers."""
+        return self.account, computation
+
+    def accounts(self) -> list[Account]:
+        """As of owners of schedulers."""
+        return [self.account]
 
     def computer_at(self, host: str) -> Computer:
         """The computer that has an address."""
@@ -241,26 +314,14 @@ class Program:
                 delay = 20e-6 + 200e-6 * self.world.chance()
                 self.world.after(delay, self.party, self._go_on_with_chain, cluster, left - 1)
 
-    def on_vacated(self, action: core.TellVacated, ends: list[Any]) -> None:
-        """A computation has left a node, and may come back to it; some jobs end at the same moment."""
-        number = action.computation
-        ended = {job.number for told in ends if type(told) is core.TellEnded for job in told.ended}
-        for told in ends:
-            if type(told) is core.TellEndedHere:
-                ended.update(told.numbers)
-        for entry in self.account.open[number].values():
-            is_there = entry.attempt in entry.starts and entry.attempt not in entry.died
-            if entry.node == action.node and is_there and entry.number not in ended:
-                self.world.fail(f"{self.name}: a node is left while job {entry.number} is there")
-
     def on_files(self, number: int, node: NodeId, entries: list[FileEntry], reason: str) -> None:
         """Files were put on a node, or not."""
-        target = self.service.links.target_of(node) if node in self.service.links.by_node else None
+        info = placements.info(self.clusters[number].session, node) if number in self.clusters else None
         known = entries + self.account.files[number]
         if " cannot be " in reason and not any(entry.path in reason for entry in known):
             self.world.fail(f"{self.name}: a file cannot be sent, and it is not told which: {reason}")
-        if target is not None and not reason:
-            there = self.account.sent.setdefault((number, target.host), {})
+        if info is not None and not reason:
+            there = self.account.sent.setdefault((number, info.ip_addr), {})
             for entry in entries:
                 there[entry.path] = {entry.digest}
 
@@ -314,7 +375,7 @@ class Program:
             cluster.shipped,
             held,
             self.engine,
-            self.engine.backend,
+            self.backend,
             number,
             cluster,
             callbacks,
@@ -355,7 +416,7 @@ class Program:
             named["dispy_job_depends"] = [cluster.shipped.name(files)]
         self.account.submit(entry)
         session = cluster.session
-        job = session.submit(session, self._next_id, pinned, (task.encode(number),), named)
+        job = session.submit(session, self._next_id, pinned, (task.encode(entry.mark),), named)
         self._next_id += 1
         if job.number != number:
             self.world.fail(
@@ -414,6 +475,8 @@ class Program:
         """Cancel jobs, those that have not ended."""
         if not cluster.session.is_closed:
             jobs = cluster.told.jobs
+            for number in numbers if self.scheduler is not None else ():
+                self.account.entries[cluster.number, number].asked_to_end = True
             cancellation.cancel(cluster.session, [jobs[number] for number in numbers])
 
     def cancel_all(self, cluster: Cluster) -> None:
@@ -454,16 +517,17 @@ class Program:
 
     def limit(self, computer: Computer, cpus: int) -> None:
         """Use no more than so many CPUs of a computer, with all clusters together (``set_node_cpus``)."""
-        for info in self.service.links.nodes():
-            if info.ip_addr == computer.host:
-                self.limited.add(info.node)
-                self.engine.backend.limit(info.node, cpus)
+        for cluster in list(self.clusters.values())[:1]:
+            for info in cluster.session.known_nodes():
+                if info.ip_addr == computer.host:
+                    self.limited.add(info.node)
+                    self.backend.limit(info.node, cpus)
 
     def lift_limits(self) -> None:
         """Let all clusters together use every CPU of the nodes that were limited, also of those that are away."""
         most = max(computer.cpus for computer in self.computers)
         for node in sorted(self.limited):
-            self.engine.backend.limit(node, most)
+            self.backend.limit(node, most)
 
     def pin(self, cluster: Cluster) -> NodeId | None:
         """A node that jobs of a cluster can be pinned to."""
@@ -517,6 +581,8 @@ class Program:
         """Close a cluster: when its jobs have ended, or cancel them and wait for a bounded time."""
         if not cluster.is_closing:
             cluster.is_closing = True
+            for entry in self.account.open[cluster.number].values():
+                entry.asked_to_end = entry.asked_to_end or terminate
             UserThread(self.world, self.party, self._close, cluster, terminate)
 
     def _close(self, cluster: Cluster, terminate: bool) -> None:

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from dispy.core.scheduling.explain import why_full, why_open
-from dispy.core.scheduling.ids import EMBEDDED
 from dispy.core.scheduling.lines.accounts import room
+from dispy.core.scheduling.lines.waiting import has_turn
 from dispy.core.scheduling.state import Computation
-from dispy.settings import PULSE_S, SILENT_PULSES
+from dispy.settings import POLICIES, PULSE_S, SILENT_PULSES, UserSettings
+from dispy.system.process_identity import user_and_host
 from dispy.system.watchdog import STALL_S
 
 from . import checks, recovered
@@ -31,6 +32,7 @@ from .kept import Kept
 from .network import Network
 from .program import Program
 from .recovery import Estate
+from .shared_scheduler import SharedScheduler
 from .workload import Habits, Workload
 from .world import Failure, World
 
@@ -138,6 +140,36 @@ FILES = {
     "cpus": 1.0,
 }
 CRASHES = {"program crashes": 1.0, "reset": 2.0, "node killed": 1.0, "partition": 1.0}
+
+SCHEDULER = {
+    "scheduler killed": 1.0,
+    "scheduler stands still": 2.0,
+    "program stands still": 1.0,
+    "program crashes": 0.5,
+    "node stands still": 1.0,
+    "node killed": 1.0,
+    "node stopped": 0.5,
+    "host killed": 0.5,
+    "worker killed": 1.0,
+    "cpus": 1.0,
+    **LINKS,
+}
+TENANTS = {
+    "program crashes": 1.0,
+    "reset": 1.0,
+    "worker killed": 1.0,
+    "cpus": 2.0,
+    "program stands still": 1.0,
+}
+
+SHARED_CLIMATES: list[tuple[str, dict[str, float]]] = [
+    ("scheduler", SCHEDULER),
+    ("scheduler", SCHEDULER),
+    ("tenants", TENANTS),
+]
+"""Those of worlds in which programs have a shared scheduler: each ``SHARED_EVERY``-th world."""
+
+SHARED_EVERY = 8
 
 CLIMATES: list[tuple[str, dict[str, float]]] = [
     ("calm", {}),
@@ -249,7 +281,9 @@ class Simulation:
     ) -> None:
         world = self.world = World(seed, trace)
         random = world.random
-        self.climate, weights = random.choice([one for one in CLIMATES if climate in ("", one[0])])
+        is_shared = climate in dict(SHARED_CLIMATES) or (not climate and seed % SHARED_EVERY == 3)
+        climates = SHARED_CLIMATES if is_shared else CLIMATES
+        self.climate, weights = random.choice([one for one in climates if climate in ("", one[0])])
         self.outcome = Outcome(seed, self.climate)
         self.has_estates = "recovery killed" in weights
         """Programs have journals, and what they leave behind is recovered."""
@@ -290,7 +324,10 @@ class Simulation:
             if has_files:
                 self._give_store(computer)
             world.after(0.5 * random.random() ** 3, world.nature, computer.start)
-        for _ in range(random.choice([1, 1, 2, 3])):
+        self.scheduler: SharedScheduler | None = None
+        if is_shared:
+            self._add_scheduler()
+        for _ in range(random.choice([2, 4, 10] if self.climate == "tenants" else [1, 1, 2, 3])):
             world.after(0.5 * random.random() ** 3, world.nature, self._add_program, True)
         pause_s = (0.3 if self.has_estates else 0.05) * 60 ** random.random()
         self.faults = Faults(
@@ -303,9 +340,25 @@ class Simulation:
             pause_s,
             # Who recovers waits for ten seconds before he goes without a node.
             random.choice([3.0, 30.0, 100.0] if self.has_estates else [0.3, 3.0, 30.0]),
+            self.scheduler,
         )
         self._idle_since: dict[tuple[int, int], float] = {}
         self._missing_since: dict[tuple[str, int, object], float] = {}
+
+    def _add_scheduler(self) -> None:
+        """Programs have a shared scheduler, with some order and some limits."""
+        world, random = self.world, self.world.random
+        user = user_and_host()[:200].partition("@")[0]
+        users = {
+            user: UserSettings(
+                cpus_max=random.choice([None, 1, 2, 3]), queued_max=random.choice([None, 50])
+            )
+        }
+        self.scheduler = SharedScheduler(
+            world, self.network, self.ledger, self.computers, random.choice([4.0, 20.0, 60.0]),
+            random.choice(POLICIES), users if random.random() < 0.3 else {},
+        )  # fmt: skip
+        world.after(0.2 * random.random() ** 3, world.nature, self.scheduler.start)
 
     def _give_store(self, computer: Computer) -> None:
         """A computer has files, some from earlier days; perhaps less room than it would need."""
@@ -338,7 +391,9 @@ class Simulation:
         shelf = None
         if self.has_estates:
             shelf = Shelf(self.world, f"program{number}", 0.001 * 1000 ** self.world.random.random())
-        program = Program(self.world, self.network, self.ledger, number, self.computers, shelf)
+        program = Program(
+            self.world, self.network, self.ledger, number, self.computers, shelf, scheduler=self.scheduler
+        )
         program.on_crash = self._on_crash
         self.programs.append(program)
         # One that comes late finds peace.
@@ -517,8 +572,10 @@ class Simulation:
             if program.is_alive:
                 world.soon(program.party, self._use_all, program)
 
-    @staticmethod
-    def _try_all(program: Program) -> None:
+    def _try_all(self, program: Program) -> None:
+        if not program.can_open():
+            self.world.after(0.2, program.party, self._try_all, program)
+            return
         cluster = program.open_cluster(False, program.computers, 0.5, 100, is_live=False)
         program.submit(cluster, [Task(1000) for _ in range(40)])
 
@@ -528,7 +585,8 @@ class Simulation:
         for cluster in list(program.clusters.values()):
             for computer in cluster.computers:
                 program.allocate(cluster, computer, None, is_draining=False)
-            if cluster.is_exclusive:
+            is_strict = program.scheduler is not None and program.scheduler.is_strict
+            if cluster.is_exclusive or is_strict:
                 # Until then nobody else has its turn.
                 program.close(cluster, terminate=False)
 
@@ -543,7 +601,11 @@ class Simulation:
             if ended != before:
                 since = world.now
             longest_s = max(program.longest_us() for program in alive) * 1e-6
-            if world.now > since + SETTLE_S + 2.0 * longest_s:
+            # An exclusive cluster of a program that has died keeps others waiting until its lease is over.
+            kept_s = (
+                self.scheduler.lease_s if self.scheduler is not None and self.scheduler.is_strict else 0.0
+            )
+            if world.now > since + SETTLE_S + 2.0 * longest_s + kept_s:
                 left = {p.name: p.open_jobs() for p in alive if p.open_jobs()}
                 world.fail(f"jobs do not end: {world.now - since:g} s after the last one there are {left}")
             world.run(world.now + SLICE_S)
@@ -585,6 +647,13 @@ class Simulation:
         for program in self.programs:
             if program.is_alive:
                 world.soon(program.party, program.leave)
+        if self.scheduler is not None:
+            deadline = world.now + self.scheduler.lease_s + SILENCE_S + 5.0
+            while self.scheduler.holds():
+                if world.now > deadline:
+                    world.fail(f"the scheduler holds on to what nobody wants: {self.scheduler.holds()}")
+                world.run(world.now + 1.0)
+            self.scheduler.leave()
         lease_s = max(computer.lease_s for computer in self.computers)
         deadline = world.now + lease_s + 20.0
         while any(self._holds(computer) for computer in self.computers):
@@ -621,6 +690,8 @@ class Simulation:
     def _check_ends(self) -> None:
         """Nothing is left of anything."""
         for program in self.programs:
+            if program.scheduler is not None or program.service is None:
+                continue
             state = program.service.state
             if program.has_left and state.computations:
                 self.world.fail(f"{program.name}: closed computations are not forgotten")
@@ -636,15 +707,15 @@ class Simulation:
         for program in self.programs:
             if not program.party.is_running:
                 continue
-            for computation in program.service.state.computations.values():
-                waits = self._waits(program, computation.number)
-                if waits and self._has_idle(program, computation.number):
-                    key = (program.party.index, computation.number)
-                    started = program.account.last_start.get(computation.number, 0.0)
+            for number in list(program.clusters):
+                waits = self._waits(program, number)
+                if waits and self._has_idle(program, number):
+                    key = (program.party.index, number)
+                    started = program.account.last_start.get(number, 0.0)
                     waiting[key] = max(self._idle_since.get(key, world.now), started)
                     if world.now - waiting[key] > STUCK_S:
                         world.fail(
-                            f"{program.name}: jobs {waits[:5]} of computation {computation.number} wait for "
+                            f"{program.name}: jobs {waits[:5]} of computation {number} wait for "
                             f"{STUCK_S:g} s while a CPU is idle"
                         )
         self._idle_since = waiting
@@ -662,8 +733,11 @@ class Simulation:
             if not program.party.is_running:
                 continue
             for number, jobs in program.account.open.items():
-                computation = program.service.state.computations[EMBEDDED, number]
-                for job in list(jobs)[:3]:
+                service, computation = program.service, program.computation(number)
+                if service is None or computation is None:
+                    continue
+                known = program.open_at_scheduler(number)
+                for job in [job for job in list(jobs)[:3] if known is None or job in known]:
                     why = why_open(computation, job)
                     if (
                         not why and computation.placements and job not in computation.pinned
@@ -672,9 +746,9 @@ class Simulation:
                 for placement in computation.placements.values():
                     # While a connection is broken it is that which is said.
                     is_unsaid = placement.progress is None and placement.node.is_connected
-                    if is_unsaid and self._misses(program, number, placement.node.id):
+                    if is_unsaid and self._misses(program, computation.wire, placement.node.id):
                         # A way on which nothing comes from the node is only known to be broken after a while.
-                        node_link = program.service.links.by_node[placement.node.id]
+                        node_link = service.links.by_node[placement.node.id]
                         key = (program.name, number, node_link.link.connection)
                         since[key] = self._missing_since.get(key, world.now)
                         if world.now - since[key] > STUCK_S and self._is_in_order(program):
@@ -684,12 +758,12 @@ class Simulation:
                             )
         self._missing_since = since
 
-    def _misses(self, program: Program, number: int, node: bytes) -> bool:
+    def _misses(self, program: Program, wire: int, node: bytes) -> bool:
         """Whether a node waits for files of a computation or its jobs."""
         for computer in self.computers:
             service = computer.service
             if service is not None and service.incarnation == node:
-                return service.stager.misses(program.identity, number)
+                return service.stager.misses(program.seen_as, wire)
         return False
 
     def _waits(self, program: Program, number: int) -> list[int]:
@@ -707,15 +781,25 @@ class Simulation:
 
     def _has_idle(self, program: Program, number: int) -> bool:
         """Whether a node has an idle CPU for a computation, and everything between them is in order."""
-        computation = program.service.state.computations[EMBEDDED, number]
-        links = program.service.links
+        service, computation = program.service, program.computation(number)
+        if service is None or computation is None:
+            return False
+        links = service.links
         if any(links.is_sending(node) for node in links.by_node):
             # Large arguments take their time on a slow line.
             return False
+        if service.state.lines.exclusive and not has_turn(service.state.lines, computation):
+            return False
+        if computation.tenant is not None and computation.tenant.cpus_max is not None:
+            return False  # it may have all that it may
         return self._is_in_order(program) and self._has_idle_node(computation)
 
     def _is_in_order(self, program: Program) -> bool:
         """Whether nothing is wrong with any node, or any way there."""
+        if self.scheduler is not None:
+            party = self.scheduler.party
+            if party is None or not party.is_running or program.client is None:
+                return False
         for computer in self.computers:
             service = computer.service
             if service is None or computer.party is None or not computer.party.is_running:

@@ -20,6 +20,7 @@ from dispy.client.backend.local_nodes import Listed
 from dispy.client.engine.callback_thread import Caller, Patience, Waited, call_now
 from dispy.client.engine.engine import Engine
 from dispy.client.engine.news import News
+from dispy.client.engine.schedulers import Schedulers
 from dispy.errors import UsageError
 from dispy.journal.writer import Journal
 from dispy.net.discovery import Listing
@@ -249,6 +250,22 @@ class NoList(Listed):
         """It has no thread."""
 
 
+class PlayedSchedulers(Schedulers):
+    """Links to shared schedulers of a program, with chance from its world."""
+
+    def __init__(self, engine: PlayedEngine, news: News, embedded: Embedded) -> None:
+        super().__init__(engine, news, embedded)
+        self._world = engine.world
+
+    def new_identity(self) -> bytes:
+        """As of schedulers."""
+        return self._world.random.randbytes(16)
+
+    def chance(self) -> float:
+        """As of schedulers."""
+        return self._world.chance()
+
+
 class PlayedEngine(Engine):
     """The engine of a program, whose threads are played.
 
@@ -272,7 +289,7 @@ class PlayedEngine(Engine):
         new_journal: Callable[[], Journal | None],
         pause: Callable[[], float],
     ) -> None:
-        self._world = world
+        self._world = self.world = world
         self._party = party
         self._made = news, new_journal, pause
         self._named = identity, name
@@ -297,6 +314,10 @@ class PlayedEngine(Engine):
     def new_backend(self) -> Embedded:
         """As of the engine."""
         return Embedded(self, self.news, *self._named, "", NoList(), self._made[1])
+
+    def new_schedulers(self) -> Schedulers:
+        """As of the engine."""
+        return PlayedSchedulers(self, self.news, self.backend)
 
     def start(self) -> None:
         """There is a loop already."""

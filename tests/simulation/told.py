@@ -70,7 +70,7 @@ class Told:
         if job._status == PROVISIONAL_RESULT:
             if not self._entry(job).serials:
                 self._fail(job, "the user is told a provisional result that never came")
-            if job.result[:8] != number.to_bytes(8, "little"):
+            if job.result[:8] != self._entry(job).mark.to_bytes(8, "little"):
                 self._fail(job, "the user is told the provisional result of another job")
             return
         self._ended.add(number)
@@ -118,7 +118,7 @@ class Told:
                 self._fail(job, f"the user is told {job._exception!r} and not {entry.reason!r}")
             return
         value = job.result
-        if value != result_of(job.number, entry.attempt, entry.task.result_size):
+        if value != result_of(entry.mark, entry.attempt, entry.task.result_size):
             self._fail(job, f"its result is not its own: {value[: RESULT_HEAD.size]!r}")
 
     def check_closed(self) -> None:

@@ -88,7 +88,7 @@ class Workload:
         self.work_us = 0
         """All work that was submitted, roughly."""
         for _ in range(1 + int(self._random.random() * 2.5)):
-            program.world.soon(program.party, self._open)
+            program.world.soon(program.party, self._open_if_possible)
         self._schedule()
 
     def stop(self) -> None:
@@ -98,6 +98,10 @@ class Workload:
     def _schedule(self) -> None:
         pause_s = self._random.expovariate(1.0 / self._habits.pause_s)
         self._program.world.after(pause_s, self._program.party, self._act)
+
+    def _open_if_possible(self) -> None:
+        if self._program.can_open():
+            self._open()
 
     def _open(self) -> Cluster:
         random, program = self._random, self._program
@@ -139,7 +143,7 @@ class Workload:
         self._schedule()
         clusters = [c for c in self._program.clusters.values() if not c.is_closing]
         if not clusters:
-            self._open()
+            self._open_if_possible()
             return
         cluster = self._random.choice(clusters)
         choice = self._random.random()
@@ -159,7 +163,7 @@ class Workload:
         elif choice < 0.98:
             self._program.close(cluster, terminate=self._random.random() < 0.5)
         elif len(clusters) < 4:
-            self._open()
+            self._open_if_possible()
 
     def _duration_us(self) -> int:
         habits = self._habits

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -56,6 +58,7 @@ class Remote:
         origin: User and machine of the program, for logs.
         address: Where the scheduler is.
         memory: Large payloads of the program in shared memory, for a scheduler of this machine.
+        chance: Returns a random number from 0 to 1, for pauses between dials.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Remote:
         origin: str,
         address: Address,
         memory: PayloadMemory,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.identity = identity
         self.name = name
@@ -76,6 +80,8 @@ class Remote:
         self._listener = listener
         self._specs: dict[int, ClusterSpec] = {}
         """Open clusters, by number."""
+        self._objects: dict[int, dict[int, PutObject]] = {}
+        """Objects that were put, by cluster and number: a scheduler that was started anew gets them again."""
         self._news = RemoteNews(listener, self._specs, self._send_open)
         attach = shared.Attach(identity, name, user, origin)
         if config.SharedMemory and is_loopback(address.host):
@@ -90,6 +96,8 @@ class Remote:
             self._news.on_leaving,
             lambda: bool(self._specs),
             memory.exchange,
+            thread.clock,
+            chance,
         )
         self.views = RemoteViews(self.link)
         """Nodes and jobs, to be read."""
@@ -133,6 +141,7 @@ class Remote:
     def open(self, spec: ClusterSpec) -> None:
         number = spec.compute.computation
         self._specs[number] = spec
+        self._objects[number] = {}
         self.views.open(number)
         self._send_open(spec)
 
@@ -140,8 +149,11 @@ class Remote:
         compute = msgspec.structs.replace(spec.compute)
         wishes = [_wish(each) for each in spec.wishes.allocations]
         self._send(shared.OpenCluster(0, compute.computation, compute, spec.is_reentrant, wishes))
+        for message in self._objects[compute.computation].values():
+            self._send_object(message)
 
     def close(self, number: int) -> None:
+        self._objects.pop(number, None)
         if self._specs.pop(number, None) is not None:
             self.link.channel.forget_cluster(number)
             self._send(shared.CloseCluster(0, number))
@@ -192,9 +204,17 @@ class Remote:
     # Objects and files.
 
     def put(self, message: PutObject) -> None:
+        objects = self._objects.get(message.computation)
+        if objects is not None:
+            objects[message.number] = message
+            self._send_object(message)
+
+    def _send_object(self, message: PutObject) -> None:
         self._send(shared.PutObject(0, message.computation, msgspec.structs.replace(message)))
 
     def drop(self, number: int, objects: list[int]) -> None:
+        for each in objects:
+            self._objects.get(number, {}).pop(each, None)
         for part in _parts(objects):
             self._send(shared.DropObjects(0, number, part))
 

@@ -109,8 +109,10 @@ class RemoteViews:
             self._past[node] = info
             if len(self._past) > PAST_MAX:
                 del self._past[next(iter(self._past))]
-        for by_node in self._running.values():
-            by_node.pop(node, None)
+        for number, placed in self._placed.items():
+            placed.pop(node, None)
+            self._running[number].pop(node, None)
+            self._assumed.pop((number, node), None)
         return info
 
     def open(self, number: int) -> None:

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets as randomness
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -34,6 +32,7 @@ from dispy.protocol import shared
 from dispy.protocol.shared import from_scheduler_decoder
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S
+from dispy.system.clock import Clock
 from dispy.system.escaping import block, line
 
 logger = logging.getLogger("dispy.client")
@@ -83,6 +82,8 @@ class SchedulerLink:
         on_leaving: Called with the reason when the scheduler ends.
         is_wanted: Returns whether a cluster is open: the link ends some time after the last one was closed.
         exchange: Returns the exchange of payloads by name, from the name of the scheduler's directory in memory.
+        clock: Source of the time (monotonic seconds).
+        chance: Returns a random number from 0 to 1.
 
     Attributes:
         channel: Numbered messages to the scheduler and from it.
@@ -99,6 +100,8 @@ class SchedulerLink:
         on_leaving: Callable[[str], None],
         is_wanted: Callable[[], bool],
         exchange: Callable[[str], FileExchange],
+        clock: Clock,
+        chance: Callable[[], float],
     ) -> None:
         self.address = address
         self._attach = attach
@@ -107,6 +110,8 @@ class SchedulerLink:
         self._on_leaving = on_leaving
         self._is_wanted = is_wanted
         self._exchange = exchange
+        self._clock = clock
+        self._chance = chance
         self._loop = asyncio.get_running_loop()
         self.channel = self._new_channel()
         self.attached: Future[None] = Future()
@@ -117,7 +122,7 @@ class SchedulerLink:
         self._has_attached = False
         self._asked: dict[int, Future[shared.Answer]] = {}
         self._last_asked = 0
-        self._broken_at: float | None = time.monotonic()
+        self._broken_at: float | None = clock.monotonic()
         """Time since which there is no connection (monotonic seconds); None while there is one."""
         self.is_closed = False
         """True once the link was ended: it does not dial again."""
@@ -148,7 +153,7 @@ class SchedulerLink:
             await self._wait()
 
     async def _wait(self) -> None:
-        await asyncio.sleep(self._pause_s * random.uniform(0.8, 1.2))
+        await asyncio.sleep(self._pause_s * (0.8 + 0.4 * self._chance()))
         self._pause_s = min(self._pause_s * 2, REDIAL_MAX_S)
 
     def _fail_first(self, error: Exception) -> None:
@@ -170,6 +175,7 @@ class SchedulerLink:
             peer_name=address.host,
             unix_address=address.host,
             make_sink=PoolSink,
+            clock=self._clock,
         )
         return self._made
 
@@ -226,7 +232,7 @@ class SchedulerLink:
         if self.connection is connection:
             self.connection = None
             self.channel.suspend()
-            self._broken_at = time.monotonic()
+            self._broken_at = self._clock.monotonic()
             self._warning = self._loop.call_later(WARN_S, self._warn)
             for answer in self._asked.values():
                 if answer.set_running_or_notify_cancel():
@@ -258,7 +264,7 @@ class SchedulerLink:
         """Returns that the scheduler is not reached, in words; empty while it is."""
         if self._broken_at is None:
             return ""
-        silent_s = time.monotonic() - self._broken_at
+        silent_s = self._clock.monotonic() - self._broken_at
         return f"scheduler {self.name} at {self.address} has not been reached for {silent_s:.0f} s"
 
     def ask(self, question: shared.Question) -> Future[shared.Answer]:

@@ -47,12 +47,14 @@ class News:
             submission.set_window(session, reason)
 
     def on_forgotten(self, number: int, reason: str) -> None:
-        """End all jobs of a cluster but those that have not left its inbox."""
+        """End all jobs of a cluster but those that have not left its inbox, and all sending of files."""
         session = self.sessions.get(number)
         if session is not None:
             waiting = {job.number for job in list(session.inbox)}
             lost = [job for job in list(session.jobs) if job not in waiting]
             completion.on_ended_here(session, lost, ABANDONED, reason)
+            for node, request in list(session.sent.under_way):
+                self.on_files(number, node, request, reason)
 
     # Nodes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets as randomness
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,14 @@ class Schedulers:
         self._remotes: dict[tuple[str, int, bytes], Remote] = {}
         """Schedulers by address and key."""
 
+    def new_identity(self) -> bytes:
+        """Return 16 random bytes, by which the program names itself to one scheduler."""
+        return randomness.token_bytes(16)
+
+    def chance(self) -> float:
+        """Return a random number from 0 to 1."""
+        return random.random()
+
     def at(self, address: Address) -> Remote:
         """Returns the scheduler at an address; begins to dial it if no cluster uses it yet."""
         place = address.host, address.port, address.key
@@ -38,8 +47,8 @@ class Schedulers:
         if remote is None or not remote.is_usable:
             origin = user_and_host()[:200]
             remote = self._remotes[place] = Remote(
-                self._threads, self._listener, randomness.token_bytes(16), self._embedded.name,
-                origin.partition("@")[0], origin, address, self._embedded.memory,
+                self._threads, self._listener, self.new_identity(), self._embedded.name,
+                origin.partition("@")[0], origin, address, self._embedded.memory, self.chance,
             )  # fmt: skip
         remote.link.linger(2 * ATTACH_S)
         return remote

@@ -92,14 +92,14 @@ def _place_beside(out: Outbox, computation: Computation, now: Seconds) -> None:
                 most -= len(jobs)
                 _send(out, placement, jobs, now)
     queue = computation.queue
-    most = min(most, len(queue))
     for index, room_of in ((computation.free, room), (computation.backlogs, room_behind)):
-        while most > 0 and index:
+        while queue and most > 0 and index:
             placement = index.popitem()[1]
             spread = -(-len(queue) // (len(index) + 1))
             count = min(room_of(placement), spread, most)
-            most -= max(0, count)
-            _send(out, placement, _take(computation, queue, count), now)
+            jobs = _take(computation, queue, count)
+            most -= len(jobs)
+            _send(out, placement, jobs, now)
     if queue and most_now(computation):
         enter(computation)
 

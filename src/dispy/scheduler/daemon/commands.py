@@ -84,6 +84,9 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
     cluster = SharedCluster(number, compute.name, command.wishes)
     program.clusters[number] = cluster
     is_alone = hub.is_strict and compute.exclusive
+    if is_alone:
+        # Nodes would have exclusive clusters wait for each other in the order in which each node has got them.
+        compute.exclusive = False
     hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant, is_alone))
     hub.news.offer_all(program, cluster)
     hub.search.look(program, cluster)
@@ -134,7 +137,7 @@ def _cancel(hub: Hub, program: Program, cluster: SharedCluster, command: shared.
     )
     gone = [job.number for message in waiting for job in message.jobs]
     if gone:
-        program.channel.send(shared.EndedHere(0, cluster.number, gone, CANCELLED, ""))
+        program.channel.send(shared.EndedHere(0, cluster.number, gone, CANCELLED, "cancelled"))
     numbers = [number for number in command.numbers if number in cluster.open]
     if numbers:
         hub.service.handle(core.CancelJobs(program.client, cluster.number, numbers))

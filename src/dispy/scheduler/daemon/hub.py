@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from dispy.scheduler.daemon.programs import Program
 from dispy.scheduler.service import SchedulerService
 from dispy.settings import PULSE_S, UserSettings
 from dispy.system.addresses import is_loopback
+from dispy.system.clock import Clock
 from dispy.system.escaping import line
 from dispy.system.shared_memory import SHARED_MIN, SharedPool
 from dispy.system.wording import counted
@@ -63,6 +65,7 @@ class Hub:
         is_closed_to_others: True if programs of users that are not in ``users`` are refused.
         is_cooperative: True if each program may limit the CPUs of nodes for all.
         cleans_nodes: True if working directories are removed from nodes whatever programs want.
+        clock: Source of the time (monotonic seconds).
 
     Attributes:
         service: The core, with the links to nodes.
@@ -86,6 +89,7 @@ class Hub:
         is_closed_to_others: bool = False,
         is_cooperative: bool = False,
         cleans_nodes: bool = False,
+        clock: Clock = time,
     ) -> None:
         self.name = name
         self.epoch = 1
@@ -100,7 +104,7 @@ class Hub:
         self.news = News(self.programs)
         self.is_strict = policy == "exclusive"
         order = core.Policy.FAIR if self.is_strict else core.Policy(policy)
-        self.service = SchedulerService(identity, name, self.news, policy=order)
+        self.service = SchedulerService(identity, name, self.news, clock, order)
         self._users = users or {}
         self._is_closed_to_others = is_closed_to_others
         for user, gets in self._users.items():

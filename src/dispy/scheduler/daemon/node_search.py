@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from functools import cached_property
 
@@ -145,9 +144,10 @@ class NodeSearch:
     def _reach(self, target: Target) -> None:
         if target in self._service.links.by_target:
             return
-        if time.monotonic() - self._tried.get(target, -RETRY_S) < RETRY_S:
+        now = self._service.clock.monotonic()
+        if now - self._tried.get(target, -RETRY_S) < RETRY_S:
             return
-        self._tried[target] = time.monotonic()
+        self._tried[target] = now
         checks = target.tls is not None and self._access.tls.checks_listener
         if not target.socket:
             fault = reach.dial_fault(self._access.secret, target.host, checks_listener=checks)
