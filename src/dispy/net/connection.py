@@ -218,6 +218,11 @@ class Connection(asyncio.BufferedProtocol):
         return self.machine.outgoing.is_sending
 
     @property
+    def bytes_unsent(self) -> int:
+        """Bytes that were written and that the socket has not taken: many if the peer does not read."""
+        return self._sender.unsent()
+
+    @property
     def bytes_sent(self) -> int:
         """Bytes handed to the socket over this connection, as on the wire: for the user's statistics."""
         return self.machine.bytes_sent

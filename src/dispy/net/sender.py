@@ -90,6 +90,12 @@ class Sender:
         self._is_paused = False
         self.flush_guarded()
 
+    def unsent(self) -> int:
+        """Returns the bytes that the socket has not taken."""
+        return len(self._left) + (
+            self._transport.get_write_buffer_size() if self._transport is not None else 0
+        )
+
     def flush_soon(self) -> None:
         """Have ``flush`` called in the loop's next turn, unless that is arranged already."""
         if not self._is_flushing:

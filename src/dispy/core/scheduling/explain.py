@@ -70,6 +70,9 @@ def why_full(placement: Placement) -> str:
     shortage = placement.shortage or placement.node.shortage
     if placement.slots == 0 and shortage:
         return shortage
+    quota = placement.quota
+    if quota is not None and quota.left() <= 0:
+        return f"set_node_cpus allows {quota.cpus_max or 'none'} of its CPUs"
     kept = why_kept(placement.computation) or _who_is_before(placement.computation)
     if kept:
         return kept

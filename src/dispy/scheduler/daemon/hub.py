@@ -11,6 +11,7 @@ The life of a program here:
     away       ``Attach`` of its identity                        attached: what it lacks is sent again
     away       the lease is over                                 none: its clusters are closed
     attached   ``Detach``                                        none: its clusters are closed
+    attached   it breaks the rules                               none: it is told so, its clusters are closed
 
 Everything runs on the loop.
 """
@@ -24,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec import DecodeError
+
 from dispy.core import scheduling as core
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.ids import ClientId, NodeId
@@ -32,8 +35,9 @@ from dispy.net.connection import Connection
 from dispy.net.links.channel import Channel
 from dispy.net.links.file_exchange import FileExchange
 from dispy.protocol import node, shared
+from dispy.protocol.limits import MIB
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.daemon import commands
+from dispy.scheduler.daemon import commands, windows
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
 from dispy.scheduler.daemon.programs import Program
@@ -45,6 +49,12 @@ from dispy.system.shared_memory import SHARED_MIN, SharedPool
 from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.scheduler")
+
+FAREWELL_S = 1.0
+"""Seconds that a program which is thrown out has to read why."""
+
+UNREAD_MAX = MIB
+"""Bytes that a program has not read beyond which its questions are not answered."""
 
 FILES_MAX = 4096
 """Most payloads that are held as files in memory at once; further ones are copied."""
@@ -146,16 +156,39 @@ class Hub:
             if type(message) is not shared.Attach:
                 raise RemoteProtocolError(f"{type(message).__name__} before Attach")
             self._attach(connection, message)
-        elif program.channel.on_message(connection, message):
-            return
+        else:
+            try:
+                self._take(program, connection, message)
+            except RemoteProtocolError as error:
+                self._throw_out(program, connection, error)
+                raise
+
+    def _take(self, program: Program, connection: Connection, message: Any) -> None:
+        """Handle a message of a program that has introduced itself."""
+        if program.channel.on_message(connection, message):
+            if program.channel.count_waiting or program.is_stuffed:
+                windows.check_waiting(program)
         elif type(message) is shared.Ask:
-            self._answer(program, message)
+            # One that does not read its answers gets none.
+            if connection.bytes_unsent < UNREAD_MAX:
+                self._answer(program, message)
         elif type(message) is node.SetPulse:
             connection.set_pulse(message.pulse_s)
         elif type(message) is shared.Detach:
             self._forget(program, "it has left")
         else:
             raise RemoteProtocolError(f"{type(message).__name__} after Attach")
+
+    def _throw_out(self, program: Program, connection: Connection, error: RemoteProtocolError) -> None:
+        """Forget a program that breaks the rules, and end its connection, soon also if it does not read."""
+        logger.warning("program %s of %s is thrown out: %s", program.name, program.user or "nobody", error)
+        if connection.is_ready:
+            connection.send(shared.Leaving(f"this program breaks the rules: {error}"))
+        program.connection = None
+        program.channel.suspend()
+        self._by_connection.pop(connection, None)
+        self._forget(program, "it breaks the rules")
+        asyncio.get_running_loop().call_later(FAREWELL_S, connection.abort, error)
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """The connection is gone: the program's jobs go on, and its lease begins."""
@@ -173,7 +206,8 @@ class Hub:
             self._forget(program, "a fault of the scheduler")
             return
         why = f": {error}" if error is not None else ""
-        logger.info("program %s is away%s; its jobs go on", program.name, why)
+        level = logging.WARNING if isinstance(error, (RemoteProtocolError, DecodeError)) else logging.INFO
+        logger.log(level, "program %s is away%s; its jobs go on", program.name, why)
         if not math.isinf(self._lease_s):
             loop = asyncio.get_running_loop()
             program.lease = loop.call_later(self._lease_s, self._forget, program, "its lease is over")
@@ -207,7 +241,8 @@ class Hub:
                 program.channel.files = files
                 welcome.memory = self.memory_name
         connection.send(welcome)
-        program.channel.resume(connection, message.received)
+        # One that we do not know has news of a scheduler that was here before.
+        program.channel.resume(connection, message.received if is_known else 0)
 
     def _add(self, message: shared.Attach) -> Program:
         self._last_client += 1
@@ -297,5 +332,9 @@ class Hub:
 
 
 def _file_name(text: str) -> str:
-    """Returns a name that a program has given for its directory; empty if it is no plain name."""
-    return text if text.replace("-", "").isalnum() else ""
+    """Returns a name that a program has given for its directory; empty if it is none of a program's.
+
+    Those of nodes are told to programs, which are not to reach them by it.
+    """
+    prefix, _, identity = text.partition("-")
+    return text if prefix == "client" and identity.isascii() and identity.isalnum() else ""
