@@ -197,6 +197,9 @@ class Hub:
             return
         program.connection = None
         program.channel.suspend()
+        if isinstance(error, (RemoteProtocolError, DecodeError)):
+            # What cannot be read may be damage on the line, so the program may come back.
+            logger.warning("program %s of %s: %s", program.name, program.user or "nobody", error)
         if not program.clusters:
             self._forget(program, "it has no cluster")
             return
@@ -206,8 +209,7 @@ class Hub:
             self._forget(program, "a fault of the scheduler")
             return
         why = f": {error}" if error is not None else ""
-        level = logging.WARNING if isinstance(error, (RemoteProtocolError, DecodeError)) else logging.INFO
-        logger.log(level, "program %s is away%s; its jobs go on", program.name, why)
+        logger.info("program %s is away%s; its jobs go on", program.name, why)
         if not math.isinf(self._lease_s):
             loop = asyncio.get_running_loop()
             program.lease = loop.call_later(self._lease_s, self._forget, program, "its lease is over")
