@@ -55,11 +55,14 @@ class FakeConnection:
         self.said: list[Any] = []
         self.is_ready = True
         self.peer_address = "127.0.0.1"
-        self.bytes_unsent = 0
+        self.unsent = 0
         self.aborted: Exception | None = None
 
     def send(self, message: Any) -> None:
         self.said.append(message)
+
+    def count_unsent(self) -> int:
+        return self.unsent
 
     def set_pulse(self, pulse_s: float) -> None: ...
 

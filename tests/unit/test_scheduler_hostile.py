@@ -155,7 +155,7 @@ def test_questions_of_one_that_does_not_read_are_not_answered() -> None:
         stage.say(shared.Ask(1, shared.Question(1, 1)))
         assert type(stage.hostile.said[-1]) is shared.Answer
         count = len(stage.hostile.said)
-        stage.hostile.bytes_unsent = 1 << 30
+        stage.hostile.unsent = 1 << 30
         stage.say(shared.Ask(2, shared.Question(1, 1)))
         assert len(stage.hostile.said) == count
 

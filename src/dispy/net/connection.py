@@ -134,6 +134,9 @@ class Connection(asyncio.BufferedProtocol):
         number. Call it in ``Owner.on_message``; the caller owns the sink. Raises ``RemoteProtocolError`` if the
         payload is not complete, or there is no such stream."""
 
+        self.count_unsent = self._sender.count_unsent
+        """Function that returns the bytes that wait for the socket to take them: many if the peer does not read."""
+
     # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -216,11 +219,6 @@ class Connection(asyncio.BufferedProtocol):
         """True if payloads that we send as streams have not left completely: a node that stops says so only after
         them, and a scheduler reports no standstill, as jobs may wait for them."""
         return self.machine.outgoing.is_sending
-
-    @property
-    def bytes_unsent(self) -> int:
-        """Bytes that were written and that the socket has not taken: many if the peer does not read."""
-        return self._sender.unsent()
 
     @property
     def bytes_sent(self) -> int:

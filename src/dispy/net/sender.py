@@ -90,11 +90,10 @@ class Sender:
         self._is_paused = False
         self.flush_guarded()
 
-    def unsent(self) -> int:
+    def count_unsent(self) -> int:
         """Returns the bytes that the socket has not taken."""
-        return len(self._left) + (
-            self._transport.get_write_buffer_size() if self._transport is not None else 0
-        )
+        queued = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return len(self._left) + queued
 
     def flush_soon(self) -> None:
         """Have ``flush`` called in the loop's next turn, unless that is arranged already."""

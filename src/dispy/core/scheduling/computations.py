@@ -146,8 +146,9 @@ def open_placement(computation: Computation, known: Node, cpus: int) -> Placemen
     Stores the placement in ``placements`` of the computation and of the node. The caller sends the computation.
     """
     placement = Placement(computation, known, cpus)
-    if placement.quota is not None:
-        join_quota(placement.quota, placement)
+    program = computation.lines.programs.get(computation.client)
+    if program is not None and known.id in program.quotas:
+        join_quota(program.quotas[known.id], placement)
     computation.placements[known.id] = placement
     known.placements[computation.wire] = placement
     return placement

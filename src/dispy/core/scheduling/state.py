@@ -59,6 +59,8 @@ class Placement:
     """CPU time that a job is charged in advance (seconds). Set by ``lines.accounts.set_rates``."""
     counted: int
     """Number of assigned jobs that are in the accounts of the node and of the parties."""
+    quota: Quota | None
+    """Limit of CPUs of the node for all computations of its client together; None: none was set."""
     running: int
     """Number of jobs in ``started`` that are in the accounts of the parties."""
     ran_from: Seconds
@@ -80,9 +82,7 @@ class Placement:
         self.reason = ""
         """Reason for the status FAILED, in words; told as the reason of jobs that end because of it. Empty if the
         placement has not failed since its stay began (``begin``); kept if the computation is loaded again."""
-        program = computation.lines.programs.get(computation.client)
-        self.quota = program.quotas.get(node.id) if program is not None else None
-        """Limit of CPUs of the node for all computations of its client together; None: none was set."""
+        self.quota = None
         self.granted: tuple[int, int] = (0, 0)
         """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
         them). Both are 0 until the computation is loaded."""
@@ -424,7 +424,7 @@ class Quota:
         self.placements: dict[int, Placement] = {}
         """Placements of the client on the node, by ``Computation.wire``."""
         self.held: dict[int, Placement] = {}
-        """Those among them that have room of their own, and wait as ``cpus_max`` jobs are on the node."""
+        """Placements that have room of their own, and wait as ``cpus_max`` jobs are on the node."""
 
     def binds(self) -> bool:
         """True if the limit is below what the node offers: jobs beyond it wait here, not on the node."""

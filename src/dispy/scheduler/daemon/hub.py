@@ -41,6 +41,7 @@ from dispy.scheduler.daemon import commands, windows
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
 from dispy.scheduler.daemon.programs import Program
+from dispy.scheduler.daemon.standstills import LOOK_S, tell_standstills
 from dispy.scheduler.service import SchedulerService
 from dispy.settings import PULSE_S, UserSettings
 from dispy.system.addresses import is_loopback
@@ -119,10 +120,21 @@ class Hub:
         self.news.begin(self.service, self.search)
         self._by_identity: dict[bytes, Program] = {}
         self._by_connection: dict[Connection, Program] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """Timer of the next look for jobs that stand still."""
         self._last_client = 0
         """Number of the last program; 0 is that of an embedded scheduler."""
         self._last_wire = 0
         """Number by which nodes know the last computation; never used twice."""
+
+    def begin(self) -> None:
+        """Look for nodes, and for jobs that stand still, from now on."""
+        self.search.begin()
+        self._look()
+
+    def _look(self) -> None:
+        tell_standstills(self.service, self.programs.values())
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def new_wire(self) -> int:
         """Returns the number by which nodes know a new computation."""
@@ -170,7 +182,7 @@ class Hub:
                 windows.check_waiting(program)
         elif type(message) is shared.Ask:
             # One that does not read its answers gets none.
-            if connection.bytes_unsent < UNREAD_MAX:
+            if connection.count_unsent() < UNREAD_MAX:
                 self._answer(program, message)
         elif type(message) is node.SetPulse:
             connection.set_pulse(message.pulse_s)
@@ -282,6 +294,8 @@ class Hub:
                 program.connection.send(shared.Leaving(reason))
                 program.connection.close()
         self.search.close()
+        if self._timer is not None:
+            self._timer.cancel()
         self.service.close()
 
     # Questions.

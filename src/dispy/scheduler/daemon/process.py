@@ -190,7 +190,7 @@ class _Server:
             print(f"dispyscheduler: {error}", file=sys.stderr)
             return 1
         self._list(*where[0])
-        self._hub.search.begin()
+        self._hub.begin()
         shown = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where)
         how = ", TLS" if self._tls.is_used else ""
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ class SharedCluster:
         wishes: Nodes that it may use, as far as they have to be looked for.
     """
 
-    __slots__ = ("held", "name", "number", "objects", "open", "wishes")
+    __slots__ = ("held", "name", "number", "objects", "open", "standstill", "wishes")
 
     def __init__(self, number: int, name: str, wishes: list[Wish]) -> None:
         self.number = number
@@ -33,6 +33,8 @@ class SharedCluster:
         the job's number."""
         self.objects: dict[int, int] = {}
         """Bytes of each object that was put and not dropped, by its number."""
+        self.standstill = ""
+        """Which of its jobs stand still, in words, as the program was told; empty: none."""
         self.held = 0
         """Bytes that are held until the cluster is closed: code, list of files, objects."""
 
