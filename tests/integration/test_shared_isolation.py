@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -284,6 +285,57 @@ def flood(peer: Peer) -> None:
             # None can run, so all end at once.
             peer.say(shared.Submit(batch, 1, jobs, b"g" * 16))
             batch += 1
+
+
+# Large data beyond what a program may have in memory.
+
+
+def mapped(scheduler: Scheduler) -> list[str]:
+    """Files on disk with large data that a scheduler has mapped; they have no names any more."""
+    with open(f"/proc/{scheduler.pid}/maps") as file:
+        return [line for line in file if "/dispy-memory-" in line]
+
+
+def reverse(gate: str, data: bytes) -> bytes:
+    import os
+    import time
+
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return data[::-1]
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_large_data_beyond_the_limit_lies_on_disk(
+    schedulers: Schedulers, start_node: StartNode, place: Place, gate: Path, monkeypatch: pytest.MonkeyPatch,
+    by_name: bool,
+) -> None:  # fmt: skip
+    """Arguments, an object and results; nothing is left when they are gone, nor of a scheduler that is killed."""
+    monkeypatch.setattr(dispy.config, "SharedMemory", by_name)
+    start_node("--cpus", "1")
+    scheduler = schedulers.start("--payload_memory", "4m")
+    with dispy.SharedJobCluster(
+        reverse, scheduler_host=scheduler.host, scheduler_port=scheduler.port
+    ) as cluster:
+        shown = cluster.put(b"ab" * (LARGE // 2))
+        jobs = [cluster.submit(str(gate), bytes([number]) * LARGE) for number in range(4)]
+        jobs.append(cluster.submit(str(gate), shown))
+        wait_for(lambda: mapped(scheduler), lambda found: len(found) >= 3, what="the others are on disk")
+        places = list(place.temporary.glob("dispy-memory-*/scheduler-*"))
+        assert [path.stat().st_mode & 0o777 for path in places] == [0o700]
+        assert os.listdir(places[0]) == ["lock"]
+        gate.touch()
+        expected = [bytes([number]) * LARGE for number in range(4)] + [b"ba" * (LARGE // 2)]
+        assert [job() for job in jobs] == expected
+    wait_for(lambda: mapped(scheduler), lambda found: not found, what="nothing is on disk")
+    scheduler.send(signal.SIGKILL)
+    scheduler.wait()
+    assert places[0].exists()
+    again = schedulers.start("--payload_memory", "4m")
+    assert list(place.temporary.glob("dispy-memory-*/scheduler-*")) != places
+    assert not places[0].exists()
+    assert again is not scheduler
+    scheduler.end()
 
 
 # What the system keeps apart: nodes of root's with an account for each owner.

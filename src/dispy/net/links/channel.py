@@ -29,6 +29,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
@@ -73,11 +74,13 @@ class Line(Protocol):
 class _Ours:
     """A blob that we send, until the other end has it."""
 
-    __slots__ = ("cluster", "group", "payload")
+    __slots__ = ("cluster", "group", "is_kept", "payload")
 
     def __init__(self, cluster: int, payload: Any) -> None:
         self.cluster = cluster
         self.payload = payload
+        self.is_kept = False
+        """True once the payload lies where it stays until it has left."""
         self.group: Group | None = None
 
 
@@ -85,12 +88,13 @@ class _Waiting:
     """A message that has arrived and is not performed yet: ``missing`` of its blobs are to come; ``size`` bytes of
     payloads are here."""
 
-    __slots__ = ("message", "missing", "size")
+    __slots__ = ("is_dropped", "message", "missing", "size")
 
     def __init__(self, message: Any, missing: int) -> None:
         self.message = message
         self.missing = missing
         self.size = 0
+        self.is_dropped = False
 
 
 class Channel:
@@ -100,6 +104,8 @@ class Channel:
         perform: Called with each numbered message of the other end, whole and, by cluster, in order. A payload for
             which there was no memory is None.
         call_later: Calls a function after some seconds (``loop.call_later``).
+        keep: Called with each large payload that we send, or that has come as a file, and with a function, which it
+            calls now or later with what is to stand for the payload: the same bytes elsewhere.
 
     Attributes:
         received: Number of the last message of the other end that has arrived; 0: none.
@@ -113,9 +119,11 @@ class Channel:
         self,
         perform: Callable[[Any], None],
         call_later: Callable[[float, Callable[[], None]], object],
+        keep: Callable[[Any, Callable[[Any], None]], None] = lambda payload, then: then(payload),
     ) -> None:
         self._perform = perform
         self._call_later = call_later
+        self._keep = keep
         self.received = 0
         self.line: Line | None = None
         self.files = FileExchange()
@@ -151,9 +159,16 @@ class Channel:
             line = self.line
             if line is not None:
                 line.send(message)
-        if line is not None:
-            for number in blobs:
-                self._send_blob(line, number)
+        for number in blobs:
+            self._keep(self._ours[number].payload, partial(self._on_ours_kept, number))
+
+    def _on_ours_kept(self, number: int, payload: Any) -> None:
+        """Send a blob of ours, whose bytes lie where they stay now."""
+        ours = self._ours.get(number)
+        if ours is not None:
+            ours.payload, ours.is_kept = payload, True
+            if self.line is not None:
+                self._send_blob(self.line, number)
 
     def try_send_now(self, message: Any) -> bool:
         """Send a message without large payloads from any thread, if it can leave this moment.
@@ -221,7 +236,7 @@ class Channel:
             self.line = line
             for message in self._sent.kept:
                 line.send(message)
-        for number in list(self._ours):
+        for number in [number for number, ours in self._ours.items() if ours.is_kept]:
             self._send_blob(line, number)
 
     def suspend(self) -> None:
@@ -301,7 +316,16 @@ class Channel:
                 sink.discard()
         if expected is None:
             return
-        waiting, item, name = expected
+        then = partial(self._on_theirs_kept, *expected)
+        if message.given and payload is not None:
+            self._keep(payload, then)
+        else:
+            then(payload)
+
+    def _on_theirs_kept(self, waiting: _Waiting, item: Any, name: str, payload: Any) -> None:
+        """Put a payload that has arrived into its message, which is performed if it was the last one."""
+        if waiting.is_dropped:
+            return
         setattr(item, name, payload)
         self._grow(waiting, len(payload) if payload is not None else 0)
         waiting.missing -= 1
@@ -373,6 +397,7 @@ class Channel:
 
     def _forget(self, waiting: _Waiting) -> None:
         self._leave(waiting)
+        waiting.is_dropped = True
         for each in getattr(waiting.message, "large", ()):
             self._expected.pop(each.blob, None)
 

@@ -22,6 +22,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,19 @@ from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.links.channel import Channel
 from dispy.net.links.file_exchange import FileExchange
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node, shared
 from dispy.protocol.limits import MIB
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.daemon import commands, windows
+from dispy.scheduler.daemon.disk_memory import DiskMemory
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
+from dispy.scheduler.daemon.payload_rooms import PayloadRoom
 from dispy.scheduler.daemon.programs import Program
 from dispy.scheduler.daemon.standstills import LOOK_S, tell_standstills
 from dispy.scheduler.service import SchedulerService
-from dispy.settings import PULSE_S, UserSettings
+from dispy.settings import PAYLOAD_MEMORY, PULSE_S, UserSettings
 from dispy.system.addresses import is_loopback
 from dispy.system.escaping import line
 from dispy.system.shared_memory import SHARED_MIN, SharedPool
@@ -74,6 +78,7 @@ class Hub:
         is_closed_to_others: True if programs of users that are not in ``users`` are refused.
         is_cooperative: True if each program may limit the CPUs of nodes for all.
         cleans_nodes: True if working directories are removed from nodes whatever programs want.
+        payload_memory: Bytes of large payloads that each program may have in memory here.
 
     Attributes:
         service: The core, with the links to nodes.
@@ -97,6 +102,7 @@ class Hub:
         is_closed_to_others: bool = False,
         is_cooperative: bool = False,
         cleans_nodes: bool = False,
+        payload_memory: int = PAYLOAD_MEMORY,
     ) -> None:
         self.name = name
         self.epoch = 1
@@ -105,6 +111,10 @@ class Hub:
         self.is_closing = False
         self.memory_name = ""
         self._memory_path = ""
+        self._payload_memory = payload_memory
+        self._disk: DiskMemory | None = None
+        self._copier: ThreadPoolExecutor | None = None
+        """Thread that copies payloads to disk."""
         self.on_last_closed: Callable[[], None] | None = None
         self._lease_s = lease_s
         self.programs: dict[ClientId, Program] = {}
@@ -146,6 +156,11 @@ class Hub:
         pool = SharedPool(str(root), adopted_min=SHARED_MIN, files_max=FILES_MAX)
         self.service.links.memory = pool
         self.memory_name, self._memory_path = root.name, str(root)
+
+    def spill(self, root: Path) -> None:
+        """Put large payloads on disk that are more than a program may have in memory, below a directory."""
+        self._disk = DiskMemory(root)
+        self._copier = ThreadPoolExecutor(1, "dispy copies")
 
     def find(self, node_id: NodeId) -> NodeInfo | None:
         """Returns the description of a node; None if it is not there."""
@@ -190,6 +205,25 @@ class Hub:
             self._forget(program, "it has left")
         else:
             raise RemoteProtocolError(f"{type(message).__name__} after Attach")
+
+    def _perform_later(self, program: Program, then: Callable[[Any], None], payload: Any) -> None:
+        """Go on with a message of a program, or to one, when its large payload is on disk."""
+        if self.programs.get(program.client) is not program:
+            return
+        try:
+            then(payload)
+        except RemoteProtocolError as error:
+            if program.connection is not None:
+                connection = program.connection
+                self._throw_out(program, connection, error)
+                connection.refuse(error)
+            else:
+                self._forget(program, f"it breaks the rules: {error}")
+
+    def make_sink(self, connection: Connection, size: int) -> PoolSink:
+        """Returns the sink for a payload that arrives from a program."""
+        program = self._by_connection.get(connection)
+        return PoolSink(size, program.room.take) if program is not None else PoolSink(size)
 
     def _throw_out(self, program: Program, connection: Connection, error: RemoteProtocolError) -> None:
         """Forget a program that breaks the rules, and end its connection, soon also if it does not read."""
@@ -265,8 +299,12 @@ class Hub:
         def perform(command: Any) -> None:
             commands.perform(self, program, command)
 
-        channel = Channel(perform, asyncio.get_running_loop().call_later)
-        program = Program(client, message.client, line(message.name), line(message.user), channel)
+        def later(then: Callable[[Any], None], payload: Any) -> None:
+            self._perform_later(program, then, payload)
+
+        room = PayloadRoom(self._payload_memory, self._disk, self._copier, later)
+        channel = Channel(perform, asyncio.get_running_loop().call_later, room.keep)
+        program = Program(client, message.client, line(message.name), line(message.user), channel, room)
         self.programs[client] = self._by_identity[message.client] = program
         self.service.handle(core.AddClient(client, message.user, program.name))
         return program
@@ -297,6 +335,8 @@ class Hub:
         if self._timer is not None:
             self._timer.cancel()
         self.service.close()
+        if self._copier is not None:
+            self._copier.shutdown(wait=False, cancel_futures=True)
 
     # Questions.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dispy.core.scheduling.ids import ClientId
 from dispy.net.links.channel import Channel
 from dispy.protocol.shared import Wish
+from dispy.scheduler.daemon.payload_rooms import PayloadRoom
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -48,14 +49,18 @@ class Program:
         name: Its name, for people.
         user: The login name that it claims.
         channel: The numbered messages to it and from it.
+        room: Where its large payloads lie.
     """
 
-    def __init__(self, client: ClientId, identity: bytes, name: str, user: str, channel: Channel) -> None:
+    def __init__(
+        self, client: ClientId, identity: bytes, name: str, user: str, channel: Channel, room: PayloadRoom
+    ) -> None:
         self.client = client
         self.identity = identity
         self.name = name
         self.user = user
         self.channel = channel
+        self.room = room
         self.connection: Connection | None = None
         """The connection that stands; None while there is none."""
         self.clusters: dict[int, SharedCluster] = {}
