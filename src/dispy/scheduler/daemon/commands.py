@@ -108,7 +108,7 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
     is_alone = hub.is_strict and compute.exclusive
     hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant, is_alone))
     hub.news.offer_all(program, cluster)
-    hub.search.look(program, cluster)
+    hub.search.look(program)
 
 
 def _why_refused(hub: Hub, program: Program, command: shared.OpenCluster) -> str:
@@ -266,7 +266,7 @@ def _discover(hub: Hub, program: Program, cluster: SharedCluster, command: share
     if _count_wishes(program, cluster.number) + len(command.wishes) > windows.WISHES_MAX:
         raise RemoteProtocolError(f"its clusters name more than {windows.WISHES_MAX} nodes")
     cluster.wishes = command.wishes
-    hub.search.discover(program, cluster, command.now)
+    hub.search.discover(program, command.now)
 
 
 def _allocate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Allocate) -> None:
