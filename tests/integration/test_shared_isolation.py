@@ -287,6 +287,32 @@ def flood(peer: Peer) -> None:
             batch += 1
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_file_that_a_program_which_is_away_should_send_is_asked_of_another(
+    scheduler: Scheduler, is_first: bool
+) -> None:
+    """Both are of one owner, for whom nodes keep one copy; also if the other one comes when it is away already."""
+    compute = Compute(
+        1, "f", b"code", files=[FileEntry("x", b"d" * 32, 100_000, 0o644, 0)], owner=b"m" * 32
+    )
+
+    def use(peer: Peer) -> None:
+        peer.say(shared.OpenCluster(1, 1, compute, False, []))
+        found = hear(peer, lambda message: type(message) is shared.Offer).info.node
+        peer.say(shared.Allocate(2, 1, found, 1))
+
+    with program(scheduler, b"b" * 16) as other:
+        with program(scheduler, b"a" * 16) as away:
+            use(away)
+            hear(away, lambda message: type(message) is shared.FilesNeeded)
+            if is_first:
+                use(other)
+        if not is_first:
+            use(other)
+        needed = hear(other, lambda message: type(message) is shared.FilesNeeded)
+        assert [(piece.digest, piece.offset) for piece in needed.need.pieces] == [(b"d" * 32, 0)]
+
+
 # Large data beyond what a program may have in memory.
 
 

@@ -21,6 +21,7 @@ from dispy.protocol.files import FileEntry, check_number
 from dispy.protocol.limits import BATCH_MAX, OBJECTS_MAX, OPEN_JOBS_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED
 from dispy.scheduler.daemon import windows
+from dispy.scheduler.daemon.absences import note_sent
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 
 if TYPE_CHECKING:
@@ -255,10 +256,12 @@ def _send_files(hub: Hub, program: Program, cluster: SharedCluster, command: sha
         for piece in command.pieces
         if piece.data is not None
     ]
+    note_sent(cluster, node, pieces)
     if pieces:
         hub.service.send_pieces(node, program.client, cluster.number, pieces)
     for item in command.unreadable:
-        item.computation = cluster.number
+        item.computation, item.is_passing = cluster.number, False
+        cluster.needed.pop((node, item.digest), None)
         hub.service.send_unreadable(node, program.client, item)
 
 

@@ -40,6 +40,7 @@ from dispy.protocol import node, shared
 from dispy.protocol.limits import MIB
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.daemon import commands, windows
+from dispy.scheduler.daemon.absences import pass_on
 from dispy.scheduler.daemon.disk_memory import DiskMemory
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
@@ -138,12 +139,13 @@ class Hub:
         """Number by which nodes know the last computation; never used twice."""
 
     def begin(self) -> None:
-        """Look for nodes, and for jobs that stand still, from now on."""
+        """Look for nodes, for jobs that stand still, and for files of programs that are away, from now on."""
         self.search.begin()
         self._look()
 
     def _look(self) -> None:
         tell_standstills(self.service, self.programs.values())
+        pass_on(self.service, self.programs.values())
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def new_wire(self) -> int:

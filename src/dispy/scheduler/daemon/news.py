@@ -19,6 +19,7 @@ from dispy.protocol import node, shared
 from dispy.protocol.limits import BATCH_MAX, INLINE_MAX
 from dispy.protocol.views import NodeInfo, PlacementStatus, PlacementView
 from dispy.scheduler.daemon import windows
+from dispy.scheduler.daemon.absences import note_needed
 from dispy.scheduler.daemon.node_search import NodeSearch
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 from dispy.scheduler.service import SchedulerService
@@ -86,6 +87,8 @@ class News:
         logger.warning("%s", reason)
         for program, _ in self._with_clusters():
             program.channel.send(shared.NodeGone(0, 0, found.node, reason))
+            for cluster in program.clusters.values():
+                cluster.needed = {key: end for key, end in cluster.needed.items() if key[0] != found.node}
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
         address = f"{target.host}:{target.port}"
@@ -186,7 +189,10 @@ class News:
     # Files.
 
     def on_files_needed(self, client: ClientId, message: node.NeedFiles, found: NodeInfo) -> None:
-        self._tell(client, shared.FilesNeeded(0, message.computation, found.node, message))
+        cluster = self._cluster(client, message.computation)
+        if cluster is not None:
+            note_needed(cluster, found.node, message.pieces)
+            self._tell(client, shared.FilesNeeded(0, message.computation, found.node, message))
 
     def on_files(self, action: core.TellFiles) -> None:
         self._tell(

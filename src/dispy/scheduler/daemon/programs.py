@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from dispy.core.scheduling.ids import ClientId
+from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.net.links.channel import Channel
 from dispy.protocol.shared import Wish
 from dispy.scheduler.daemon.payload_rooms import PayloadRoom
@@ -23,7 +23,7 @@ class SharedCluster:
         wishes: Nodes that it may use, as far as they have to be looked for.
     """
 
-    __slots__ = ("held", "name", "number", "objects", "open", "standstill", "wishes")
+    __slots__ = ("held", "name", "needed", "number", "objects", "open", "standstill", "wishes")
 
     def __init__(self, number: int, name: str, wishes: list[Wish]) -> None:
         self.number = number
@@ -34,6 +34,8 @@ class SharedCluster:
         the job's number."""
         self.objects: dict[int, int] = {}
         """Bytes of each object that was put and not dropped, by its number."""
+        self.needed: dict[tuple[NodeId, bytes], int] = {}
+        """Files, by node and digest, that nodes have asked its program for: up to which byte."""
         self.standstill = ""
         """Which of its jobs stand still, in words, as the program was told; empty: none."""
         self.held = 0
