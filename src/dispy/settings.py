@@ -193,6 +193,11 @@ POLICIES = ("fair", "fifo", "round-robin", "early", "exclusive")
 ``exclusive=True`` is alone with all nodes, from when those before it are closed."""
 
 
+PAYLOAD_MEMORY = 256 << 20
+"""Bytes of large data of one program in a shared scheduler's memory: as much as is under way to a few nodes. For what
+waits for longer a disk is good enough."""
+
+
 class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of a shared scheduler; most are options of ``dispyscheduler`` of the same name."""
 
@@ -242,6 +247,8 @@ class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """True: programs of users that are not in ``users`` are refused."""
     cooperative: bool = False
     """True: each program may change the number of CPUs of nodes for all."""
+    payload_memory: Annotated[int, Meta(ge=0)] = PAYLOAD_MEMORY
+    """Bytes of large data that each program may have in the scheduler's memory. More of it lies on disk."""
     cleanup_nodes: bool = False
     """True: working directories are removed from nodes when a cluster closes, whatever its program wants."""
     debug: bool = False

@@ -27,15 +27,12 @@ EXCEPTIONS = {
     "test_two_programs_of_one_name_can_be_told_apart": _NAMES,
     "test_what_can_be_typed": _NAMES,
     "test_a_node_keeps_no_more_lists_than_it_may": "a node counts lists of files by client: here the scheduler",
-    "test_node_and_program_say_what_has_not_moved": "a scheduler does not tell programs of a standstill yet",
-    "test_set_node_cpus": "the limit holds for each cluster of a program, not yet for all of them together",
-    "test_set_node_cpus_to_none": "no CPU for a program of several is no CPU of a node: why has other words",
     "test_a_file_for_setup": "the program's own node says what to do; here the scheduler's does",
     "test_what_a_killed_node_left_is_removed_by_the_next_one_and_its_client": "the scheduler is a client that stays",
 }
 """Test functions that are skipped over a shared scheduler, with the reason: at most ``EXCEPTIONS_MAX``."""
 
-EXCEPTIONS_MAX = 15
+EXCEPTIONS_MAX = 10
 
 _PARAMETERS = list(inspect.signature(dispy.JobCluster.__init__).parameters)[1:]
 

@@ -1,7 +1,7 @@
-"""No byte that is said before the proof reaches anything that builds objects or runs code.
+"""No byte that is said before the proof reaches anything that builds objects or runs code; in a scheduler none ever.
 
-Node and client run with every unpickler and evaluator poisoned (``poison.py``): a call is recorded, and raises.
-Strangers then say pickles, in the clear, in frames and in messages, and thousands of things that a fuzzer
+Node, client and scheduler run with every unpickler and evaluator poisoned (``poison.py``): a call is recorded, and
+raises. Strangers then say pickles, in the clear, in frames and in messages, and thousands of things that a fuzzer
 made of the handshake. Nothing may be recorded; that something would be is shown afterwards.
 """
 
@@ -22,13 +22,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import dispy
 from dispy.protocol import frames, limits
 from dispy.protocol.handshake import Challenge, Proof
 from dispy.security.tls import Tls, dialer_tls
 from fuzz.mutations import HANDSHAKE, HELLO, Mutator
 
 from .conftest import RunProgram, StartNode
-from .helpers import Node, Place, wait_for
+from .helpers import Node, Place, Program, Scheduler, wait_for
 
 POISON = str(Path(__file__).with_name("poison.py"))
 
@@ -218,3 +219,43 @@ def test_a_client_loads_nothing_before_the_proof(
     text = recorded.read_text()
     assert "payload.load" in text or "pickle.loads" in text
     assert not (place.root / "exploded").exists()
+
+
+def work(data: bytes, fails: bool) -> bytes:
+    dispy_provisional_result(len(data))  # type: ignore[name-defined]
+    print("done")
+    if fails:
+        raise ValueError(len(data))
+    return data
+
+
+def test_a_shared_scheduler_loads_nothing_at_all(start_node: StartNode, place: Place) -> None:
+    """Code, arguments, objects, results, provisional ones and exceptions pass it, small and large."""
+    recorded, armed = place.root / "recorded", place.root / "armed"
+    start_node()
+    command = [sys.executable, POISON, str(recorded), str(armed), "-m", "dispy.dispyscheduler"]
+    scheduler = Program([*command, "--listen_port", "0"], place)
+    try:
+        port = int(scheduler.wait_line(Scheduler.LINE)[3])
+        with dispy.SharedJobCluster(work, scheduler_host="127.0.0.1", scheduler_port=port) as cluster:
+            assert cluster.submit(b"", False)() == b""
+            armed.touch()
+            large = cluster.put(bytes(1_000_000))
+            assert len(cluster.submit(large, False)()) == 1_000_000
+            for size in (10, 1_000_000):
+                assert cluster.submit(bytes(size), False)() == bytes(size)
+                failing = cluster.submit(bytes(size), True)
+                assert failing() is None
+                assert f"ValueError: {size}" in (failing.exception or "")
+        assert not recorded.exists(), recorded.read_text()
+        scheduler.send(signal.SIGRTMIN)
+        wait_for(
+            lambda: recorded.read_text() if recorded.exists() else "",
+            lambda text: "dispy.payload is not loaded" in text and "NOT POISONED" not in text,
+            what="the poison works",
+        )
+    finally:
+        armed.unlink(missing_ok=True)
+        scheduler.send(signal.SIGTERM)
+        scheduler.wait()
+        scheduler.end()

@@ -104,6 +104,11 @@ def find_in_scheduler(state: scheduling.State) -> str | None:
             is_free = is_usable and placement.slots > len(placement.assigned)
             if is_booked and not is_free:
                 return f"computation {computation.number} has no room where it is booked so"
+            is_held = placement.quota is not None and wire in placement.quota.held
+            if is_held and (is_booked or known.id in computation.backlogs or placement.quota.left() > 0):
+                return f"computation {computation.number} is held by a limit that is not reached"
+            if is_held:
+                continue
             if is_free and not is_booked and (room(placement) > 0 or wire not in known.for_slot):
                 return f"computation {computation.number} has room that is not booked"
             credit = placement.slots + placement.backlog
@@ -142,6 +147,20 @@ def _find_in_accounts(state: scheduling.State) -> str | None:
         parked = {*known.for_slot, *known.for_room}
         if any(wire not in known.placements or not _is_usable(known.placements[wire]) for wire in parked):
             return "a placement is parked that gets no jobs"
+    for client, program in state.lines.programs.items():
+        for node_id, quota in program.quotas.items():
+            known_node = state.nodes.get(node_id)
+            own = (
+                {}
+                if known_node is None
+                else {w: p for w, p in known_node.placements.items() if p.computation.client == client}
+            )
+            if quota.placements != own or any(placement.quota is not quota for placement in own.values()):
+                return f"the limit of client {client} at a node is not that of its computations there"
+            if quota.assigned != sum(len(placement.assigned) for placement in own.values()):
+                return f"the jobs of client {client} at a node are counted wrong"
+            if not quota.held.keys() <= own.keys():
+                return f"the limit of client {client} holds a computation that is gone"
     for tenant in state.lines.tenants.values():
         own = [computation for computation in state.computations.values() if computation.tenant is tenant]
         assigned = sum(len(p.assigned) for computation in own for p in computation.placements.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,21 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispy.core import scheduling as core
-from dispy.core.scheduling.ids import ClientId, NodeId
+from dispy.core.scheduling.ids import ClientId
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import node, shared
-from dispy.protocol.node import ComputationReady, Compute, Credit, Ended, Job, JobsEnded
-from dispy.protocol.views import NodeInfo
+from dispy.protocol.node import Compute, Ended, Job, JobsEnded
 from dispy.scheduler.daemon import commands, windows
-from dispy.scheduler.daemon.hub import Hub
-from dispy.scheduler.daemon.node_search import NodeAccess
-from dispy.scheduler.daemon.programs import Program
-from dispy.security import secrets
-from dispy.security.tls import Tls
-
-SECRET = secrets.choose(secrets.generate())
-NODE = NodeId(b"n" * 16)
-GONE = NodeId(b"g" * 16)
+from tests.models.hub import GONE, NODE, add_node, add_program, load, new_hub
 
 numbers = st.integers(0, 4)
 nodes = st.sampled_from([b"", bytes(NODE), bytes(GONE)])
@@ -68,31 +58,11 @@ commands_said = st.one_of(
 )  # fmt: skip
 
 
-def add_node(hub: Hub) -> None:
-    """A node that is there, and takes everything."""
-    info = NodeInfo(NODE, "n", "127.0.0.1", 9, 2, "")
-    link = SimpleNamespace(info=info, link=SimpleNamespace(connection=None, traffic=lambda: (0, 0)))
-    hub.service.links.by_node[NODE] = link  # type: ignore[assignment]
-    hub.service.handle(core.NodeUp(NODE, "n", 2, False))
-
-
-def add_program(hub: Hub, identity: bytes) -> Program:
-    return hub._add(shared.Attach(identity, "p", "user", ""))
-
-
-def load(hub: Hub) -> None:
-    """The node has loaded what it was told to, and gives credit."""
-    for wire in list(hub.service.state.nodes[NODE].placements):
-        life = hub.service.state.nodes[NODE].placements[wire].compute.life
-        hub.service.handle(core.FromNodeEvent(NODE, ComputationReady(wire, life)))
-        hub.service.handle(core.FromNodeEvent(NODE, Credit(wire, 2, 4)))
-
-
 @settings(deadline=None, max_examples=200)
 @given(st.lists(commands_said, max_size=40))
 def test_it_harms_nobody_else(said: list[Any]) -> None:
     async def play() -> None:
-        hub = Hub(b"s" * 16, "s", NodeAccess(SECRET, Tls(), [], 9701, False))
+        hub = new_hub()
         add_node(hub)
         victim, hostile = add_program(hub, b"v" * 16), add_program(hub, b"h" * 16)
         commands.perform(hub, victim, shared.OpenCluster(0, 1, Compute(1, "f", b"code"), False, []))
@@ -132,7 +102,7 @@ def test_it_harms_nobody_else(said: list[Any]) -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_number_that_comes_twice_ends_the_connection(number: int) -> None:
     async def play() -> None:
-        hub = Hub(b"s" * 16, "s", NodeAccess(SECRET, Tls(), [], 9701, False))
+        hub = new_hub()
         program = add_program(hub, b"h" * 16)
         commands.perform(hub, program, shared.OpenCluster(0, 1, Compute(1, "f", b"code"), False, []))
         commands.perform(hub, program, shared.Submit(0, 1, [Job(1, 0, b"a")]))
@@ -150,7 +120,7 @@ def test_a_program_that_does_not_wait_is_told_to_and_then_thrown_out(
     monkeypatch.setattr(windows, "JOBS_MAX", 10)
 
     async def play() -> None:
-        hub = Hub(b"s" * 16, "s", NodeAccess(SECRET, Tls(), [], 9701, False))
+        hub = new_hub()
         program = add_program(hub, b"h" * 16)
 
         def said() -> list[bool]:

@@ -43,9 +43,18 @@ class Model:
     """Programs of three users, a node of some CPUs, and the scheduling machine."""
 
     def __init__(
-        self, policy: Policy, programs: int, slots: int, limits: dict[str, int] | None = None
+        self,
+        policy: Policy,
+        programs: int,
+        slots: int,
+        limits: dict[str, int] | None = None,
+        of_one: bool = False,
     ) -> None:
         self.policy = policy
+        self.of_one = of_one
+        """True: all computations are of one client. False: each has its own."""
+        self.quota = 1 << 30
+        """Limit of CPUs of this client at the node."""
         self.slots = slots
         self.limits = limits or {}
         self.now = 0.0
@@ -58,13 +67,23 @@ class Model:
         for client in range(1, programs + 1):
             user = list(WEIGHTS)[client % 3]
             self.lines[client] = Line(user)
-            self.handle(core.AddClient(ClientId(client), user))
+            owner, number = self.name(client)
+            self.handle(core.AddClient(owner, user))
             # Nodes know it by another number than its client does.
-            self.handle(core.AddComputation(ClientId(client), 1, Compute(client, "f", b"")))
-            self.handle(core.Allocate(ClientId(client), 1, NODE, slots))
+            self.handle(core.AddComputation(owner, number, Compute(client, "f", b"")))
+            self.handle(core.Allocate(owner, number, NODE, slots))
             self.say(node.ComputationReady(client))
             self.say(node.Credit(client, slots, 0, "", 10_000_000))
         self.say(node.NodeCredit(0))
+
+    def name(self, line: int) -> tuple[ClientId, int]:
+        """Client and number of a computation."""
+        return (ClientId(1), line) if self.of_one else (ClientId(line), 1)
+
+    def limit(self, cpus: int) -> None:
+        """The client of all computations may use so many CPUs of the node."""
+        self.quota = cpus if cpus < self.slots else 1 << 30
+        self.handle(core.LimitClient(ClientId(1), NODE, cpus))
 
     def say(self, message: node.FromNode) -> None:
         """The node says something."""
@@ -92,6 +111,7 @@ class Model:
             and len(line.running) < self.slots
             and sum(len(each.running) for each in self.lines.values() if each.user == line.user)
             < self.limits.get(line.user, 1 << 30)
+            and sum(len(each.running) for each in self.lines.values()) < self.quota
         ]
 
     def key(self, client: int) -> tuple[float, ...]:
@@ -133,7 +153,7 @@ class Model:
         numbers = range(line.next_number, line.next_number + count)
         line.next_number += count
         line.waiting += [(number, self.arrivals) for number in numbers]
-        self.handle(core.SubmitJobs(ClientId(client), 1, [Job(number, 0, b"") for number in numbers]))
+        self.handle(core.SubmitJobs(*self.name(client), [Job(number, 0, b"") for number in numbers]))
 
     def end(self, client: int, used_s: float) -> None:
         """The oldest job of a program ends."""
@@ -160,7 +180,7 @@ class Model:
         line = self.lines[client]
         if line.waiting:
             number = line.waiting.pop(0)[0]
-            self.handle(core.CancelJobs(ClientId(client), 1, [number]))
+            self.handle(core.CancelJobs(*self.name(client), [number]))
 
 
 STEPS = st.lists(
@@ -192,6 +212,20 @@ def test_a_user_has_no_more_cpus_than_allowed(
     play(model, steps, ordered=False)
 
 
+@given(count=st.sampled_from([1, 2, 3, 40]), limits=st.lists(st.integers(0, 5), min_size=1), steps=STEPS)
+@settings(max_examples=60, deadline=None)
+def test_the_clusters_of_a_program_have_no_more_cpus_of_a_node_than_allowed(
+    count: int, limits: list[int], steps: list[tuple[str, int, int]]
+) -> None:
+    """All of them together, whichever the limit was before; and as many as it allows, if there are jobs."""
+    model = Model(Policy.FAIR, count, 4, of_one=True)
+    model.limit(limits[0])
+    play(model, steps[: len(steps) // 2], ordered=False)
+    for limit, step in zip(limits[1:], steps[len(steps) // 2 :], strict=False):
+        model.limit(limit)
+        play_on(model, [step])
+
+
 def play(model: Model, steps: list[tuple[str, int, int]], ordered: bool = True) -> None:
     """All programs have jobs from the beginning on, so none has to start level with others later."""
     if not ordered:
@@ -200,6 +234,12 @@ def play(model: Model, steps: list[tuple[str, int, int]], ordered: bool = True) 
     for client in clients:
         model.submit(client, 20)
     model.say(node.NodeCredit(model.slots))
+    play_on(model, steps)
+
+
+def play_on(model: Model, steps: list[tuple[str, int, int]]) -> None:
+    """What happens then."""
+    clients = list(model.lines)
     for kind, index, count in steps:
         model.now += 0.001
         busy = [client for client in clients if model.lines[client].running]

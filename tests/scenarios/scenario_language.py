@@ -328,6 +328,10 @@ class Scheduling(Player):
         weight = float(words.named.get("weight", "1"))
         return scheduling.LimitUser(words.take(), weight, int(cpus) if cpus else None)
 
+    def do_quota(self, words: Words) -> scheduling.LimitClient:
+        client, name, cpus = words.take(), words.take(), words.take()
+        return scheduling.LimitClient(scheduling.ClientId(int(client)), NodeId(name.encode()), int(cpus))
+
     def do_close(self, words: Words) -> scheduling.CloseComputation:
         return scheduling.CloseComputation(*words.key())
 

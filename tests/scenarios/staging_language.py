@@ -11,7 +11,7 @@ small file has up to 2 bytes, a piece 4; a supplier is asked for 12 at once, and
     placed STAGE [FILES...] [fault=WORD]                      files that are not in the store
     opened PART [AT]              busy PART SIZE              needless PART
     failed PART REASON...         finished PART right|wrong   broken STAGE REASON...
-    sent SUPPLIER C PIECES...     unreadable SUPPLIER C FILE
+    sent SUPPLIER C PIECES...     unreadable SUPPLIER C FILE [passing]
     wrote WRITE [OUTCOMES...]     without outcomes all goes well
     trimmed
 """
@@ -157,8 +157,9 @@ class Staging(Player):
         return core.Arrived(supplier, computation, pieces)
 
     def do_unreadable(self, words: Words) -> core.Unreadable:
+        is_passing = words.flag("passing")
         supplier, computation = self.supplier(words), words.number()
-        return core.Unreadable(supplier, computation, digest_of(words.take()), "it is gone")
+        return core.Unreadable(supplier, computation, digest_of(words.take()), "it is gone", is_passing)
 
     def do_wrote(self, words: Words) -> core.Written:
         write = self.writes.pop(words.number())

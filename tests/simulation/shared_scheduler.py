@@ -137,7 +137,7 @@ class SharedScheduler:
             self._note_computations(hub)
             checks.watch_scheduler(self, hub.service.machine)
             Listener(self._new_connection, self).listen(self.host, PORT)  # type: ignore[arg-type]
-            hub.search.begin()
+            hub.begin()
         finally:
             asyncio._set_running_loop(before)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 
 from dispy.core import scheduling
@@ -10,7 +14,7 @@ from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.ids import EMBEDDED, ClientId, NodeId
 from dispy.core.scheduling.lines.clients import room_in_queue
 from dispy.protocol import node
-from dispy.protocol.node import Compute, Job
+from dispy.protocol.node import FINISHED, Compute, Ended, Job
 from tests.models.shared_cluster import Program, SharedCluster
 
 NODE = NodeId(b"n" * 16)
@@ -172,3 +176,42 @@ def _why(cluster: SharedCluster, client: int) -> str:
     """Why the last job of a program waits."""
     computation = cluster.machine.state.computations[ClientId(client), 1]
     return why_open(computation, computation.queue[-1].number)
+
+
+def _lines_of_an_end(count: int) -> int:
+    """Lines of the scheduler that run when a job ends, while so many clusters of its program wait for a limit."""
+    machine = scheduling.Machine()
+    machine.handle(scheduling.NodeUp(NODE, "n", 4, False), 0.0)
+    machine.handle(scheduling.AddClient(ClientId(1), "a"), 0.0)
+    machine.handle(scheduling.FromNodeEvent(NODE, node.NodeCredit(4)), 0.0)
+    for number in range(1, count + 1):
+        machine.handle(scheduling.AddComputation(ClientId(1), number, Compute(number, "f", b"")), 0.0)
+        machine.handle(scheduling.Allocate(ClientId(1), number, NODE, 4), 0.0)
+        for message in (node.ComputationReady(number), node.Credit(number, 4, 8, "", 10_000)):
+            machine.handle(scheduling.FromNodeEvent(NODE, message), 0.0)
+    machine.handle(scheduling.LimitClient(ClientId(1), NODE, 2), 0.0)
+    for number in range(1, count + 1):
+        jobs = [Job(job, 0, b"") for job in range(1, 100)]
+        machine.handle(scheduling.SubmitJobs(ClientId(1), number, jobs), 0.0)
+    quota = machine.state.lines.programs[ClientId(1)].quotas[NODE]
+    assert (quota.assigned, len(quota.held)) == (2, count)
+    lines = 0
+
+    def trace(frame: FrameType, what: str, _: Any) -> Any:
+        nonlocal lines
+        lines += what == "line"
+        return trace
+
+    ended = [Ended(1, 0, FINISHED, 0.0, 0.01, b"")]
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        machine.handle(scheduling.FromNodeEvent(NODE, node.JobsEnded(1, 1, ended)), 1.0)
+    finally:
+        sys.settrace(before)
+    assert quota.assigned == 2
+    return lines
+
+
+def test_a_limit_of_a_program_costs_no_more_with_more_clusters() -> None:
+    assert _lines_of_an_end(200) <= _lines_of_an_end(5) + 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ from dispy.core.execution import Machine as NodeMachine
 from dispy.core.execution.explain import find_stall as find_stall_on_node
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling.explain import find_stall
-from dispy.protocol import node
+from dispy.protocol import node, shared
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Compute, Job
 from dispy.protocol.worker import claim
+from dispy.scheduler.daemon.standstills import tell_standstills
 from dispy.system.watchdog import Stall
+from tests.models.hub import NODE as THERE
+from tests.models.hub import Stage
 
 CLIENT = on_node.ClientId(b"c" * 16)
 NODE = core.NodeId(b"n" * 16)
@@ -91,9 +95,7 @@ def scheduler(**granted: Any) -> Machine:
 
 
 def stalled(machine: Machine, number: int = 1) -> str:
-    return find_stall(
-        machine.state.computations[core.EMBEDDED, number], machine.state.computations.values()
-    )
+    return find_stall(machine.state.computations[core.EMBEDDED, number])
 
 
 def test_a_node_that_begins_nothing() -> None:
@@ -126,3 +128,29 @@ def test_cpus_that_are_used_by_others_are_a_reason(case: str) -> None:
     else:
         machine.handle(core.NodeSilent(NODE), 0.0)
     assert stalled(machine) == ""
+
+
+def test_a_shared_scheduler_tells_programs_once_what_stands_still() -> None:
+    """And when it has moved; those that are away hear nothing."""
+
+    async def play() -> None:
+        stage = Stage()
+        program = stage.program(b"v" * 16)
+
+        def look() -> list[str]:
+            for _ in range(3):
+                tell_standstills(stage.hub.service, [program])
+            kept = program.channel._sent.kept
+            return [message.reason for message in kept if type(message) is shared.Standstill]
+
+        said = "node n has 3 jobs, from number 1, and has begun none of them"
+        assert look() == [said]
+        wire = stage.hub.service.state.computations[core.ClientId(1), 1].wire
+        started = node.JobsStarted(wire, [node.Started(1, 0, 1.0)])
+        stage.hub.service.handle(core.FromNodeEvent(THERE, started))
+        assert look() == [said, ""]
+        program.connection = None
+        stage.hub.service.state.computations[core.ClientId(1), 1].placements[THERE].started.clear()
+        assert look() == [said, ""]
+
+    asyncio.run(play())

@@ -495,7 +495,7 @@ def test_a_stage_that_is_dropped_while_its_end_is_told_to_another_is_told_nothin
     for each in (drop, done.append):
         stages.append(place.stager.stage(Stage(place.store, CLIENT, 1, [ENTRY], None, each)))
     place.run(place.threads, place.calls)
-    place.stager.on_unreadable(CLIENT, 1, ENTRY.digest, "it is gone")
+    place.stager.on_unreadable(CLIENT, 1, ENTRY.digest, "it is gone", False)
     assert done == ["dropped"]
 
 

@@ -13,7 +13,7 @@ import click
 from dispy import __version__
 from dispy import config as usual_config
 from dispy.cli import config_file, old_options, users_file
-from dispy.cli.options import Number, Underscores, UserPath, say
+from dispy.cli.options import Number, Size, Underscores, UserPath, say
 from dispy.errors import DispyError
 from dispy.settings import POLICIES, PULSE_MAX_S, PULSE_MIN_S, PULSE_S, SchedulerSettings
 
@@ -93,6 +93,10 @@ _KEYS = {"pulse_s": "pulse_interval"}
 @click.option(
     "--cooperative", is_flag=True, help="Each program may change the number of CPUs of nodes for all."
 )
+@click.option(
+    "--payload_memory", type=Size(), default="256m", show_default=True,
+    help="Memory for large data of each program; more of it lies on disk, in a temporary directory.",
+)  # fmt: skip
 @click.option(
     "--cleanup_nodes",
     is_flag=True,

@@ -134,6 +134,9 @@ class Connection(asyncio.BufferedProtocol):
         number. Call it in ``Owner.on_message``; the caller owns the sink. Raises ``RemoteProtocolError`` if the
         payload is not complete, or there is no such stream."""
 
+        self.count_unsent = self._sender.count_unsent
+        """Function that returns the bytes that wait for the socket to take them: many if the peer does not read."""
+
     # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -90,6 +90,11 @@ class Sender:
         self._is_paused = False
         self.flush_guarded()
 
+    def count_unsent(self) -> int:
+        """Returns the bytes that the socket has not taken."""
+        queued = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return len(self._left) + queued
+
     def flush_soon(self) -> None:
         """Have ``flush`` called in the loop's next turn, unless that is arranged already."""
         if not self._is_flushing:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dispy.system.memory import pool
 
 
 class PoolSink:
     """A sink in memory from the pool (``system.memory``), of ``size`` bytes: the announced size of the payload.
+
+    ``take`` gives the memory; another one than the pool's raises ``MemoryError``, too.
 
     Without memory the bytes are read and dropped, so that the connection lives on and only this payload is lost.
 
@@ -16,10 +20,10 @@ class PoolSink:
 
     __slots__ = ("_position", "data")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, take: Callable[[int], memoryview] = pool.take) -> None:
         self._position = 0  # bytes that have arrived, or for which ``room`` has returned memory
         try:
-            self.data: memoryview | None = pool.take(size)
+            self.data: memoryview | None = take(size)
         except (MemoryError, OverflowError):
             self.data = None
 

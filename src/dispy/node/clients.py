@@ -397,7 +397,9 @@ def _on_file_unreadable(
     All that waits for this file of the client fails, with the client's reason: a computation, jobs, or files sent
     later.
     """
-    service.stager.on_unreadable(SupplierId(client), message.computation, message.digest, message.reason)
+    service.stager.on_unreadable(
+        SupplierId(client), message.computation, message.digest, message.reason, message.is_passing
+    )
 
 
 _OURS: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], None]] = {

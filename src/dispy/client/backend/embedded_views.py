@@ -89,7 +89,7 @@ class EmbeddedViews:
         computations = self._service.state.computations
         if any(self._service.links.is_sending(node) for node in self._opened[number].usable):
             return ""
-        return find_stall(computations[EMBEDDED, number], computations.values())
+        return find_stall(computations[EMBEDDED, number])
 
     def count_listed(self, number: int) -> tuple[int, int]:
         fingerprint = self._opened[number].spec.access.secret.fingerprint()

@@ -61,6 +61,7 @@ class RemoteNews:
             shared.Unreachable: self._on_unreachable,
             shared.Available: self._on_available,
             shared.Window: self._on_window,
+            shared.Standstill: lambda news: self._views.stand_still(news.cluster, line(news.reason)),
         }
         """Function that takes a piece of news, by its type."""
 

@@ -35,6 +35,8 @@ class RemoteViews:
         """Numbers of jobs that run, as the scheduler has told: by cluster and node."""
         self._assumed: dict[tuple[int, NodeId], int] = {}
         """Number of the last command about a cluster on a node, while no view has come that has it in it."""
+        self._standstills: dict[int, str] = {}
+        """Which jobs of a cluster stand still, in words, as the scheduler has told, by cluster."""
         self.limits: dict[NodeId, int] = {}
         """Limits of CPUs that the program has set."""
 
@@ -79,7 +81,8 @@ class RemoteViews:
         return answer
 
     def stalled(self, number: int) -> str:
-        return ""  # the link warns by itself while the scheduler is not reached
+        # The link warns by itself while the scheduler is not reached.
+        return self._standstills.get(number, "") if self._link.connection is not None else ""
 
     def count_listed(self, number: int) -> tuple[int, int]:
         return len(self._nodes), 0
@@ -119,11 +122,13 @@ class RemoteViews:
         """Note that a cluster is open."""
         self._placed[number] = {}
         self._running[number] = {}
+        self._standstills.pop(number, None)
 
     def close(self, number: int) -> None:
         """Forget a cluster."""
         self._placed.pop(number, None)
         self._running.pop(number, None)
+        self._standstills.pop(number, None)
         for known in [key for key in self._assumed if key[0] == number]:
             del self._assumed[known]
 
@@ -161,6 +166,10 @@ class RemoteViews:
         """Note that jobs run on a node."""
         if number in self._running:
             self._running[number].setdefault(node, set()).update(jobs)
+
+    def stand_still(self, number: int, reason: str) -> None:
+        """Note which jobs of a cluster stand still, in words; empty: none."""
+        self._standstills[number] = reason
 
     def end(self, number: int, jobs: list[int]) -> None:
         """Note that jobs do not run any more."""

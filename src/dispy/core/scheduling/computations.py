@@ -35,7 +35,7 @@ from dispy.core.scheduling.actions import Outbox, Send, TellNode
 from dispy.core.scheduling.events import AddComputation, Allocate, CloseComputation, RemoveClient
 from dispy.core.scheduling.files import give_up_files, send_files
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.lines.accounts import enroll, note_room
+from dispy.core.scheduling.lines.accounts import enroll, join_quota, note_room
 from dispy.core.scheduling.lines.clients import forget_client
 from dispy.core.scheduling.lines.parties import leave, note_ended
 from dispy.core.scheduling.objects import send_objects
@@ -146,6 +146,9 @@ def open_placement(computation: Computation, known: Node, cpus: int) -> Placemen
     Stores the placement in ``placements`` of the computation and of the node. The caller sends the computation.
     """
     placement = Placement(computation, known, cpus)
+    program = computation.lines.programs.get(computation.client)
+    if program is not None and known.id in program.quotas:
+        join_quota(program.quotas[known.id], placement)
     computation.placements[known.id] = placement
     known.placements[computation.wire] = placement
     return placement

@@ -60,6 +60,17 @@ class LimitUser(Struct):
     queued_max: int | None = None
 
 
+class LimitClient(Struct):
+    """All computations of a client together may use up to ``cpus`` CPUs of a node from now on.
+
+    Others may use the rest. Jobs that run above the limit go on. Without effect if client or node is not known.
+    """
+
+    client: ClientId
+    node: NodeId
+    cpus: int
+
+
 class AddComputation(Struct):
     """A client opens a computation. No node loads the computation before ``Allocate``.
 
@@ -278,6 +289,7 @@ Event = (
     AddClient
     | RemoveClient
     | LimitUser
+    | LimitClient
     | AddComputation
     | CloseComputation
     | Allocate

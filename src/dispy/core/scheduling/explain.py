@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from dispy.core.scheduling.ids import ClientId
 from dispy.core.scheduling.lines.accounts import room
 from dispy.core.scheduling.lines.waiting import has_turn, path_keys
@@ -70,6 +68,9 @@ def why_full(placement: Placement) -> str:
     shortage = placement.shortage or placement.node.shortage
     if placement.slots == 0 and shortage:
         return shortage
+    quota = placement.quota
+    if quota is not None and quota.left() <= 0:
+        return f"set_node_cpus allows {quota.cpus_max or 'none'} of its CPUs"
     kept = why_kept(placement.computation) or _who_is_before(placement.computation)
     if kept:
         return kept
@@ -125,15 +126,11 @@ def _who_is_before(computation: Computation) -> str:
     return f"{' and '.join(said)} {'is' if count == 1 else 'are'} before it" if said else ""
 
 
-def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
+def find_stall(computation: Computation) -> str:
     """Returns in words which jobs of a computation stand still though a node could take or begin them; else empty.
 
     A stall is a fault of this program or of a node. One answer means nothing, as jobs may just be on their way. The
     words change when anything moves: a caller that gets equal words for as long as its watchdog allows has found one.
-
-    Args:
-        computation: The computation that is asked about.
-        others: All computations of the same scheduler: their jobs may use the CPUs of its nodes.
     """
     waiting = len(computation.queue) - len(computation.cancelled)
     for placement in computation.free.values() if waiting > 0 and why_kept(computation) == "" else ():
@@ -141,7 +138,7 @@ def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
             continue
         name = placement.node.name
         return f"{counted(waiting, 'job waits', 'jobs wait')}, and node {name} has room"
-    for node, placement in computation.placements.items():
+    for placement in computation.placements.values():
         if (
             placement.assigned
             and not placement.started
@@ -152,7 +149,8 @@ def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
             and placement.node.is_connected
             # Files that jobs bring may take any time to arrive.
             and computation.files.keys().isdisjoint(placement.assigned)
-            and not any(node in other.placements and other.placements[node].started for other in others)
+            # Jobs of others may use the CPUs of the node.
+            and not any(other.started for other in placement.node.placements.values())
         ):
             return (
                 f"node {placement.node.name} has {counted(len(placement.assigned), 'job')}, from number "

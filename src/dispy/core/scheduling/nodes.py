@@ -21,15 +21,15 @@ from __future__ import annotations
 
 from dispy.core.scheduling.actions import Outbox, Send
 from dispy.core.scheduling.computations import load_again
-from dispy.core.scheduling.events import LimitNode, NodeLost, NodeSilent, NodeUp
+from dispy.core.scheduling.events import LimitClient, LimitNode, NodeLost, NodeSilent, NodeUp
 from dispy.core.scheduling.files import send_files
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.jobs import end_cancelled
-from dispy.core.scheduling.lines.accounts import note_room, park_all
+from dispy.core.scheduling.lines.accounts import join_quota, limit_client, note_room, park_all
 from dispy.core.scheduling.objects import reconcile_objects
 from dispy.core.scheduling.placement import apply_credit, place, send_runs, send_watch
 from dispy.core.scheduling.retries import requeue_assigned
-from dispy.core.scheduling.state import Node, State
+from dispy.core.scheduling.state import Node, Quota, State
 from dispy.core.scheduling.views import tell_placement
 from dispy.core.scheduling.withdrawal import give_up_placement, leave_if_empty, send_off
 from dispy.protocol import node
@@ -149,6 +149,30 @@ def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> 
         tell_placement(out, placement)
     if known.is_connected:
         out.append(Send(known.id, node.LimitCpus(event.cpus)))
+
+
+def on_limit_client(state: State, out: Outbox, event: LimitClient, now: Seconds) -> None:
+    """Set how many jobs of one client may be on a node at once, those of all its computations together.
+
+    The node is not told: it serves others, too. Jobs that wait there above the limit are asked back.
+    """
+    program, known = state.lines.programs.get(event.client), state.nodes.get(event.node)
+    if program is None or known is None:
+        return
+    quota = program.quotas.get(known.id)
+    if quota is None:
+        quota = program.quotas[known.id] = Quota(event.client, known, event.cpus)
+        for placement in known.placements.values():
+            if placement.computation.client == event.client:
+                join_quota(quota, placement)
+    limit_client(quota, event.cpus)
+    for placement in list(quota.placements.values()):
+        apply_credit(placement)
+        tell_placement(out, placement)
+        waiting = len(placement.assigned) - len(placement.started)
+        if quota.left() < 0 and waiting and known.is_connected:
+            out.append(Send(known.id, node.TakeBack(placement.computation.wire, waiting)))
+        place(out, placement.computation, now)
 
 
 def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:

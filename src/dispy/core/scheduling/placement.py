@@ -23,7 +23,7 @@ from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.lines.accounts import has_room_ahead, note_room, room, room_behind, set_rates
 from dispy.core.scheduling.lines.parties import ADVANCE_S, enter, note_ended, rise
 from dispy.core.scheduling.lines.waiting import most_now, next_here, quantum, room_now
-from dispy.core.scheduling.state import Computation, Node, Placement, State, Tenant
+from dispy.core.scheduling.state import Computation, Node, Placement, Quota, State, Tenant
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
 from dispy.protocol.message_sizes import cut
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
@@ -114,6 +114,8 @@ def serve(state: State, out: Outbox, now: Seconds) -> None:
             _serve_node(state, out, each, now)
         elif type(each) is Tenant:
             _free(out, each, now)
+        elif type(each) is Quota:
+            _free_held(out, each, now)
         else:
             for computation in list(state.computations.values()):
                 if computation.queue or computation.pinned:
@@ -128,6 +130,17 @@ def _free(out: Outbox, tenant: Tenant, now: Seconds) -> None:
             return
         computation = tenant.held.pop(key)
         place(out, computation, now)
+
+
+def _free_held(out: Outbox, quota: Quota, now: Seconds) -> None:
+    """Place jobs of computations that the limit of their client at a node has kept waiting, the first that waits
+    first. Of those that go on waiting it is the last the next time."""
+    for wire in list(islice(quota.held, HELD_MAX)):
+        if quota.left() <= 0:
+            return
+        placement = quota.held.pop(wire)
+        note_room(placement)
+        place(out, placement.computation, now)
 
 
 def _serve_node(state: State, out: Outbox, known: Node, now: Seconds) -> None:

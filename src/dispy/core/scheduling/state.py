@@ -17,12 +17,7 @@ from dispy.core.turns import Turns
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import JOB_FILES_MAX
-from dispy.protocol.node import (
-    Compute,
-    FilesProgress,
-    Job,
-    PlaceFiles,
-)
+from dispy.protocol.node import Compute, FilesProgress, Job, PlaceFiles
 from dispy.protocol.views import PlacementStatus as Status
 from dispy.protocol.views import PlacementView
 
@@ -40,8 +35,8 @@ class Placement:
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cost_s", "counted", "cpus_max",
         "dropped", "expected_us", "granted", "last_sent", "node", "pinned", "placing", "printed", "progress",
-        "ran_from", "reason", "returns", "running", "shortage", "slots", "started", "status", "stored", "storing",
-        "terminates", "view", "width",
+        "quota", "ran_from", "reason", "returns", "running", "shortage", "slots", "started", "status", "stored",
+        "storing", "terminates", "view", "width",
     )  # fmt: skip
 
     last_sent: Seconds
@@ -64,6 +59,8 @@ class Placement:
     """CPU time that a job is charged in advance (seconds). Set by ``lines.accounts.set_rates``."""
     counted: int
     """Number of assigned jobs that are in the accounts of the node and of the parties."""
+    quota: Quota | None
+    """Limit of CPUs of the node for all computations of its client together; None: none was set."""
     running: int
     """Number of jobs in ``started`` that are in the accounts of the parties."""
     ran_from: Seconds
@@ -85,6 +82,7 @@ class Placement:
         self.reason = ""
         """Reason for the status FAILED, in words; told as the reason of jobs that end because of it. Empty if the
         placement has not failed since its stay began (``begin``); kept if the computation is loaded again."""
+        self.quota = None
         self.granted: tuple[int, int] = (0, 0)
         """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
         them). Both are 0 until the computation is loaded."""
@@ -164,7 +162,8 @@ class Placement:
         slots = min(slots, self.node.slots)
         self.slots = min(slots, self.cpus_max)
         # With fewer CPUs than the node has, its queue would let more jobs run than were allocated.
-        self.backlog = backlog if self.cpus_max >= self.node.cpus else 0
+        is_bound = self.cpus_max < self.node.cpus or (self.quota is not None and self.quota.binds())
+        self.backlog = 0 if is_bound else backlog
         most = self.computation.files_most
         if most:
             jobs = max(1, JOB_FILES_MAX // most)
@@ -184,8 +183,8 @@ class Computation:
 
     __slots__ = (
         "backlogs", "cancelled", "client", "compute", "deaths", "exclusive", "files", "files_most", "free",
-        "key", "last_printed", "number", "objects", "open", "party", "pinned", "placements", "queue", "reentrant",
-        "serial", "stays", "tenant", "uneven", "waiting", "watched", "wire",
+        "key", "last_printed", "lines", "number", "objects", "open", "party", "pinned", "placements", "queue",
+        "reentrant", "serial", "stays", "tenant", "uneven", "waiting", "watched", "wire",
     )  # fmt: skip
 
     serial: int
@@ -203,6 +202,8 @@ class Computation:
         self.wire = compute.computation
         self.uneven = state.uneven
         """Index of the state (``State.uneven``), into which ``note_room`` puts the computation."""
+        self.lines = state.lines
+        """Lines of the state, in which it stands beside others."""
         state.lines.created += 1
         self.serial = state.lines.created
         self.exclusive = exclusive
@@ -279,13 +280,13 @@ class Node:
     )  # fmt: skip
 
     def __init__(
-        self, node: NodeId, name: str, cpus: int, due: dict[NodeId | str, Node | Tenant | Computation]
+        self, node: NodeId, name: str, cpus: int, due: dict[object, Node | Tenant | Quota | Computation]
     ) -> None:
         self.id = node
         self.name = name
         self.cpus = cpus
         self.due = due
-        """Index of the state (``Lines.due``), into which ``note_room`` puts the node, or a user."""
+        """Index of the state (``Lines.due``), into which ``note_room`` puts the node, a user, or a quota."""
         self.slots = UNTOLD_SLOTS
         """Number of jobs that the node starts at once, of all computations together (``NodeCredit``)."""
         self.waiting = 0
@@ -403,11 +404,44 @@ class Tenant:
         """Computations of the user that wait, as ``cpus_max`` jobs of the user are on nodes."""
 
 
+class Quota:
+    """The limit of one node's CPUs for all computations of a client together.
+
+    Attributes:
+        key: The client and the node.
+        node: The node; of one that was lost and is back, the new record.
+        cpus_max: Number of jobs of the client that may be on the node at once, if it is below the node's CPUs.
+    """
+
+    __slots__ = ("assigned", "cpus_max", "held", "key", "node", "placements")
+
+    def __init__(self, client: ClientId, node: Node, cpus_max: int) -> None:
+        self.key = client, node.id
+        self.node = node
+        self.cpus_max = cpus_max
+        self.assigned = 0
+        """Number of jobs of the client that are on the node."""
+        self.placements: dict[int, Placement] = {}
+        """Placements of the client on the node, by ``Computation.wire``."""
+        self.held: dict[int, Placement] = {}
+        """Placements that have room of their own, and wait as ``cpus_max`` jobs are on the node."""
+
+    def binds(self) -> bool:
+        """True if the limit is below what the node offers: jobs beyond it wait here, not on the node."""
+        return self.cpus_max < self.node.cpus
+
+    def left(self) -> int:
+        """Returns the number of further jobs that may go to the node; 0 or less: none."""
+        return self.cpus_max - self.assigned if self.binds() else 1 << 62
+
+
 class Program(Struct):
-    """A client that shares the scheduler with others: the user to whom it belongs, and its account."""
+    """A client that shares the scheduler with others: the user to whom it belongs, its account, and its limits by
+    node."""
 
     tenant: Tenant | None
     party: Party
+    quotas: dict[NodeId, Quota] = {}
 
 
 class Lines:
@@ -433,10 +467,10 @@ class Lines:
         """Number of turns that computations had (policy ``round-robin``)."""
         self.exclusive: list[Computation] = []
         """Exclusive computations that are not closed, in the order in which they were opened."""
-        self.due: dict[NodeId | str, Node | Tenant | Computation] = {}
-        """To be done after the event, by node or name of the user: nodes that have room for which parked placements
-        wait, users with fewer jobs on nodes than before for which computations of theirs wait, and the exclusive
-        computation that was closed (under no name). Emptied by ``placement.serve``."""
+        self.due: dict[object, Node | Tenant | Quota | Computation] = {}
+        """To be done after the event, by node, name of the user, or both client and node: nodes that have room for
+        which parked placements wait, users and quotas with fewer jobs on nodes than before for which others of theirs
+        wait, and the exclusive computation that was closed (under no name). Emptied by ``placement.serve``."""
 
     def key(self, party: Party) -> float:
         """Returns the key of a party among its siblings: the smallest one has the next turn."""

@@ -87,12 +87,16 @@ class Arrived(Struct):
 
 
 class Unreadable(Struct):
-    """A supplier cannot send a file that it was asked for, and says why: its stages that need the file fail."""
+    """A supplier cannot send a file that it was asked for, and says why: its stages that need the file fail.
+
+    ``is_passing`` True: it cannot in the name of this computation now. No stage fails.
+    """
 
     supplier: SupplierId
     computation: int
     digest: bytes
     reason: str
+    is_passing: bool = False
 
 
 class Searched(Struct):

@@ -90,6 +90,24 @@ def part_with(state: State, out: Outbox, fetch: Fetch, stage: Stage) -> None:
         queue_fetch(state, fetch)
 
 
+def ask_in_another_name(state: State, out: Outbox, fetch: Fetch) -> None:
+    """Ask the supplier of a file for it in the name of another computation; without one nothing is changed.
+
+    Stages of the computation in whose name it was asked are the last whose name is used from now on.
+    """
+    name, number = fetch.supplier, fetch.computation
+    last = {
+        stage.id: stage
+        for stage in fetch.stages.values()
+        if stage.supplier == name and stage.computation == number
+    }
+    others = {stage.id: stage for stage in fetch.stages.values() if stage.id not in last}
+    if any(stage.supplier == name for stage in others.values()):
+        fetch.stages = others | last
+        unask(state, out, fetch)
+        assign(state, fetch)
+
+
 def begin_anew(state: State, out: Outbox, fetch: Fetch, now: Seconds) -> None:
     """Fetch a file again: its supplier has failed, or its content is wrong.
 

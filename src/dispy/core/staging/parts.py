@@ -45,7 +45,7 @@ from dispy.core.staging.events import (
     Written,
     Wrote,
 )
-from dispy.core.staging.fetches import assign, begin_anew
+from dispy.core.staging.fetches import ask_in_another_name, assign, begin_anew
 from dispy.core.staging.ids import PartId, Seconds, SupplierId
 from dispy.core.staging.progress import credit
 from dispy.core.staging.requests import free_name, open_part, set_phase
@@ -253,7 +253,9 @@ def on_unreadable(state: State, out: Outbox, event: Unreadable, now: Seconds) ->
     ignored."""
     supplier = state.suppliers.get(event.supplier)
     fetch = supplier.asked.get((event.computation, event.digest)) if supplier is not None else None
-    if fetch is not None:
+    if fetch is not None and event.is_passing:
+        ask_in_another_name(state, out, fetch)
+    elif fetch is not None:
         fail_supplier(state, out, fetch, event.supplier, event.reason, now)
 
 

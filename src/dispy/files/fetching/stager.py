@@ -141,9 +141,14 @@ class Stager:
         ]
         self.handle(core.Arrived(supplier, computation, sent))
 
-    def on_unreadable(self, supplier: SupplierId, computation: int, digest: bytes, reason: str) -> None:
-        """Fail the stages of a client that need a file: the client says that it cannot send the file, and why."""
-        self.handle(core.Unreadable(supplier, computation, digest, reason))
+    def on_unreadable(
+        self, supplier: SupplierId, computation: int, digest: bytes, reason: str, is_passing: bool
+    ) -> None:
+        """Fail the stages of a client that need a file: the client says that it cannot send the file, and why.
+
+        ``is_passing`` True: have it asked in the name of another computation instead.
+        """
+        self.handle(core.Unreadable(supplier, computation, digest, reason, is_passing))
 
     def statistics(self) -> dict[str, int]:
         """Returns numbers of stages, files and bytes that are being fetched now. On the loop."""

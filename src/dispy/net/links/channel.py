@@ -15,6 +15,8 @@ A message whose blobs have not arrived waits here:
     waiting    its last blob has arrived                performed, then the lane as far as it is complete
     waiting    ``forget_cluster``, ``take_waiting``     dropped: its blobs are discarded when they come
 
+``CloseCluster`` waits for nothing: the blobs that messages before it announce may never come.
+
 Messages of the types in ``PASSED`` form no lane: jobs and results with large payloads wait alone, and the others of
 their cluster pass them. So an object that is put is there before the jobs that were submitted later, and a small job
 does not wait for the arguments of a large one.
@@ -27,6 +29,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
@@ -71,22 +74,27 @@ class Line(Protocol):
 class _Ours:
     """A blob that we send, until the other end has it."""
 
-    __slots__ = ("cluster", "group", "payload")
+    __slots__ = ("cluster", "group", "is_kept", "payload")
 
     def __init__(self, cluster: int, payload: Any) -> None:
         self.cluster = cluster
         self.payload = payload
+        self.is_kept = False
+        """True once the payload lies where it stays until it has left."""
         self.group: Group | None = None
 
 
 class _Waiting:
-    """A message that has arrived and is not performed yet: ``missing`` of its blobs are to come."""
+    """A message that has arrived and is not performed yet: ``missing`` of its blobs are to come; ``size`` bytes of
+    payloads are here."""
 
-    __slots__ = ("message", "missing")
+    __slots__ = ("is_dropped", "message", "missing", "size")
 
     def __init__(self, message: Any, missing: int) -> None:
         self.message = message
         self.missing = missing
+        self.size = 0
+        self.is_dropped = False
 
 
 class Channel:
@@ -96,23 +104,33 @@ class Channel:
         perform: Called with each numbered message of the other end, whole and, by cluster, in order. A payload for
             which there was no memory is None.
         call_later: Calls a function after some seconds (``loop.call_later``).
+        keep: Called with each large payload that we send, or that has come as a file, and with a function, which it
+            calls now or later with what is to stand for the payload: the same bytes elsewhere.
 
     Attributes:
         received: Number of the last message of the other end that has arrived; 0: none.
         line: The connection that stands; None: there is none, and what is sent is kept.
         files: Exchange of payloads as files, where both ends are on one machine.
+        acknowledged: Number of the last message of ours that the other end has; 0: none.
+        size_waiting: Bytes of payloads in messages of the other end that wait for further payloads.
     """
 
     def __init__(
         self,
         perform: Callable[[Any], None],
         call_later: Callable[[float, Callable[[], None]], object],
+        keep: Callable[[Any, Callable[[Any], None]], None] = lambda payload, then: then(payload),
     ) -> None:
         self._perform = perform
         self._call_later = call_later
+        self._keep = keep
         self.received = 0
         self.line: Line | None = None
         self.files = FileExchange()
+        self.acknowledged = 0
+        self.size_waiting = 0
+        self._count = 0
+        """Number of messages of the other end that wait for payloads, or behind such a message."""
         self._sent: Sent[Any] = Sent()
         self._guard = threading.Lock()
         """Held while a message gets its number and is queued: a thread in ``try_send_now`` must not come between."""
@@ -141,9 +159,16 @@ class Channel:
             line = self.line
             if line is not None:
                 line.send(message)
-        if line is not None:
-            for number in blobs:
-                self._send_blob(line, number)
+        for number in blobs:
+            self._keep(self._ours[number].payload, partial(self._on_ours_kept, number))
+
+    def _on_ours_kept(self, number: int, payload: Any) -> None:
+        """Send a blob of ours, whose bytes lie where they stay now."""
+        ours = self._ours.get(number)
+        if ours is not None:
+            ours.payload, ours.is_kept = payload, True
+            if self.line is not None:
+                self._send_blob(self.line, number)
 
     def try_send_now(self, message: Any) -> bool:
         """Send a message without large payloads from any thread, if it can leave this moment.
@@ -196,17 +221,22 @@ class Channel:
         """Number of messages that the other end does not have yet."""
         return len(self._sent.kept)
 
+    @property
+    def count_waiting(self) -> int:
+        """Number of messages of the other end that wait here, and of the payloads for which they wait."""
+        return self._count + len(self._expected)
+
     # Connections.
 
     def resume(self, line: Line, received: int) -> None:
         """A new connection stands: send again what the other end, which has named ``received``, does not have."""
         with self._guard:
-            self._sent.acknowledge(received)
+            self._take_received(received)
             self._told = self.received
             self.line = line
             for message in self._sent.kept:
                 line.send(message)
-        for number in list(self._ours):
+        for number in [number for number, ours in self._ours.items() if ours.is_kept]:
             self._send_blob(line, number)
 
     def suspend(self) -> None:
@@ -231,7 +261,7 @@ class Channel:
         if kind is shared.Blob:
             self._on_blob(connection, message)
         elif kind is shared.Received:
-            self._sent.acknowledge(message.batch)
+            self._take_received(message.batch)
         elif kind is shared.BlobsTaken:
             for number in message.numbers:
                 self._ours.pop(number, None)
@@ -241,6 +271,13 @@ class Channel:
             return False
         return True
 
+    def _take_received(self, number: int) -> None:
+        """Forget our messages up to a number: the other end has them."""
+        if number > self._sent.last:
+            raise RemoteProtocolError(f"message {number} was acknowledged; {self._sent.last} were sent")
+        if self._sent.acknowledge(number):
+            self.acknowledged = number
+
     def _on_numbered(self, message: Any) -> None:
         if message.batch != self.received + 1:
             raise RemoteProtocolError(f"message {message.batch} came after {self.received}")
@@ -248,13 +285,18 @@ class Channel:
         self._acknowledge_soon()
         large = getattr(message, "large", None)
         lane = self._lanes.get(message.cluster)
-        if not large and lane is None:
+        if (not large and lane is None) or type(message) is shared.CloseCluster:
+            # A cluster that is closed gets none of the payloads that it waits for.
             self._perform(message)
             return
         waiting = _Waiting(message, len(large) if large else 0)
         for each in large or ():
+            if each.blob in self._expected:
+                raise RemoteProtocolError(f"payload {each.blob} is announced twice")
             item, name = _place(message, each)
             self._expected[each.blob] = waiting, item, name
+        self._count += 1
+        self._grow(waiting, _size(message))
         if lane is not None:
             lane.append(waiting)
         elif type(message) in PASSED:
@@ -274,8 +316,18 @@ class Channel:
                 sink.discard()
         if expected is None:
             return
-        waiting, item, name = expected
+        then = partial(self._on_theirs_kept, *expected)
+        if message.given and payload is not None:
+            self._keep(payload, then)
+        else:
+            then(payload)
+
+    def _on_theirs_kept(self, waiting: _Waiting, item: Any, name: str, payload: Any) -> None:
+        """Put a payload that has arrived into its message, which is performed if it was the last one."""
+        if waiting.is_dropped:
+            return
         setattr(item, name, payload)
+        self._grow(waiting, len(payload) if payload is not None else 0)
         waiting.missing -= 1
         if not waiting.missing:
             self._on_complete(waiting)
@@ -288,6 +340,7 @@ class Channel:
             alone.remove(waiting)
             if not alone:
                 del self._alone[cluster]
+            self._leave(waiting)
             self._perform(waiting.message)
             return
         lane = self._lanes.get(cluster)
@@ -296,6 +349,7 @@ class Channel:
             if first.missing:
                 self._alone.setdefault(cluster, []).append(first)
                 continue
+            self._leave(first)
             self._perform(first.message)
             if self._lanes.get(cluster) is not lane:
                 return  # the cluster was forgotten
@@ -342,8 +396,30 @@ class Channel:
                     self.line.give_up(ours.group)
 
     def _forget(self, waiting: _Waiting) -> None:
-        for each in waiting.message.large:
+        self._leave(waiting)
+        waiting.is_dropped = True
+        for each in getattr(waiting.message, "large", ()):
             self._expected.pop(each.blob, None)
+
+    def _leave(self, waiting: _Waiting) -> None:
+        """Count a message that does not wait any more."""
+        self._count -= 1
+        self.size_waiting -= waiting.size
+
+    def _grow(self, waiting: _Waiting, size: int) -> None:
+        """Count bytes of payloads of a message that waits."""
+        waiting.size += size
+        self.size_waiting += size
+
+
+def _size(message: Any) -> int:
+    """Returns the bytes of the payloads that are in a message."""
+    if type(message) not in _LARGE:
+        return 0
+    where, fields = _LARGE[type(message)]
+    items = getattr(message, where) if where else message
+    items = items if isinstance(items, list) else [items]
+    return sum([len(getattr(item, name)) for item in items for name in fields])
 
 
 def _place(message: Any, large: shared.Large) -> tuple[Any, str]:

@@ -38,11 +38,16 @@ class FileData(Struct, array_like=True, tag=70):
 
 class FileUnreadable(Struct, array_like=True, tag=71):
     """The file with this digest, which the node has asked for, cannot be sent; ``reason`` says why. Jobs that need
-    the file fail, or the whole computation does if it needs the file."""
+    the file fail, or the whole computation does if it needs the file.
+
+    ``is_passing`` True: not now, as the program of this computation is away. The node asks for the file in the name
+    of another computation of this client that needs it; without one it waits.
+    """
 
     computation: Number
     digest: Digest
     reason: Reason
+    is_passing: bool = False
 
 
 class PlaceFiles(Struct, array_like=True, tag=72):

@@ -186,6 +186,17 @@ class Window(Struct, array_like=True, tag=155):
     reason: Reason
 
 
+class Standstill(Struct, array_like=True, tag=156):
+    """Jobs of the cluster stand still though they could move: ``reason`` says which, in words; empty: none does.
+
+    The words change when anything moves. So a program that has been told nothing else for long has found a fault.
+    """
+
+    batch: Number
+    cluster: Number
+    reason: Reason
+
+
 News = (
     Refused
     | Offer
@@ -204,4 +215,5 @@ News = (
     | Unreachable
     | Available
     | Window
+    | Standstill
 )

@@ -17,9 +17,11 @@ from dispy.core.scheduling.lines.clients import room_in_queue
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import node as node_messages
 from dispy.protocol import shared
-from dispy.protocol.limits import OPEN_JOBS_MAX
+from dispy.protocol.files import FileEntry, check_number
+from dispy.protocol.limits import BATCH_MAX, OBJECTS_MAX, OPEN_JOBS_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED
 from dispy.scheduler.daemon import windows
+from dispy.scheduler.daemon.absences import note_sent
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 
 if TYPE_CHECKING:
@@ -27,6 +29,21 @@ if TYPE_CHECKING:
     from dispy.scheduler.daemon.news import News
     from dispy.scheduler.daemon.node_search import NodeSearch
     from dispy.scheduler.service import SchedulerService
+
+CLUSTERS_MAX = BATCH_MAX
+"""Open clusters of all programs: a node takes so many of a scheduler after a reconnect (``node.Reconcile``)."""
+
+_HELD = f"its program has more than {windows.HELD_MAX >> 30} GiB of code and objects here; close clusters"
+"""Reason that a program is given for a cluster that is refused, or closed."""
+
+_LISTS: dict[type[Any], str] = {
+    shared.Submit: "jobs",
+    shared.CancelJobs: "numbers",
+    shared.WatchJobs: "numbers",
+    shared.Discover: "wishes",
+    shared.OpenCluster: "wishes",
+}
+"""Attribute with the list of a command, each item of which may cause news or work, by its type."""
 
 NO_MEMORY = "the scheduler has not enough memory for the job's arguments"
 
@@ -57,23 +74,30 @@ def perform(hub: Hub, program: Program, command: Any) -> None:
     Raises:
         RemoteProtocolError: The program breaks the rules: its connection must end.
     """
+    windows.check_heard(program, len(getattr(command, _LISTS.get(type(command), ""), ())))
     if type(command) is shared.OpenCluster:
         _open(hub, program, command)
         return
     cluster = program.clusters.get(command.cluster)
     if cluster is not None:
         _HANDLERS[type(command)](hub, program, cluster, command)
+    elif type(command) is shared.CloseCluster:
+        # It may never have been opened, as its code waits.
+        program.channel.forget_cluster(command.cluster)
 
 
 def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
     number = command.cluster
-    if number in program.clusters or command.compute.computation != number:
+    if not number or number in program.clusters or command.compute.computation != number:
         raise RemoteProtocolError(f"cluster {number} is opened twice, or has two numbers")
-    if command.compute.code is None:
-        program.channel.send(shared.Refused(0, number, "the scheduler has not enough memory for its code"))
-        return
-    if hub.is_closing:
-        program.channel.send(shared.Refused(0, number, "the scheduler is closing"))
+    _check_files(command.compute.files)
+    reason = _why_refused(hub, program, command)
+    cluster = SharedCluster(number, command.compute.name, command.wishes)
+    if not reason:
+        held = len(command.compute.code) + windows.files_size(command.compute.files)
+        reason = "" if windows.hold(program, cluster, held) else _HELD
+    if reason:
+        program.channel.send(shared.Refused(0, number, reason))
         return
     compute = command.compute
     # Without an owner's key the files are the program's alone, whatever other programs there are.
@@ -81,7 +105,6 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
     compute = msgspec.structs.replace(compute, computation=hub.new_wire(), owner=owner, stream=0, life=0)
     if hub.cleans_nodes:
         compute.keep = False
-    cluster = SharedCluster(number, compute.name, command.wishes)
     program.clusters[number] = cluster
     is_alone = hub.is_strict and compute.exclusive
     if is_alone:
@@ -89,7 +112,38 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
         compute.exclusive = False
     hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant, is_alone))
     hub.news.offer_all(program, cluster)
-    hub.search.look(program, cluster)
+    hub.search.look(program)
+
+
+def _why_refused(hub: Hub, program: Program, command: shared.OpenCluster) -> str:
+    """Returns in words why a cluster cannot be opened; empty: it can."""
+    if command.compute.code is None:
+        return "the scheduler has not enough memory for its code"
+    if hub.is_closing:
+        return "the scheduler is closing"
+    if len(program.clusters) >= windows.CLUSTERS_MAX or hub.count_clusters() >= CLUSTERS_MAX:
+        most = f"{windows.CLUSTERS_MAX} of a program, {CLUSTERS_MAX} in all"
+        return f"too many clusters are open, of {most}; close some"
+    if _count_wishes(program, command.cluster) + len(command.wishes) > windows.WISHES_MAX:
+        return f"the program's clusters name more than {windows.WISHES_MAX} nodes; use a pattern"
+    return ""
+
+
+def _count_wishes(program: Program, but: int) -> int:
+    """Returns the number of nodes that a program's clusters name, but for one cluster."""
+    return sum([len(each.wishes) for each in program.clusters.values() if each.number != but])
+
+
+def _check_files(files: list[FileEntry]) -> None:
+    """Check that a list of files fits into a message to a node, which is longer than that of the program.
+
+    Raises:
+        RemoteProtocolError: The list is too long.
+    """
+    try:
+        check_number(files)
+    except ValueError as error:
+        raise RemoteProtocolError(str(error)) from error
 
 
 def close(hub: Hub, program: Program, cluster: SharedCluster) -> None:
@@ -116,12 +170,16 @@ def _submit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.
     if command.large and any(job.payload is None for job in jobs):
         program.channel.send(shared.EndedHere(0, cluster.number, numbers, TERMINATED, NO_MEMORY))
         return
-    windows.take(program, cluster, jobs, room_in_queue(hub.service.state, program.client))
+    files = {each.number: each.files for each in command.files}
+    for entries in files.values():
+        _check_files(entries)
+    if not files.keys() <= set(numbers):
+        raise RemoteProtocolError(f"files of a job of cluster {cluster.number} that was not submitted")
+    windows.take(program, cluster, jobs, room_in_queue(hub.service.state, program.client), files)
     node = NodeId(command.node) if command.node else None
-    if node is None and not command.files:
+    if node is None and not files:
         hub.service.submit(core.SubmitJobs(program.client, cluster.number, jobs))
     else:
-        files = {each.number: each.files for each in command.files}
         hub.service.handle(core.SubmitJobs(program.client, cluster.number, jobs, node, files))
     hub.service.schedule_tick()
 
@@ -165,20 +223,31 @@ def _answer_printed(
 
 
 def _put(hub: Hub, program: Program, cluster: SharedCluster, command: shared.PutObject) -> None:
-    if command.put.payload is None:
+    payload, number = command.put.payload, command.put.number
+    if number in cluster.objects or len(cluster.objects) >= OBJECTS_MAX:
+        raise RemoteProtocolError(
+            f"object {number} of cluster {cluster.number} comes twice, or is one too many"
+        )
+    reason = "the scheduler has not enough memory for an object" if payload is None else ""
+    if not reason and not windows.hold(program, cluster, len(payload)):
+        reason = _HELD
+    if reason:
         close(hub, program, cluster)
-        reason = "the scheduler has not enough memory for an object"
         program.channel.send(shared.Refused(0, cluster.number, reason))
         return
+    cluster.objects[number] = len(payload)
     command.put.computation, command.put.stream, command.put.given = cluster.number, 0, 0
     hub.service.handle(core.PutObject(program.client, command.put))
 
 
 def _drop(hub: Hub, program: Program, cluster: SharedCluster, command: shared.DropObjects) -> None:
+    for number in command.numbers:
+        windows.hold(program, cluster, -cluster.objects.pop(number, 0))
     hub.service.handle(core.DropObjects(program.client, cluster.number, command.numbers))
 
 
 def _place(hub: Hub, program: Program, cluster: SharedCluster, command: shared.PlaceFiles) -> None:
+    _check_files(command.place.files)
     command.place.computation = cluster.number
     hub.service.handle(core.SendFiles(program.client, NodeId(command.node), command.place))
 
@@ -190,52 +259,56 @@ def _send_files(hub: Hub, program: Program, cluster: SharedCluster, command: sha
         for piece in command.pieces
         if piece.data is not None
     ]
+    note_sent(cluster, node, pieces)
     if pieces:
         hub.service.send_pieces(node, program.client, cluster.number, pieces)
     for item in command.unreadable:
-        item.computation = cluster.number
+        item.computation, item.is_passing = cluster.number, False
+        cluster.needed.pop((node, item.digest), None)
         hub.service.send_unreadable(node, program.client, item)
 
 
 def _discover(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Discover) -> None:
+    if _count_wishes(program, cluster.number) + len(command.wishes) > windows.WISHES_MAX:
+        raise RemoteProtocolError(f"its clusters name more than {windows.WISHES_MAX} nodes")
     cluster.wishes = command.wishes
-    hub.search.discover(program, cluster, command.now)
+    hub.search.discover(program, command.now)
 
 
 def _allocate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Allocate) -> None:
     node = NodeId(command.node)
+    if command.files is not None:
+        _check_files(command.files)
     if command.code is None or hub.find(node) is None:
         hub.news.tell_view(program, cluster.number, node)
         return
-    if command.cpus:
-        cluster.allocated[node] = command.cpus
-    else:
-        cluster.allocated.pop(node, None)
-    cpus = min(command.cpus, program.limits.get(node, command.cpus))
-    is_draining = command.is_draining or (command.cpus > 0 and not cpus)
     hub.service.handle(
-        core.Allocate(program.client, cluster.number, node, cpus, is_draining, command.code, command.files)
+        core.Allocate(
+            program.client,
+            cluster.number,
+            node,
+            command.cpus,
+            command.is_draining,
+            command.code,
+            command.files,
+        )
     )
     hub.news.tell_view(program, cluster.number, node)
 
 
 def _limit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.LimitNode) -> None:
-    """Limit the CPUs that each cluster of the program uses of a node; if programs cooperate, those that all use."""
+    """Limit the CPUs of a node that the program uses; if programs cooperate, those that all of them use."""
     node = NodeId(command.node)
+    if hub.find(node) is None:
+        return
     if hub.is_cooperative:
         hub.service.handle(core.LimitNode(node, command.cpus))
-        return
-    program.limits[node] = command.cpus
-    for each in program.clusters.values():
-        wanted = each.allocated.get(node)
-        if wanted:
-            cpus = min(wanted, command.cpus)
-            hub.service.handle(core.Allocate(program.client, each.number, node, cpus, is_draining=not cpus))
+    else:
+        hub.service.handle(core.LimitClient(program.client, node, command.cpus))
 
 
 def _vacate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Vacate) -> None:
     node = NodeId(command.node)
-    cluster.allocated.pop(node, None)
     hub.service.handle(
         core.Vacate(program.client, cluster.number, node, command.terminate, command.returns)
     )

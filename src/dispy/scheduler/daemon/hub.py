@@ -11,6 +11,7 @@ The life of a program here:
     away       ``Attach`` of its identity                        attached: what it lacks is sent again
     away       the lease is over                                 none: its clusters are closed
     attached   ``Detach``                                        none: its clusters are closed
+    attached   it breaks the rules                               none: it is told so, its clusters are closed
 
 Everything runs on the loop.
 """
@@ -22,8 +23,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from msgspec import DecodeError
 
 from dispy.core import scheduling as core
 from dispy.core.scheduling.explain import why_open
@@ -32,14 +36,20 @@ from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.links.channel import Channel
 from dispy.net.links.file_exchange import FileExchange
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node, shared
+from dispy.protocol.limits import MIB
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.daemon import commands
+from dispy.scheduler.daemon import commands, windows
+from dispy.scheduler.daemon.absences import pass_on
+from dispy.scheduler.daemon.disk_memory import DiskMemory
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
+from dispy.scheduler.daemon.payload_rooms import PayloadRoom
 from dispy.scheduler.daemon.programs import Program
+from dispy.scheduler.daemon.standstills import LOOK_S, tell_standstills
 from dispy.scheduler.service import SchedulerService
-from dispy.settings import PULSE_S, UserSettings
+from dispy.settings import PAYLOAD_MEMORY, PULSE_S, UserSettings
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
 from dispy.system.escaping import line
@@ -47,6 +57,12 @@ from dispy.system.shared_memory import SHARED_MIN, SharedPool
 from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.scheduler")
+
+FAREWELL_S = 1.0
+"""Seconds that a program which is thrown out has to read why."""
+
+UNREAD_MAX = MIB
+"""Bytes that a program has not read beyond which its questions are not answered."""
 
 FILES_MAX = 4096
 """Most payloads that are held as files in memory at once; further ones are copied."""
@@ -66,6 +82,7 @@ class Hub:
         is_cooperative: True if each program may limit the CPUs of nodes for all.
         cleans_nodes: True if working directories are removed from nodes whatever programs want.
         clock: Source of the time (monotonic seconds).
+        payload_memory: Bytes of large payloads that each program may have in memory here.
 
     Attributes:
         service: The core, with the links to nodes.
@@ -90,6 +107,7 @@ class Hub:
         is_cooperative: bool = False,
         cleans_nodes: bool = False,
         clock: Clock = time,
+        payload_memory: int = PAYLOAD_MEMORY,
     ) -> None:
         self.name = name
         self.epoch = 1
@@ -98,6 +116,10 @@ class Hub:
         self.is_closing = False
         self.memory_name = ""
         self._memory_path = ""
+        self._payload_memory = payload_memory
+        self._disk: DiskMemory | None = None
+        self._copier: ThreadPoolExecutor | None = None
+        """Thread that copies payloads to disk."""
         self.on_last_closed: Callable[[], None] | None = None
         self._lease_s = lease_s
         self.programs: dict[ClientId, Program] = {}
@@ -113,10 +135,22 @@ class Hub:
         self.news.begin(self.service, self.search)
         self._by_identity: dict[bytes, Program] = {}
         self._by_connection: dict[Connection, Program] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """Timer of the next look for jobs that stand still."""
         self._last_client = 0
         """Number of the last program; 0 is that of an embedded scheduler."""
         self._last_wire = 0
         """Number by which nodes know the last computation; never used twice."""
+
+    def begin(self) -> None:
+        """Look for nodes, for jobs that stand still, and for files of programs that are away, from now on."""
+        self.search.begin()
+        self._look()
+
+    def _look(self) -> None:
+        tell_standstills(self.service, self.programs.values())
+        pass_on(self.service, self.programs.values())
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def new_wire(self) -> int:
         """Returns the number by which nodes know a new computation."""
@@ -128,6 +162,11 @@ class Hub:
         pool = SharedPool(str(root), adopted_min=SHARED_MIN, files_max=FILES_MAX)
         self.service.links.memory = pool
         self.memory_name, self._memory_path = root.name, str(root)
+
+    def spill(self, root: Path) -> None:
+        """Put large payloads on disk that are more than a program may have in memory, below a directory."""
+        self._disk = DiskMemory(root)
+        self._copier = ThreadPoolExecutor(1, "dispy copies")
 
     def find(self, node_id: NodeId) -> NodeInfo | None:
         """Returns the description of a node; None if it is not there."""
@@ -150,16 +189,58 @@ class Hub:
             if type(message) is not shared.Attach:
                 raise RemoteProtocolError(f"{type(message).__name__} before Attach")
             self._attach(connection, message)
-        elif program.channel.on_message(connection, message):
-            return
+        else:
+            try:
+                self._take(program, connection, message)
+            except RemoteProtocolError as error:
+                self._throw_out(program, connection, error)
+                raise
+
+    def _take(self, program: Program, connection: Connection, message: Any) -> None:
+        """Handle a message of a program that has introduced itself."""
+        if program.channel.on_message(connection, message):
+            if program.channel.count_waiting or program.is_stuffed:
+                windows.check_waiting(program)
         elif type(message) is shared.Ask:
-            self._answer(program, message)
+            # One that does not read its answers gets none.
+            if connection.count_unsent() < UNREAD_MAX:
+                self._answer(program, message)
         elif type(message) is node.SetPulse:
             connection.set_pulse(message.pulse_s)
         elif type(message) is shared.Detach:
             self._forget(program, "it has left")
         else:
             raise RemoteProtocolError(f"{type(message).__name__} after Attach")
+
+    def _perform_later(self, program: Program, then: Callable[[Any], None], payload: Any) -> None:
+        """Go on with a message of a program, or to one, when its large payload is on disk."""
+        if self.programs.get(program.client) is not program:
+            return
+        try:
+            then(payload)
+        except RemoteProtocolError as error:
+            if program.connection is not None:
+                connection = program.connection
+                self._throw_out(program, connection, error)
+                connection.refuse(error)
+            else:
+                self._forget(program, f"it breaks the rules: {error}")
+
+    def make_sink(self, connection: Connection, size: int) -> PoolSink:
+        """Returns the sink for a payload that arrives from a program."""
+        program = self._by_connection.get(connection)
+        return PoolSink(size, program.room.take) if program is not None else PoolSink(size)
+
+    def _throw_out(self, program: Program, connection: Connection, error: RemoteProtocolError) -> None:
+        """Forget a program that breaks the rules, and end its connection, soon also if it does not read."""
+        logger.warning("program %s of %s is thrown out: %s", program.name, program.user or "nobody", error)
+        if connection.is_ready:
+            connection.send(shared.Leaving(f"this program breaks the rules: {error}"))
+        program.connection = None
+        program.channel.suspend()
+        self._by_connection.pop(connection, None)
+        self._forget(program, "it breaks the rules")
+        asyncio.get_running_loop().call_later(FAREWELL_S, connection.abort, error)
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """The connection is gone: the program's jobs go on, and its lease begins."""
@@ -168,6 +249,9 @@ class Hub:
             return
         program.connection = None
         program.channel.suspend()
+        if isinstance(error, (RemoteProtocolError, DecodeError)):
+            # What cannot be read may be damage on the line, so the program may come back.
+            logger.warning("program %s of %s: %s", program.name, program.user or "nobody", error)
         if not program.clusters:
             self._forget(program, "it has no cluster")
             return
@@ -211,7 +295,8 @@ class Hub:
                 program.channel.files = files
                 welcome.memory = self.memory_name
         connection.send(welcome)
-        program.channel.resume(connection, message.received)
+        # One that we do not know has news of a scheduler that was here before.
+        program.channel.resume(connection, message.received if is_known else 0)
 
     def _add(self, message: shared.Attach) -> Program:
         self._last_client += 1
@@ -220,8 +305,12 @@ class Hub:
         def perform(command: Any) -> None:
             commands.perform(self, program, command)
 
-        channel = Channel(perform, asyncio.get_running_loop().call_later)
-        program = Program(client, message.client, line(message.name), line(message.user), channel)
+        def later(then: Callable[[Any], None], payload: Any) -> None:
+            self._perform_later(program, then, payload)
+
+        room = PayloadRoom(self._payload_memory, self._disk, self._copier, later)
+        channel = Channel(perform, asyncio.get_running_loop().call_later, room.keep)
+        program = Program(client, message.client, line(message.name), line(message.user), channel, room)
         self.programs[client] = self._by_identity[message.client] = program
         self.service.handle(core.AddClient(client, message.user, program.name))
         return program
@@ -249,7 +338,11 @@ class Hub:
                 program.connection.send(shared.Leaving(reason))
                 program.connection.close()
         self.search.close()
+        if self._timer is not None:
+            self._timer.cancel()
         self.service.close()
+        if self._copier is not None:
+            self._copier.shutdown(wait=False, cancel_futures=True)
 
     # Questions.
 
@@ -301,5 +394,9 @@ class Hub:
 
 
 def _file_name(text: str) -> str:
-    """Returns a name that a program has given for its directory; empty if it is no plain name."""
-    return text if text.replace("-", "").isalnum() else ""
+    """Returns a name that a program has given for its directory; empty if it is none of a program's.
+
+    Those of nodes are told to programs, which are not to reach them by it.
+    """
+    prefix, _, identity = text.partition("-")
+    return text if prefix == "client" and identity.isascii() and identity.isalnum() else ""

@@ -19,11 +19,16 @@ from dispy.protocol import node, shared
 from dispy.protocol.limits import BATCH_MAX, INLINE_MAX
 from dispy.protocol.views import NodeInfo, PlacementStatus, PlacementView
 from dispy.scheduler.daemon import windows
+from dispy.scheduler.daemon.absences import note_needed
 from dispy.scheduler.daemon.node_search import NodeSearch
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.scheduler")
+
+
+ASKED_MAX = 10_000
+"""Questions that were passed on to nodes and not answered yet."""
 
 
 class News:
@@ -50,9 +55,14 @@ class News:
     # Questions.
 
     def expect(self, program: Program, serial: int) -> int:
-        """Returns our serial for a question of a program that is passed on to a node."""
+        """Returns our serial for a question of a program that is passed on to a node.
+
+        Nodes that are lost answer no more: the oldest questions are forgotten beyond ``ASKED_MAX``.
+        """
         self._last_asked += 1
         self._asked[self._last_asked] = program, serial
+        if len(self._asked) > ASKED_MAX:
+            del self._asked[next(iter(self._asked))]
         return self._last_asked
 
     def on_jobs_listed(self, found: NodeInfo, message: node.JobsListed) -> None:
@@ -77,9 +87,8 @@ class News:
         logger.warning("%s", reason)
         for program, _ in self._with_clusters():
             program.channel.send(shared.NodeGone(0, 0, found.node, reason))
-        for program in self._programs.values():
             for cluster in program.clusters.values():
-                cluster.allocated.pop(found.node, None)
+                cluster.needed = {key: end for key, end in cluster.needed.items() if key[0] != found.node}
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
         address = f"{target.host}:{target.port}"
@@ -126,9 +135,13 @@ class News:
         if found.available is None:
             return
         for program, _ in self._with_clusters():
-            program.channel.send(
-                shared.Available(0, 0, found.node, found.available, found.bytes_sent, found.bytes_received)
-            )
+            # For one that is away they would be kept by the thousand; the next ones tell it as much.
+            if program.connection is not None:
+                program.channel.send(
+                    shared.Available(
+                        0, 0, found.node, found.available, found.bytes_sent, found.bytes_received
+                    )
+                )
 
     # Jobs.
 
@@ -176,7 +189,10 @@ class News:
     # Files.
 
     def on_files_needed(self, client: ClientId, message: node.NeedFiles, found: NodeInfo) -> None:
-        self._tell(client, shared.FilesNeeded(0, message.computation, found.node, message))
+        cluster = self._cluster(client, message.computation)
+        if cluster is not None:
+            note_needed(cluster, found.node, message.pieces)
+            self._tell(client, shared.FilesNeeded(0, message.computation, found.node, message))
 
     def on_files(self, action: core.TellFiles) -> None:
         self._tell(

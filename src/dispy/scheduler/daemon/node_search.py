@@ -17,7 +17,7 @@ from dispy.core.scheduling.ids import ClientId
 from dispy.net.dialing import Target
 from dispy.net.discovery import Listing, Lookout
 from dispy.protocol.shared import Wish
-from dispy.scheduler.daemon.programs import Program, SharedCluster
+from dispy.scheduler.daemon.programs import Program
 from dispy.scheduler.service import SchedulerService
 from dispy.security import reach
 from dispy.security.secrets import Secret
@@ -31,6 +31,12 @@ DISCOVER_S = 0.2
 
 RETRY_S = 2.0
 """Least seconds between two dials of the same address."""
+
+DIALS_MAX = 64
+"""Addresses that are dialed at once because one program names them: each takes a descriptor, and those are few."""
+
+TRIED_MAX = 10_000
+"""Addresses whose last dial is remembered before those are forgotten that may be dialed again."""
 
 
 class NodeAccess(Struct, dict=True):
@@ -109,29 +115,46 @@ class NodeSearch:
             await asyncio.sleep(DISCOVER_S)
 
     def _look_for_all(self) -> None:
-        access = self._access
-        for listing in self._listed:
-            self._reach(access.target(listing.host, listing.port, listing.host, listing))
-        for host, port in access.nodes:
-            self._reach(access.target(host, port, host))
+        for target in self._of_all():
+            self._reach(target)
         for program in self._programs.values():
-            for cluster in program.clusters.values():
-                self.look(program, cluster)
+            self.look(program)
+        if len(self._tried) > TRIED_MAX:
+            since = self._service.clock.monotonic() - RETRY_S
+            self._tried = {target: at for target, at in self._tried.items() if at > since}
 
-    def look(self, program: Program, cluster: SharedCluster) -> None:
-        """Dial the nodes that a cluster names by address and that are not linked."""
-        for wish in cluster.wishes:
-            target = self._target(wish)
-            if target is not None:
+    def look(self, program: Program, first: list[Wish] | None = None) -> None:
+        """Dial the nodes that a program names by address and that are not linked.
+
+        ``DIALS_MAX`` at once, and of those that fail each in its turn: the next is the one dialed longest ago. Of
+        equal ones those of ``first`` come first.
+        """
+        links = self._service.links.by_target
+        named = self._named(program)
+        left = DIALS_MAX - sum([links[target].info is None for target in named if target in links])
+        if left > 0:
+            wanted = dict.fromkeys([*filter(named.__contains__, map(self._target, first or ())), *named])
+            apart = [target for target in wanted if target is not None and target not in links]
+            for target in sorted(apart, key=lambda each: self._tried.get(each, 0.0))[:left]:
                 self._reach(target)
 
-    def discover(self, program: Program, cluster: SharedCluster, now: list[Wish]) -> None:
-        """Dial what a cluster may use, also where that failed less than ``RETRY_S`` ago; first those of ``now``."""
-        self._tried.clear()
-        for wish in [*now, *cluster.wishes]:
-            target = self._target(wish)
-            if target is not None:
-                self._reach(target)
+    def discover(self, program: Program, now: list[Wish]) -> None:
+        """Dial what a program may use, also where that failed less than ``RETRY_S`` ago; first those of ``now``."""
+        for target in [*self._named(program), *self._of_all()]:
+            if target is not None and target not in self._service.links.by_target:
+                self._tried.pop(target, None)
+        self.look(program, now)
+
+    def _named(self, program: Program) -> dict[Target | None, None]:
+        """Returns how to dial the nodes that a program names by address."""
+        wishes = [wish for cluster in program.clusters.values() for wish in cluster.wishes]
+        return dict.fromkeys(target for wish in wishes if (target := self._target(wish)) is not None)
+
+    def _of_all(self) -> list[Target]:
+        """Returns how to dial the nodes that the scheduler was started with, and those of this machine."""
+        access = self._access
+        listed = [access.target(each.host, each.port, each.host, each) for each in self._listed]
+        return listed + [access.target(host, port, host) for host, port in access.nodes]
 
     def _target(self, wish: Wish) -> Target | None:
         """Returns how to dial a node that a program names by address; None for a pattern, and for listed nodes."""

@@ -22,7 +22,6 @@ from dispy.net.late_tls import TlsAtFirst
 from dispy.net.listener import Listener
 from dispy.net.loopback import namespace
 from dispy.net.port_holders import holder
-from dispy.net.stream_sinks import PoolSink
 from dispy.net.terminal import Console, has_terminal
 from dispy.net.unix_listener import UnixListener
 from dispy.protocol import shared
@@ -35,7 +34,7 @@ from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_op
 from dispy.settings import SchedulerSettings, check_scheduler
 from dispy.system import processes
 from dispy.system.addresses import is_loopback, local, resolve
-from dispy.system.directories import GIVEN, shared_memory
+from dispy.system.directories import GIVEN, disk_directory, shared_memory
 from dispy.system.escaping import Formatter
 from dispy.system.liveness import this_process
 from dispy.system.log_writer import Outlet, OutletHandler
@@ -175,13 +174,13 @@ class _Server:
             randomness.token_bytes(16), name, self._access,
             lease_s=settings.lease_s, policy=settings.policy, users=settings.users,
             is_closed_to_others=settings.known_users, is_cooperative=settings.cooperative,
-            cleans_nodes=settings.cleanup_nodes,
+            cleans_nodes=settings.cleanup_nodes, payload_memory=settings.payload_memory,
         )  # fmt: skip
         self._hub.service.links.origin = f"scheduler at {name}"[:200]
         self._hub.service.links.set_pulse(settings.pulse_s)
         if settings.debug:
             set_tracing(self._hub.service, True)
-        memory = self._share_memory()
+        memory, disk = self._share_memory(), self._use_disk()
         self._handle_signals()
         listeners: list[Listener] = []
         try:
@@ -190,7 +189,7 @@ class _Server:
             print(f"dispyscheduler: {error}", file=sys.stderr)
             return 1
         self._list(*where[0])
-        self._hub.search.begin()
+        self._hub.begin()
         shown = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where)
         how = ", TLS" if self._tls.is_used else ""
         with contextlib.suppress(OSError):
@@ -209,8 +208,12 @@ class _Server:
         for _ in range(FAREWELL_TURNS):
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)
-        if memory is not None:
-            memory.close()
+        for place in (memory, disk):
+            if place is not None:
+                place.close()
+        if disk is not None:
+            with contextlib.suppress(OSError):  # others use it
+                disk.root.parent.rmdir()
         return 0
 
     def _share_memory(self) -> Place | None:
@@ -226,6 +229,16 @@ class _Server:
             return None
         self._hub.share(memory.root)
         return memory
+
+    def _use_disk(self) -> Place | None:
+        """Have a directory for large data that is too much for memory. What dead schedulers have left is removed."""
+        try:
+            disk = Place(disk_directory(), f"scheduler-{self._hub.service.links.identity.hex()}")
+        except (OSError, DispyError) as error:
+            logger.warning("large data of programs is held in memory, however much it is: %s", error)
+            return None
+        self._hub.spill(disk.root)
+        return disk
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -294,8 +307,9 @@ class _Server:
     def _new_connection(
         self, on_settled: Callable[[Connection], None], is_unix: bool = False
     ) -> Connection:
-        return Connection(
-            self._hub,
+        hub = self._hub
+        connection: Connection = Connection(
+            hub,
             shared.to_scheduler_decoder,
             self._secret.key,
             "scheduler",
@@ -303,9 +317,10 @@ class _Server:
             is_dialer=False,
             tls=None if is_unix else self._tls.made,
             on_settled=on_settled,
-            make_sink=PoolSink,
+            make_sink=lambda size: hub.make_sink(connection, size),
             farewell=lambda error: shared.Leaving(str(error)),
         )
+        return connection
 
     def _end(self, listeners: list[Listener]) -> None:
         if self._entry is not None:

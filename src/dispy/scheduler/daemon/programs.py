@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.net.links.channel import Channel
 from dispy.protocol.shared import Wish
+from dispy.scheduler.daemon.payload_rooms import PayloadRoom
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -22,16 +23,23 @@ class SharedCluster:
         wishes: Nodes that it may use, as far as they have to be looked for.
     """
 
-    __slots__ = ("allocated", "name", "number", "open", "wishes")
+    __slots__ = ("held", "name", "needed", "number", "objects", "open", "standstill", "wishes")
 
     def __init__(self, number: int, name: str, wishes: list[Wish]) -> None:
         self.number = number
         self.name = name
         self.wishes = wishes
         self.open: dict[int, int] = {}
-        """Bytes of the arguments of each job that the core has and that has not ended, by the job's number."""
-        self.allocated: dict[NodeId, int] = {}
-        """Number of CPUs of each node that the program has asked for, above 0."""
+        """Bytes of the arguments, and of the list of files, of each job that the core has and that has not ended, by
+        the job's number."""
+        self.objects: dict[int, int] = {}
+        """Bytes of each object that was put and not dropped, by its number."""
+        self.needed: dict[tuple[NodeId, bytes], int] = {}
+        """Files, by node and digest, that nodes have asked its program for: up to which byte."""
+        self.standstill = ""
+        """Which of its jobs stand still, in words, as the program was told; empty: none."""
+        self.held = 0
+        """Bytes that are held until the cluster is closed: code, list of files, objects."""
 
 
 class Program:
@@ -43,27 +51,37 @@ class Program:
         name: Its name, for people.
         user: The login name that it claims.
         channel: The numbered messages to it and from it.
+        room: Where its large payloads lie.
     """
 
-    def __init__(self, client: ClientId, identity: bytes, name: str, user: str, channel: Channel) -> None:
+    def __init__(
+        self, client: ClientId, identity: bytes, name: str, user: str, channel: Channel, room: PayloadRoom
+    ) -> None:
         self.client = client
         self.identity = identity
         self.name = name
         self.user = user
         self.channel = channel
+        self.room = room
         self.connection: Connection | None = None
         """The connection that stands; None while there is none."""
         self.clusters: dict[int, SharedCluster] = {}
         """Open clusters, by number."""
-        self.limits: dict[NodeId, int] = {}
-        """Most CPUs of a node that each cluster of the program uses (``LimitNode``)."""
         self.jobs = 0
         """Number of open jobs of all its clusters."""
         self.size = 0
         """Bytes of the arguments of these."""
+        self.held = 0
+        """Bytes that are held until its clusters are closed."""
+        self.heard = 0
+        """Number of the last news that it had acknowledged when ``unheard`` was counted."""
+        self.unheard = 0
+        """Commands that it has sent since then (``windows.check_heard``)."""
         self.has_quota = False
         """True if its user may have so many jobs only."""
         self.is_full = False
         """True while the program was told to submit no more (``windows``)."""
+        self.is_stuffed = False
+        """True if it was told so as too much waits for payloads, which is still the case."""
         self.lease: asyncio.TimerHandle | None = None
         """Timer that forgets the program, while there is no connection."""

@@ -13,13 +13,16 @@ taken. Whoever finds one so *parks* the placement at its node (``Node.for_slot``
 parked placements has room again, it is put into ``Lines.due``; after the event those that wait there are served in
 their order, and what room they leave is entered in the indexes of all that are parked (``placement.serve``).
 
+A client may have a limit of its own at a node (``Quota``). While it is below the node's CPUs, nothing is sent ahead,
+so the jobs there are at most those that run. Placements that wait for the limit are held by it, not by the node.
+
 With one computation alone in the scheduler (``Computation.party`` is None) the accounts are not kept.
 """
 
 from __future__ import annotations
 
 from dispy.core.scheduling.lines.parties import add_party, charge, count_running
-from dispy.core.scheduling.state import Computation, Lines, Node, Placement
+from dispy.core.scheduling.state import Computation, Lines, Node, Placement, Quota
 from dispy.protocol.views import PlacementStatus as Status
 
 REFILL_AT = 7 / 8
@@ -89,6 +92,9 @@ def _note_shared(
     if len(placement.started) != placement.running:
         count_running(placement, len(placement.started))
     for_slot, for_room = known.for_slot, known.for_room
+    quota = placement.quota
+    if quota is not None and _is_held(quota, placement, is_free):
+        return False, False
     if known.assigned == count and not for_slot and not for_room:
         return is_free, may_refill
     wire = placement.computation.wire
@@ -108,6 +114,37 @@ def _note_shared(
     return is_free, may_refill
 
 
+def _is_held(quota: Quota, placement: Placement, is_free: bool) -> bool:
+    """Have a placement with room of its own wait for the limit of its client at the node, if that is reached; returns
+    whether it has to."""
+    known, wire = placement.node, placement.computation.wire
+    quota.held.pop(wire, None)
+    if not is_free or quota.left() > 0:
+        return False
+    quota.held[wire] = placement
+    known.for_slot.pop(wire, None)
+    known.for_room.pop(wire, None)
+    if known.for_slot or known.for_room:
+        # Others may have waited behind it.
+        known.due[known.id] = known
+    return True
+
+
+def limit_client(quota: Quota, cpus_max: int) -> None:
+    """Set the limit of a client at a node. The caller brings the credit of its placements up to date."""
+    quota.cpus_max = cpus_max
+    if quota.held:
+        quota.node.due[quota.key] = quota
+
+
+def join_quota(quota: Quota, placement: Placement) -> None:
+    """Count a placement, and the jobs that it has, in the limit of its client at the node."""
+    placement.quota = quota
+    quota.node = placement.node
+    quota.placements[placement.computation.wire] = placement
+    quota.assigned += placement.counted
+
+
 def enroll(lines: Lines, computation: Computation) -> None:
     """Keep accounts of a computation, and of the jobs that it has on nodes, from now on. Without effect if they are
     kept already."""
@@ -123,6 +160,11 @@ def _count_jobs(placement: Placement, count: int) -> None:
     placement.counted = count
     known = placement.node
     known.assigned += more
+    quota = placement.quota
+    if quota is not None:
+        quota.assigned += more
+        if more < 0 and quota.held:
+            known.due[quota.key] = quota
     # Of no jobs it is 0 again, whatever was lost in rounding.
     known.filled = known.filled + more / placement.width if known.assigned else 0.0
     computation = placement.computation
@@ -141,6 +183,9 @@ def leave_account(placement: Placement) -> None:
     if placement.computation.party is not None:
         _count_jobs(placement, 0)
         count_running(placement, 0)
+    if placement.quota is not None:
+        placement.quota.placements.pop(wire, None)
+        placement.quota.held.pop(wire, None)
     known.for_slot.pop(wire, None)
     known.for_room.pop(wire, None)
     known.pinned.pop(wire, None)
@@ -192,6 +237,8 @@ def room(placement: Placement) -> int:
     own = placement.slots - len(placement.assigned)
     if placement.computation.party is None:
         return own
+    if placement.quota is not None:
+        own = min(own, placement.quota.left())
     return min(own, placement.node.slots - placement.node.assigned)
 
 
@@ -201,6 +248,8 @@ def room_behind(placement: Placement) -> int:
     known = placement.node
     count = len(placement.assigned)
     own = placement.slots + placement.backlog - count
+    if placement.quota is not None:
+        own = min(own, placement.quota.left())
     if placement.computation.party is None or known.assigned == count:
         return own
     ahead = known.assigned - known.slots
