@@ -35,6 +35,9 @@ AT_ONCE = 10
 
 NAMES = {FINISHED: "finished", TERMINATED: "terminated", CANCELLED: "cancelled", ABANDONED: "abandoned"}
 
+ENOUGH = 40
+"""Worlds of a climate after which each of its faults must have struck."""
+
 
 def main() -> None:
     """Entry of ``python -m tests.simulation``."""
@@ -93,6 +96,9 @@ def play(first: int, count: int, steps: int, processes: int, deadline: float | N
             if deadline is not None and time.monotonic() > deadline:
                 break
     print(total.describe(time.monotonic() - began))
+    if total.idle_faults():
+        print(f"faults that never struck: {', '.join(total.idle_faults())}")
+        return 1
     if total.failed:
         seed = min(total.failed)
         print(f"\nThe end of the trace of seed {seed}:\n")
@@ -167,6 +173,8 @@ class Total:
         self.packets: Counter[str] = Counter()
         self.recovered: Counter[str] = Counter()
         self.failed: list[int] = []
+        self.by_climate: dict[str, Counter[str]] = {}
+        """Worlds of each climate (empty name), and how often each fault struck in them."""
 
     def add(self, outcome: Outcome) -> None:
         """One more."""
@@ -177,10 +185,20 @@ class Total:
         self.runs += outcome.runs
         self.statuses.update(outcome.statuses)
         self.faults.update(outcome.faults)
+        self.by_climate.setdefault(outcome.climate, Counter()).update({"": 1, **outcome.faults})
         self.packets.update(outcome.packets)
         self.recovered.update(outcome.recovered)
         if outcome.failure is not None:
             self.failed.append(outcome.seed)
+
+    def idle_faults(self) -> list[str]:
+        """Faults that did not strike in ``ENOUGH`` worlds of a climate that has them: they have ceased to work."""
+        return [
+            f"{name} in {climate}"
+            for climate, counts in self.by_climate.items()
+            for name in dict(CLIMATES + SHARED_CLIMATES)[climate]
+            if counts[""] >= ENOUGH and not counts[name]
+        ]
 
     def describe(self, seconds: float) -> str:
         """All of it, in some lines."""

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from dispy.client.backend.program_journal import ProgramJournal
+from dispy.client.backend.remote import Remote
 from dispy.client.engine.news import News
 from dispy.client.job import DispyJob
 from dispy.client.session import completion
@@ -25,16 +26,20 @@ from dispy.core.execution import Machine as ExecutionMachine
 from dispy.core.execution.ids import ClientId
 from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
+from dispy.core.scheduling.lines import accounts
 from dispy.core.scheduling.placement import note_room
 from dispy.core.staging import Machine as StagingMachine
 from dispy.core.staging import SupplierId
 from dispy.core.staging.thread_turns import queue_work
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Stage
+from dispy.net.links.channel import Channel
 from dispy.node.staging.job_files import Brought
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Attempt
+from dispy.scheduler.daemon.hub import Hub
+from dispy.scheduler.daemon.news import News as SharedNews
 
 from .simulation import Outcome, run_seed
 
@@ -322,6 +327,43 @@ def wait_for_none(recovery: Recovery, real: Callable[[], bool]) -> bool:
     return recovery.is_told()
 
 
+def charge_nothing(accounts: Any, decide: Callable[..., Any], *arguments: Any) -> None:
+    """Jobs are not charged to their computations."""
+
+
+def send_nothing_again(channel: Any, decide: Callable[..., Any], line: Any, received: int) -> None:
+    """What was sent before does not count as lost."""
+    kept = list(channel._sent.kept)
+    channel._sent.kept.clear()
+    decide(line, received)
+    channel._sent.kept.extend(kept)
+
+
+def number_by_program(hub: Any, decide: Callable[..., Any]) -> int:
+    """Each program numbers its computations on nodes from 1."""
+    return max(len(program.clusters) for program in hub.programs.values()) + 1
+
+
+def tell_another_program(news: Any, decide: Callable[..., Any], action: Any, found: Any) -> None:
+    """Ends are told to the program that came last and has a cluster of that number."""
+    others = [each for each, known in news._programs.items() if action.computation in known.clusters]
+    action.client = others[-1] if others else action.client
+    decide(action, found)
+
+
+def forget_nothing(hub: Any, decide: Callable[..., Any], program: Any, why: str) -> None:
+    """A program whose lease is over stays."""
+    if program.connection is not None or why != "its lease is over":
+        decide(program, why)
+
+
+def reopen_without_objects(remote: Any, decide: Callable[..., Any], spec: Any) -> None:
+    """Objects are not put again."""
+    objects, remote._objects = remote._objects, {key: {} for key in remote._objects}
+    decide(spec)
+    remote._objects = objects
+
+
 MUTATIONS = [
     Mutation(
         "a job is run twice after a reconnect",
@@ -508,6 +550,62 @@ MUTATIONS += [
         tell_another,
         ("its cluster was told nothing", "jobs in its session", "not its own"),
         method="on_ended",
+    ),
+    Mutation(
+        "CPU time is not charged",
+        accounts,
+        charge_nothing,
+        ("is counted wrong",),
+        climate="tenants",
+        method="charge",
+    ),
+    Mutation(
+        "news that is lost with a connection is not sent again",
+        Channel,
+        send_nothing_again,
+        ("jobs do not end", "in its session", "came after", "wait for", "keeps"),
+        climate="scheduler",
+        method="resume",
+    ),
+    Mutation(
+        "computations of two programs have one number on nodes",
+        Hub,
+        number_by_program,
+        ("two computations have the number",),
+        climate="tenants",
+        method="new_wire",
+    ),
+    Mutation(
+        "news goes to another program",
+        SharedNews,
+        tell_another_program,
+        (
+            "KeyError",
+            "not its own",
+            "never begun",
+            "jobs do not end",
+            "in its session",
+            "twice",
+            "finished",
+        ),
+        climate="tenants",
+        method="on_ended",
+    ),
+    Mutation(
+        "what belongs to a program is kept when its lease is over",
+        Hub,
+        forget_nothing,
+        ("holds on to", "wait for", "jobs do not end"),
+        climate="tenants",
+        method="_forget",
+    ),
+    Mutation(
+        "a scheduler that was started anew does not have objects",
+        Remote,
+        reopen_without_objects,
+        ("does not find object",),
+        climate="scheduler",
+        method="_send_open",
     ),
 ]
 

@@ -342,6 +342,8 @@ class Simulation:
             random.choice([3.0, 30.0, 100.0] if self.has_estates else [0.3, 3.0, 30.0]),
             self.scheduler,
         )
+        self._is_trying = False
+        """A program that comes in peace has not opened its cluster yet."""
         self._idle_since: dict[tuple[int, int], float] = {}
         self._missing_since: dict[tuple[str, int, object], float] = {}
 
@@ -567,6 +569,7 @@ class Simulation:
         if any(not program.is_alive for program in self.programs):
             # Somebody has died: another one finds the nodes in order.
             program = self._add_program(False)
+            self._is_trying = True
             world.soon(program.party, self._try_all, program)
         for program in self.programs:
             if program.is_alive:
@@ -576,6 +579,7 @@ class Simulation:
         if not program.can_open():
             self.world.after(0.2, program.party, self._try_all, program)
             return
+        self._is_trying = False
         cluster = program.open_cluster(False, program.computers, 0.5, 100, is_live=False)
         program.submit(cluster, [Task(1000) for _ in range(40)])
 
@@ -594,6 +598,11 @@ class Simulation:
         """Everything ends."""
         world = self.world
         world.run(world.now + 0.1)
+        deadline = world.now + SETTLE_S
+        while self._is_trying:
+            if world.now > deadline:
+                world.fail(f"in {SETTLE_S:g} s of peace nobody can open a cluster")
+            world.run(world.now + SLICE_S)
         alive = [program for program in self.programs if program.is_alive]
         ended, since = -1, world.now
         while any(program.open_jobs() for program in alive):

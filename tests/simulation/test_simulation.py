@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .__main__ import describe
-from .simulation import CLIMATES, Simulation, run_seed
+from .simulation import CLIMATES, SHARED_CLIMATES, Simulation, run_seed
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +22,17 @@ def test_a_world_is_well(seed: int) -> None:
     outcome = run_seed(seed, 1500)
     assert outcome.failure is None, (
         f"{describe(outcome)}; python -m tests.simulation --seed {seed} --steps 1500"
+    )
+    assert outcome.jobs > 0
+
+
+@pytest.mark.parametrize("climate", ["scheduler", "tenants"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_world_with_a_shared_scheduler_is_well(climate: str, seed: int) -> None:
+    """Whatever goes wrong in it."""
+    outcome = run_seed(seed, 1500, climate=climate)
+    assert outcome.failure is None, (
+        f"{describe(outcome)}; python -m tests.simulation --seed {seed} --steps 1500 --climate {climate}"
     )
     assert outcome.jobs > 0
 
@@ -40,7 +51,7 @@ def test_what_dead_programs_leave_is_recovered() -> None:
     )
 
 
-@pytest.mark.parametrize("climate", ["", "recoveries", "files"])
+@pytest.mark.parametrize("climate", ["", "recoveries", "files", "scheduler", "tenants"])
 def test_a_seed_replays_its_world(climate: str) -> None:
     """In other processes, after other worlds, under other hash seeds; and another seed is another world."""
     here = [run_seed(seed, 1000, climate=climate).digest & (1 << 64) - 1 for seed in (3, 4)]
@@ -69,5 +80,7 @@ def test_a_seed_replays_its_world(climate: str) -> None:
 def test_every_fault_strikes_in_some_climate() -> None:
     """None is left out by mistake."""
     simulation = Simulation(0)
-    assert {name for _, weights in CLIMATES for name in weights} == set(simulation.faults.kinds)
+    assert {name for _, weights in CLIMATES + SHARED_CLIMATES for name in weights} == set(
+        simulation.faults.kinds
+    )
     assert simulation.run().failure is None
