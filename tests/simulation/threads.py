@@ -315,9 +315,10 @@ class PlayedEngine(Engine):
         """As of the engine."""
         return Embedded(self, self.news, *self._named, "", NoList(), self._made[1])
 
-    def new_schedulers(self) -> Schedulers:
+    def begin(self) -> None:
         """As of the engine."""
-        return PlayedSchedulers(self, self.news, self.backend)
+        super().begin()
+        self.schedulers = PlayedSchedulers(self, self.news, self.backend)
 
     def start(self) -> None:
         """There is a loop already."""

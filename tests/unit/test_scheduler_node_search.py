@@ -21,7 +21,7 @@ def test_one_program_does_not_take_all_descriptors(monkeypatch: pytest.MonkeyPat
     async def play() -> None:
         stage = Stage()
         links, now = stage.hub.service.links, 100.0
-        monkeypatch.setattr(node_search.time, "monotonic", lambda: now)  # type: ignore[attr-defined]
+        stage.hub.service.clock = SimpleNamespace(monotonic=lambda: now)  # type: ignore[assignment]
         dialed: list[str] = []
 
         def reach(target: Target) -> None:

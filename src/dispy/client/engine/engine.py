@@ -82,14 +82,10 @@ class Engine(Threads):
         name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
         return Embedded(self, self.news, randomness.token_bytes(16), name[:200], user_and_host()[:200])
 
-    def new_schedulers(self) -> Schedulers:
-        """Return the links to shared schedulers: none yet. On the loop."""
-        return Schedulers(self, self.news, self.backend)
-
     def begin(self) -> None:
         """Make the scheduler: from now on clusters can be opened. On the loop."""
         self.backend = self.new_backend()
-        self.schedulers = self.new_schedulers()
+        self.schedulers = Schedulers(self, self.news, self.backend)
         self._timer: asyncio.TimerHandle | None = None
         """Timer of the next ``_look``; None before the first cluster."""
 
