@@ -3,6 +3,7 @@
     python -m tests.chaos --seconds 60
     python -m tests.chaos --faults 2000 --seed 7
     python -m tests.chaos --faults 500 --machines
+    python -m tests.chaos --seconds 60 --shared
 
 Where root runs it, every second node has jobs that run as another account (``dispynode --user``), unless ``--own`` is
 given. The exit code is 1 if a promise was broken.
@@ -47,7 +48,10 @@ def main() -> None:
         "--machines", action="store_true", help="nodes in network namespaces of their own (needs root)"
     )
     parser.add_argument("--own", action="store_true", help="all jobs run as our own account")
+    parser.add_argument("--shared", action="store_true", help="programs have a shared scheduler")
     options = parser.parse_args()
+    if options.shared and options.machines:
+        parser.error("--shared and --machines are two storms")
     seconds = options.seconds if options.faults == sys.maxsize else float("inf")
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as root, _python(options.own) as python:
@@ -63,6 +67,7 @@ def main() -> None:
             options.programs,
             options.machines,
             python,
+            options.shared,
         )
         show(outcome)
     sys.exit(1 if outcome.broken else 0)

@@ -25,6 +25,7 @@ class Story:
         started: Jobs whose function began, once for each time.
         finished: Jobs whose function came to its end, once for each time.
         lost: Jobs of programs that were killed: nobody is left to be told of them.
+        forgotten: Jobs told as abandoned since the shared scheduler, which was killed, was started anew.
     """
 
     submitted: dict[int, bool] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Story:
     started: list[int] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     lost: set[int] = field(default_factory=set)
+    forgotten: set[int] = field(default_factory=set)
 
 
 def check(story: Story) -> dict[str, list[int]]:
@@ -75,5 +77,6 @@ def _faults_of_end(
         yield "a job is told as finished and is not"
     if status == DispyJob.Cancelled and number not in story.cancelled:
         yield "a job is told as cancelled, and nobody asked"
-    if story.submitted[number] and number not in story.cancelled and status != DispyJob.Finished:
+    is_excused = number in story.cancelled or (number in story.forgotten and status == DispyJob.Abandoned)
+    if story.submitted[number] and not is_excused and status != DispyJob.Finished:
         yield "a job that may run again is given up"

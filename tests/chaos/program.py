@@ -2,9 +2,10 @@
 
     python -m tests.chaos.program SETTINGS
 
-Settings are JSON: ``nodes`` (address and port each), ``secret``, ``log`` and ``marks`` (paths), ``first`` (its
-first job), ``seed``. It ends when its standard input does, after all its jobs. A line of the log is
-``submit NUMBER REENTRANT``, ``cancel NUMBER``, or ``end NUMBER STATUS RIGHT SECONDS MOMENT``.
+Settings are JSON: ``nodes`` (address and port each), ``scheduler`` (port of a shared one; 0: none), ``secret``,
+``log`` and ``marks`` (paths), ``first`` (its first job), ``seed``. It ends when its standard input does, after all
+its jobs. A line of the log is
+``submit NUMBER REENTRANT``, ``cancel NUMBER``, or ``end NUMBER STATUS RIGHT SECONDS MOMENT FORGOTTEN``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import select
 import sys
 import time
 from functools import partial
+from typing import Any
 
 import dispy
 from dispy import DispyJob, DispyNode
+from dispy.errors import NoSchedulerError
 
 from .checker import FINAL
 from .work import is_right, work
@@ -28,6 +31,18 @@ OPEN_MAX = 60
 
 END_S = 60.0
 """Jobs that take longer than this, with no faults any more, hang."""
+
+
+def _make_shared(*arguments: Any, **named: Any) -> dispy.JobCluster:
+    """A cluster of a shared scheduler, which may just have been killed."""
+    until = time.monotonic() + END_S
+    while True:
+        try:
+            return dispy.SharedJobCluster(*arguments, **named)
+        except NoSchedulerError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def main() -> None:
@@ -48,8 +63,10 @@ def main() -> None:
         right = status != DispyJob.Finished or is_right(number, data.pop(number, b""), job.result)
         if status != DispyJob.Finished:
             print(f"job {number} has status {status}: {str(job.exception)[-300:]!r}", file=sys.stderr)
+        forgotten = status == DispyJob.Abandoned and "was started anew" in str(job.exception)
         note(
-            f"end {number} {status} {int(right)} {time.monotonic() - begun[number]:.3f} {time.monotonic():.3f}"
+            f"end {number} {status} {int(right)} {time.monotonic() - begun[number]:.3f} {time.monotonic():.3f} "
+            f"{int(forgotten)}"
         )
 
     nodes = [(address, port) for address, port in settings["nodes"]]
@@ -61,6 +78,15 @@ def main() -> None:
         cluster_status=on_event,
         max_queued=OPEN_MAX,
     )
+    if settings["scheduler"]:
+        make = partial(
+            _make_shared,
+            work,
+            scheduler_host="127.0.0.1",
+            scheduler_port=settings["scheduler"],
+            cluster_status=on_event,
+            max_queued=OPEN_MAX,
+        )
     clusters = [make(reentrant=True), make(reentrant=False)]
     number = settings["first"]
     while not select.select([sys.stdin], [], [], 0)[0]:

@@ -21,7 +21,7 @@ import psutil
 
 from dispy.net.discovery import running_nodes
 from dispy.security import secrets
-from tests.integration.helpers import PYTHON, Node, Place, Program, wait_for
+from tests.integration.helpers import PYTHON, Node, Place, Program, Scheduler, wait_for
 from tests.integration.others import NAME, public_place
 from tests.integration.proxy import Proxy
 
@@ -92,6 +92,7 @@ class Storm:
         has_machines: Whether nodes have network namespaces of their own, with TLS, whose cables are pulled.
         python_for_all: An interpreter that another account can run: every second node, from the first, has jobs that
             run as that account. Empty: none has.
+        is_shared: Whether programs have a shared scheduler, which is killed, too; nodes are on this machine then.
     """
 
     def __init__(
@@ -102,9 +103,11 @@ class Storm:
         programs: int,
         has_machines: bool = False,
         python_for_all: str = "",
+        is_shared: bool = False,
     ) -> None:
         self._python_for_all = python_for_all
         self._machines = Machines(nodes) if has_machines else None
+        self._is_shared = is_shared
         self._chance = random.Random(seed)
         self._place = Place(root)
         self._place.environment["PYTHONPATH"] = f"{ROOT}/src:{ROOT}"
@@ -118,15 +121,16 @@ class Storm:
             self._opened.enter_context(public_place(self._place))
         self._logs = root / "logs"
         self._logs.mkdir()
-        self._reserved = [_reserved_port() for _ in range(nodes)]
+        self._reserved = [_reserved_port() for _ in range(nodes + is_shared)]
         self._ports: list[int] = [probe.getsockname()[1] for probe in self._reserved]
-        self._weather = [Weather() for _ in range(nodes)]
+        self._weather = [Weather() for _ in self._ports]
         self._nodes = [self._start_node(index) for index in range(nodes)]
         self._proxies = [
             Proxy(port, lambda _, weather=weather: weather)  # type: ignore[misc]
             for port, weather in zip(self._ports, self._weather, strict=True)
             if not has_machines
         ]
+        self._scheduler = self._start_scheduler() if is_shared else None
         self._clients: list[Client] = []
         self._frozen: list[threading.Timer] = []
         self._times: list[float] = []
@@ -146,6 +150,12 @@ class Storm:
         options += ["--host", self._machines.address(index), "--secret", SECRET]
         return Node(self._place, *options, warnings="", python=[*self._machines.on(index), *python])
 
+    def _start_scheduler(self) -> Scheduler:
+        options = ["--listen_port", str(self._ports[-1]), "--daemon"]
+        for proxy in self._proxies[:-1]:
+            options += ["--node", f"127.0.0.1:{proxy.port}"]
+        return Scheduler(self._place, *options)
+
     def _start_program(self) -> None:
         first = 1 + len(self._clients) * 10_000_000
         log = self._logs / str(len(self._clients))
@@ -155,6 +165,7 @@ class Storm:
             nodes = [(machines.address(index), port) for index, port in enumerate(self._ports)]
         settings = {
             "nodes": nodes,
+            "scheduler": self._proxies[-1].port if self._is_shared else 0,
             "secret": SECRET if machines is not None else "",
             "log": str(log),
             "marks": str(self._marks),
@@ -182,6 +193,8 @@ class Storm:
             (1, self.kill_program),
             (3, self.freeze),
         ]
+        if self._is_shared:
+            kinds += [(1, self.kill_scheduler)]
         if self._machines is not None:
             kinds += [(6, self.pull_cable)]
         else:
@@ -194,6 +207,10 @@ class Storm:
 
     def _index(self) -> int:
         return self._chance.randrange(len(self._nodes))
+
+    def _link(self) -> int:
+        """One of the links: to a node, or to the shared scheduler."""
+        return self._chance.randrange(len(self._weather))
 
     def _below(self, depth: int) -> psutil.Process | None:
         """A host (1) or a worker (2) of some node."""
@@ -246,6 +263,23 @@ class Storm:
             self._break("a node has a fault", fault)
         node.end()
 
+    def kill_scheduler(self) -> bool:
+        assert self._scheduler is not None
+        self._scheduler.process.kill()
+        self._end_of_scheduler()
+        time.sleep(self._chance.choice([0, 0, 0.5, 1.5]))
+        self._scheduler = self._start_scheduler()
+        return True
+
+    def _end_of_scheduler(self) -> None:
+        assert self._scheduler is not None
+        with suppress(AssertionError):
+            self._scheduler.wait(8)
+        fault = _fault_in(self._scheduler.stderr)
+        if fault:
+            self._break("a scheduler has a fault", fault)
+        self._scheduler.end()
+
     def kill_program(self) -> bool:
         index = self._chance.randrange(len(self._clients))
         client = self._clients[index]
@@ -268,10 +302,12 @@ class Storm:
 
     def freeze(self) -> bool:
         """Some process stands still for a while."""
-        way = self._chance.randrange(4)
-        if way == 3:
+        way = self._chance.randrange(5 if self._scheduler is not None else 4)
+        if way == 4 and self._scheduler is not None:
+            pid: int | None = self._scheduler.pid
+        elif way == 3:
             alive = [client for client in self._clients if not client.is_killed]
-            pid: int | None = self._chance.choice(alive).program.pid
+            pid = self._chance.choice(alive).program.pid
         elif way == 2:
             pid = self._nodes[self._index()].pid
         else:
@@ -292,15 +328,15 @@ class Storm:
         return True
 
     def reset_link(self) -> bool:
-        self._weather[self._index()].reset()
+        self._weather[self._link()].reset()
         return True
 
     def hold_link(self) -> bool:
-        self._weather[self._index()].hold(self._chance.choice(FROZEN_S))
+        self._weather[self._link()].hold(self._chance.choice(FROZEN_S))
         return True
 
     def slow_link(self) -> bool:
-        self._weather[self._index()].slow(self._chance.choice([0.5, 2.0]))
+        self._weather[self._link()].slow(self._chance.choice([0.5, 2.0]))
         return True
 
     # The end.
@@ -328,6 +364,9 @@ class Storm:
             except AssertionError as error:
                 self._break("a program hangs", str(error)[-3000:])
             self._end_of_program(client)
+        if self._scheduler is not None:
+            self._scheduler.send(signal.SIGTERM)
+            self._end_of_scheduler()
         self._look_for_leaks()
         self._judge()
         return self.outcome
@@ -388,6 +427,8 @@ class Storm:
                 else:
                     story.told.append((number, int(words[2]), words[3] == "1"))
                     outcome.statuses[int(words[2])] += 1
+                    if words[6] == "1" and outcome.faults["kill scheduler"]:
+                        story.forgotten.add(number)
                     ends.append((float(words[5]), float(words[5]) - float(words[4])))
             if client.is_killed:
                 story.lost |= numbers
@@ -465,9 +506,10 @@ def run(
     programs: int = 2,
     has_machines: bool = False,
     python_for_all: str = "",
+    is_shared: bool = False,
 ) -> Outcome:
     """Let it storm for so long, or for so many faults, and look at what is left."""
-    storm = Storm(root, seed, nodes, programs, has_machines, python_for_all)
+    storm = Storm(root, seed, nodes, programs, has_machines, python_for_all, is_shared)
     start = time.monotonic()
     chance = random.Random(f"{seed} pauses")
     while time.monotonic() - start < seconds and storm.outcome.faults.total() < faults:

@@ -418,7 +418,7 @@ class Node(Program):
 
 
 class Scheduler(Program):
-    """A ``dispyscheduler`` command, forked by the place's template.
+    """A ``dispyscheduler`` command, forked by the place's template if it has one.
 
     Args:
         place: Where it runs.
@@ -428,11 +428,12 @@ class Scheduler(Program):
     LINE = r"^dispyscheduler '(.*)' listens on (\S+):(\d+) for programs(, TLS)?$"
 
     def __init__(self, place: Place, *arguments: str) -> None:
-        assert place.template is not None
-        forked = place.template.start(
-            arguments, env=place.environment, cwd=place.root, program="dispyscheduler"
-        )
-        super().__init__(["dispyscheduler", *arguments], place, forked)
+        forked = None
+        if place.template is not None:
+            forked = place.template.start(
+                arguments, env=place.environment, cwd=place.root, program="dispyscheduler"
+            )
+        super().__init__([*PYTHON, "-m", "dispy.cli.scheduler", *arguments], place, forked)
         self.host = ""
         self.port = 0
 
