@@ -180,7 +180,7 @@ class SchedulerLink:
         if self.is_closed:
             connection.abort(ConnectionError("not wanted any more"))
             return
-        self._attach.received = self.channel.received
+        self._attach.received = self.channel.attach()
         connection.send(self._attach)
         connection.set_pulse(PULSE_S)
 

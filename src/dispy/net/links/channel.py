@@ -1,19 +1,24 @@
 """A channel: numbered messages and blobs between a program and a shared scheduler, over connections that break.
 
 Theory of operation. Both ends have a ``Channel``. Each numbers its messages from 1, keeps them until the other end
-has them, and sends those again that were lost with a connection (``protocol.batches.Sent``). Messages of one end
-arrive in the order in which they were sent, each once.
+lets go of them, and sends those again that were lost with a connection (``protocol.batches.Sent``). Messages of one
+end arrive in the order in which they were sent; one that arrives again is dropped.
 
 A payload of ``limits.INLINE_MAX`` bytes and more is taken out of its message and follows as a *blob*, in chunks
-between which other messages pass. A blob is kept until the other end says that it has it, or does not want it.
+between which other messages pass. A blob is kept as long as its message.
 
-A message whose blobs have not arrived waits here:
+A message that has arrived:
 
     state      event                                    next
-    arrived    it announces no blob                     performed, or behind the lane
+    arrived    it announces no blob                     done, or behind the lane
     arrived    it announces blobs                       waiting; later messages of its cluster form a lane behind it
-    waiting    its last blob has arrived                performed, then the lane as far as it is complete
-    waiting    ``forget_cluster``, ``take_waiting``     dropped: its blobs are discarded when they come
+    waiting    its last blob has arrived                done, then the lane as far as it is complete
+    waiting    ``forget_cluster``, ``take_waiting``     done: it is dropped, and its blobs are when they come
+    done       all before it are done, and noted        released: the other end is told to forget it
+
+So whatever is not performed and noted here when this process dies is still kept at the other end: a successor
+(``succeed``) gets it. One number stands for all before it, so a message whose blobs are missing holds up the release
+of those behind it.
 
 Messages of the types in ``PASSED`` form no lane: jobs and results with large payloads wait alone, and the others of
 their cluster pass them. So an object that is put is there before the jobs that were submitted later, and a small job
@@ -26,7 +31,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
@@ -69,7 +75,7 @@ class Line(Protocol):
 
 
 class _Ours:
-    """A blob that we send, until the other end has it."""
+    """A blob that we send, as long as its message is kept. ``payload`` None: its cluster is closed, nothing comes."""
 
     __slots__ = ("cluster", "group", "payload")
 
@@ -80,13 +86,15 @@ class _Ours:
 
 
 class _Waiting:
-    """A message that has arrived and is not performed yet: ``missing`` of its blobs are to come."""
+    """A message that has arrived and waits: ``missing`` of its blobs are to come. ``is_done``: it was performed, or
+    is not wanted any more."""
 
-    __slots__ = ("message", "missing")
+    __slots__ = ("is_done", "message", "missing")
 
     def __init__(self, message: Any, missing: int) -> None:
         self.message = message
         self.missing = missing
+        self.is_done = False
 
 
 class Channel:
@@ -96,9 +104,12 @@ class Channel:
         perform: Called with each numbered message of the other end, whole and, by cluster, in order. A payload for
             which there was no memory is None.
         call_later: Calls a function after some seconds (``loop.call_later``).
+        after_note: Calls a function as soon as all that was performed so far is noted where a successor finds it;
+            None: at once.
 
     Attributes:
         received: Number of the last message of the other end that has arrived; 0: none.
+        released: Number up to which all messages of the other end are done and noted: it need not keep them.
         line: The connection that stands; None: there is none, and what is sent is kept.
         files: Exchange of payloads as files, where both ends are on one machine.
     """
@@ -107,21 +118,28 @@ class Channel:
         self,
         perform: Callable[[Any], None],
         call_later: Callable[[float, Callable[[], None]], object],
+        after_note: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self._perform = perform
         self._call_later = call_later
+        self._after_note = after_note
         self.received = 0
+        self.released = 0
         self.line: Line | None = None
         self.files = FileExchange()
         self._sent: Sent[Any] = Sent()
         self._guard = threading.Lock()
         """Held while a message gets its number and is queued: a thread in ``try_send_now`` must not come between."""
         self._told = 0
-        """Number of the last message of the other end that we have acknowledged."""
+        """Number of the last message of the other end that it was told to forget."""
+        self._unfinished: deque[_Waiting] = deque()
+        """Messages that waited when they arrived, oldest first, from the first one that is not done."""
+        self._is_successor = False
+        """True until the first message of the other end has arrived, if it may have any number."""
         self._is_telling = False
         """True while a timer runs that acknowledges."""
         self._ours: dict[int, _Ours] = {}
-        """Our blobs, by number, that the other end does not have."""
+        """Our blobs, by number, of messages that are kept."""
         self._last_blob = 0
         self._expected: dict[int, tuple[_Waiting, Any, str]] = {}
         """Blobs to come, by number: the message that waits, and the object and attribute for the payload."""
@@ -185,6 +203,9 @@ class Channel:
     def _send_blob(self, line: Line, number: int) -> None:
         blob = shared.Blob(number)
         ours = self._ours[number]
+        if ours.payload is None:
+            line.send(blob)
+            return
         blob.given = self.files.give(ours.payload)
         if blob.given:
             line.send(blob)
@@ -192,22 +213,46 @@ class Channel:
         ours.group = line.send_streamed([(blob, "stream", MemorySource(ours.payload))], blob)
 
     @property
-    def count_kept(self) -> int:
-        """Number of messages that the other end does not have yet."""
-        return len(self._sent.kept)
+    def kept(self) -> Sequence[Any]:
+        """Our messages that the other end has not released, oldest first. Read only."""
+        return self._sent.kept
 
     # Connections.
+
+    def succeed(self, sent: int) -> None:
+        """Go on in the place of a process that has died. Call it before ``resume``.
+
+        The other end sends whatever that process had not released, which may begin with any number. Nothing is
+        released here: a further successor gets the same again.
+
+        Args:
+            sent: Number of the last message of that process that has arrived at the other end.
+        """
+        self._sent = Sent((), sent)
+        self._is_successor = True
+        self._after_note = _never
+
+    def attach(self) -> int:
+        """Returns the number that the introduction on a new connection has to name; ``resume`` must follow."""
+        self._told = self.released
+        return self.released
 
     def resume(self, line: Line, received: int) -> None:
         """A new connection stands: send again what the other end, which has named ``received``, does not have."""
         with self._guard:
-            self._sent.acknowledge(received)
-            self._told = self.received
+            self._let_go(received)
             self.line = line
             for message in self._sent.kept:
                 line.send(message)
         for number in list(self._ours):
             self._send_blob(line, number)
+        self._acknowledge_soon()
+
+    def _let_go(self, number: int) -> None:
+        """Forget our messages up to a number, and their blobs: the other end does not need them any more."""
+        for message in self._sent.acknowledge(number):
+            for each in getattr(message, "large", ()):
+                self._ours.pop(each.blob, None)
 
     def suspend(self) -> None:
         """The connection is gone: what is sent is kept for the next one."""
@@ -231,10 +276,7 @@ class Channel:
         if kind is shared.Blob:
             self._on_blob(connection, message)
         elif kind is shared.Received:
-            self._sent.acknowledge(message.batch)
-        elif kind is shared.BlobsTaken:
-            for number in message.numbers:
-                self._ours.pop(number, None)
+            self._let_go(message.batch)
         elif hasattr(message, "batch"):
             self._on_numbered(message)
         else:
@@ -242,16 +284,22 @@ class Channel:
         return True
 
     def _on_numbered(self, message: Any) -> None:
+        if self._is_successor:
+            self._is_successor = False
+            self.received = message.batch - 1
+        if message.batch <= self.received:
+            return  # it was not released when the connection broke
         if message.batch != self.received + 1:
             raise RemoteProtocolError(f"message {message.batch} came after {self.received}")
         self.received = message.batch
-        self._acknowledge_soon()
         large = getattr(message, "large", None)
         lane = self._lanes.get(message.cluster)
         if not large and lane is None:
             self._perform(message)
+            self._acknowledge_soon()
             return
         waiting = _Waiting(message, len(large) if large else 0)
+        self._unfinished.append(waiting)
         for each in large or ():
             item, name = _place(message, each)
             self._expected[each.blob] = waiting, item, name
@@ -263,22 +311,23 @@ class Channel:
             self._lanes[message.cluster] = deque([waiting])
 
     def _on_blob(self, connection: Any, message: shared.Blob) -> None:
-        connection.send(shared.BlobsTaken([message.number]))
         expected = self._expected.pop(message.number, None)
+        payload: Any = None
         if message.given:
             payload = self.files.take(message.given)
-        else:
+        elif message.stream:
             sink = connection.take_stream(message.stream)
             payload = sink.data
             if expected is None:
                 sink.discard()
         if expected is None:
-            return
+            return  # its message is not wanted any more, or was done when the connection broke
         waiting, item, name = expected
         setattr(item, name, payload)
         waiting.missing -= 1
         if not waiting.missing:
             self._on_complete(waiting)
+            self._release()
 
     def _on_complete(self, waiting: _Waiting) -> None:
         """Perform a message whose last blob has arrived, and what has waited behind it."""
@@ -288,7 +337,7 @@ class Channel:
             alone.remove(waiting)
             if not alone:
                 del self._alone[cluster]
-            self._perform(waiting.message)
+            self._finish(waiting)
             return
         lane = self._lanes.get(cluster)
         while lane and (not lane[0].missing or type(lane[0].message) in PASSED):
@@ -296,28 +345,54 @@ class Channel:
             if first.missing:
                 self._alone.setdefault(cluster, []).append(first)
                 continue
-            self._perform(first.message)
+            self._finish(first)
             if self._lanes.get(cluster) is not lane:
                 return  # the cluster was forgotten
         if lane is not None and not lane:
             del self._lanes[cluster]
 
+    def _finish(self, waiting: _Waiting) -> None:
+        waiting.is_done = True
+        self._perform(waiting.message)
+
+    # Acknowledging.
+
+    def _done(self) -> int:
+        """Returns the number up to which all messages of the other end are done."""
+        unfinished = self._unfinished
+        while unfinished and unfinished[0].is_done:
+            unfinished.popleft()
+        return unfinished[0].message.batch - 1 if unfinished else self.received
+
     def _acknowledge_soon(self) -> None:
         if self.received - self._told >= UNACKNOWLEDGED_MAX:
-            self.acknowledge()
+            self._release()
         elif not self._is_telling:
             self._is_telling = True
             self._call_later(ACKNOWLEDGE_S, self._on_due)
 
     def _on_due(self) -> None:
         self._is_telling = False
-        self.acknowledge()
+        self._release()
 
-    def acknowledge(self) -> None:
-        """Tell the other end what has arrived, if there is a connection and anything to tell."""
-        if self.line is not None and self.received > self._told:
-            self._told = self.received
-            self.line.send(shared.Received(self.received))
+    def _release(self) -> None:
+        """Have the other end told to forget what is done, as soon as that is noted."""
+        done = self._done()
+        if done <= self.released:
+            self._tell()
+        elif self._after_note is None:
+            self._on_noted(done)
+        else:
+            self._after_note(partial(self._on_noted, done))
+
+    def _on_noted(self, done: int) -> None:
+        self.released = max(self.released, done)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.line is not None and self.released > self._told:
+            self._told = self.released
+            self.line.send(shared.Received(self.released))
 
     # What is not wanted any more.
 
@@ -332,18 +407,45 @@ class Channel:
         return [waiting.message for waiting in found]
 
     def forget_cluster(self, cluster: int) -> None:
-        """Forget what waits for blobs of a cluster, and stop sending its blobs: it is closed."""
+        """Forget what waits for blobs of a cluster, and stop sending its blobs: it is closed.
+
+        The other end is told that these blobs do not come: it may wait for them.
+        """
         for waiting in [*self._alone.pop(cluster, ()), *self._lanes.pop(cluster, ())]:
             self._forget(waiting)
-        for number, ours in list(self._ours.items()):
-            if ours.cluster == cluster:
-                del self._ours[number]
-                if self.line is not None and ours.group is not None:
-                    self.line.give_up(ours.group)
+        for number, ours in self._ours.items():
+            if ours.cluster == cluster and ours.payload is not None:
+                ours.payload = None
+                if self.line is not None and (ours.group is None or self.line.give_up(ours.group)):
+                    self._send_blob(self.line, number)
+
+    def drop_waiting(self) -> list[Any]:
+        """Forget all that waits here, as the other end has died: blobs that are missing never come.
+
+        Returns:
+            The messages, oldest first by cluster.
+        """
+        found = [each for lane in [*self._alone.values(), *self._lanes.values()] for each in lane]
+        self._alone.clear()
+        self._lanes.clear()
+        for waiting in found:
+            self._forget(waiting)
+        self._release()
+        return [waiting.message for waiting in found]
+
+    def waiting(self) -> list[Any]:
+        """Returns the messages that have arrived and wait for blobs, oldest first."""
+        self._done()
+        return [waiting.message for waiting in self._unfinished if not waiting.is_done]
 
     def _forget(self, waiting: _Waiting) -> None:
-        for each in waiting.message.large:
+        waiting.is_done = True
+        for each in getattr(waiting.message, "large", ()):
             self._expected.pop(each.blob, None)
+
+
+def _never(told: Callable[[], None]) -> None:
+    """Stand for a journal that never notes anything: ``told`` is not called, so nothing is released."""
 
 
 def _place(message: Any, large: shared.Large) -> tuple[Any, str]:

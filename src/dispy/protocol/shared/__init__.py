@@ -49,7 +49,6 @@ from dispy.protocol.shared.links import (
     Ask,
     Attach,
     Blob,
-    BlobsTaken,
     Detach,
     Large,
     Leaving,
@@ -87,7 +86,6 @@ __all__ = [
     "Attach",
     "Available",
     "Blob",
-    "BlobsTaken",
     "CancelJobs",
     "CloseCluster",
     "Command",
@@ -132,8 +130,8 @@ __all__ = [
     "to_scheduler_decoder",
 ]
 
-ToScheduler = Attach | Command | Received | Blob | BlobsTaken | Ask | SetPulse | Detach
-FromScheduler = Welcome | News | Received | Blob | BlobsTaken | Answer | Leaving
+ToScheduler = Attach | Command | Received | Blob | Ask | SetPulse | Detach
+FromScheduler = Welcome | News | Received | Blob | Answer | Leaving
 
 if TYPE_CHECKING:
     to_scheduler_decoder: msgspec.msgpack.Decoder[ToScheduler]

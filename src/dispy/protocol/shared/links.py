@@ -31,7 +31,8 @@ class Attach(Struct, array_like=True, tag=100):
 
     ``client`` is the same on all connections of the program; a newer one replaces an older one. ``name`` is the
     program's, ``user`` the login name that it claims, ``origin`` user and machine: for people. ``received``: number
-    of the last message of the scheduler that has arrived (0: none).
+    up to which messages of the scheduler need not be kept any more (0: none). ``is_recovery``: another program
+    attaches in the name of this one, which has died.
     """
 
     client: Identity
@@ -41,6 +42,7 @@ class Attach(Struct, array_like=True, tag=100):
     received: Number = 0
     memory: Name = ""
     """Name of the program's directory on the memory file system, for payloads by name; empty: it has none."""
+    is_recovery: bool = False
 
 
 class Welcome(Struct, array_like=True, tag=101):
@@ -50,7 +52,7 @@ class Welcome(Struct, array_like=True, tag=101):
         identity: Identity of the scheduler.
         epoch: How often it was started, from 1.
         name: Name of the scheduler, for people.
-        received: Number of the last message of the program that has arrived (0: none).
+        received: Number up to which messages of the program need not be kept any more (0: none).
         is_known: True if the scheduler knows the program from an earlier connection. False: it has no cluster of it.
     """
 
@@ -64,7 +66,8 @@ class Welcome(Struct, array_like=True, tag=101):
 
 
 class Received(Struct, array_like=True, tag=102):
-    """All numbered messages up to ``batch`` have arrived: the sender forgets them. Both ways."""
+    """All numbered messages up to ``batch`` have arrived whole, and are noted: the sender forgets them with their
+    blobs. Both ways."""
 
     batch: Number
 
@@ -73,18 +76,13 @@ class Blob(Struct, array_like=True, tag=103):
     """A payload, which a message has announced by ``number``. Both ways.
 
     ``stream`` is its stream on the connection; ``given`` the number of a file in the receiver's directory in memory,
-    which the sender has linked there. One of the two is 0.
+    which the sender has linked there. One of the two is 0; both are if the payload does not come, as its cluster is
+    closed.
     """
 
     number: Number
     stream: Number = 0
     given: Number = 0
-
-
-class BlobsTaken(Struct, array_like=True, tag=104):
-    """Blobs, by number, that have arrived or are not wanted any more: the sender forgets them. Both ways."""
-
-    numbers: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
 
 
 class Detach(Struct, array_like=True, tag=105):

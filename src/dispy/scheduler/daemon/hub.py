@@ -198,7 +198,7 @@ class Hub:
         program.connection = connection
         self._by_connection[connection] = program
         logger.info("program %s of %s is there", program.name, line(message.origin) or "nobody")
-        received = program.channel.received
+        received = program.channel.attach()
         welcome = shared.Welcome(self.service.links.identity, self.epoch, self.name, received, is_known)
         program.channel.files = FileExchange()
         if message.memory and self.memory_name and is_loopback(connection.peer_address):
