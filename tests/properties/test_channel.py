@@ -102,8 +102,8 @@ class ChannelMachine(RuleBasedStateMachine):
     def connect(self) -> None:
         for end in (self.program, self.scheduler):
             end.out = Wire()
-        self.program.channel.resume(self.program.out, self.scheduler.channel.attach())
-        self.scheduler.channel.resume(self.scheduler.out, self.program.channel.attach())
+        self.program.channel.resume(self.program.out, self.scheduler.channel.releases.attach())
+        self.scheduler.channel.resume(self.scheduler.out, self.program.channel.releases.attach())
 
     @rule(cluster=st.integers(1, 2), is_large=st.booleans())
     def submit(self, cluster: int, is_large: bool) -> None:
@@ -218,8 +218,8 @@ class DyingMachine(RuleBasedStateMachine):
     def connect(self) -> None:
         for end in (self.program, self.scheduler):
             end.out = Wire()
-        named = self.program.channel.attach()
-        known = self.scheduler.channel.attach()
+        named = self.program.channel.releases.attach()
+        known = self.scheduler.channel.releases.attach()
         self.scheduler.channel.resume(self.scheduler.out, named)
         self.program.channel.resume(self.program.out, known)
 
@@ -272,17 +272,17 @@ class DyingMachine(RuleBasedStateMachine):
         self.scheduler.channel.suspend()
         self.scheduler.channel.drop_waiting()
         self.program = End(shared.from_scheduler_decoder)
-        self.program.channel.succeed(self.scheduler.channel.received)
+        self.program.channel.succeed(self.scheduler.channel.releases.received)
         self.connect()
 
     @rule()
     def say(self) -> None:
         """Commands of the program, or of its successor, are numbered on."""
-        before = self.scheduler.channel.received
+        before = self.scheduler.channel.releases.received
         self.program.channel.send(shared.CancelJobs(0, 1, [1]))
         while self.program.out.queue:
             self.deliver(1)
-        assert self.scheduler.channel.received > before
+        assert self.scheduler.channel.releases.received > before
 
     @invariant()
     def nothing_is_forgotten_early(self) -> None:
@@ -296,7 +296,7 @@ class DyingMachine(RuleBasedStateMachine):
         while self.scheduler.out.queue or self.scheduler.out.streams or self.program.out.queue:
             self.deliver(1)
             self.drain()
-        assert not self.program.channel.waiting()
+        assert not self.program.channel.releases.waiting()
         here = [message.ended[0] for message in self.program.done]
         assert len({ended.number for ended in here}) == len(here), "one came twice"
         assert all(bytes(ended.payload) == self.sent[ended.number] for ended in here)
@@ -308,10 +308,10 @@ TestDying.settings = settings(deadline=None, stateful_step_count=50)
 
 
 def test_blobs_of_a_closed_cluster_are_not_waited_for() -> None:
-    """The sender forgets the cluster while a blob is on its way: the other end lets go of the message all the same."""
+    """The sender forgets the cluster while a blob is on its way: its message is done all the same."""
     here, there = End(shared.from_scheduler_decoder), End(shared.to_scheduler_decoder)
     for end, other in ((here, there), (there, here)):
-        end.channel.resume(end.out, other.channel.attach())
+        end.channel.resume(end.out, other.channel.releases.attach())
     here.channel.send(shared.PutObject(0, 1, node.PutObject(1, 1, LARGE)))
     here.channel.forget_cluster(1)
     here.channel.send(shared.CloseCluster(0, 1))

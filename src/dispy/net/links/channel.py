@@ -32,20 +32,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
 from dispy.net.links.file_exchange import FileExchange
+from dispy.net.links.releases import Releases, Waiting
 from dispy.protocol import limits, shared
 from dispy.protocol.batches import Sent
 from dispy.protocol.streams import Group, MemorySource
-
-ACKNOWLEDGE_S = 0.05
-"""Seconds after which messages are acknowledged at the latest: until then the other end keeps them."""
-
-UNACKNOWLEDGED_MAX = 64
-"""Messages after which they are acknowledged at once: bounds what the other end keeps."""
 
 _LARGE: dict[type[Any], tuple[str, tuple[str, ...]]] = {
     shared.OpenCluster: ("compute", ("code",)),
@@ -85,18 +79,6 @@ class _Ours:
         self.group: Group | None = None
 
 
-class _Waiting:
-    """A message that has arrived and waits: ``missing`` of its blobs are to come. ``is_done``: it was performed, or
-    is not wanted any more."""
-
-    __slots__ = ("is_done", "message", "missing")
-
-    def __init__(self, message: Any, missing: int) -> None:
-        self.message = message
-        self.missing = missing
-        self.is_done = False
-
-
 class Channel:
     """One end of a channel. The module says what it does.
 
@@ -108,8 +90,7 @@ class Channel:
             None: at once.
 
     Attributes:
-        received: Number of the last message of the other end that has arrived; 0: none.
-        released: Number up to which all messages of the other end are done and noted: it need not keep them.
+        releases: Which messages of the other end have arrived, are done, and need not be kept there.
         line: The connection that stands; None: there is none, and what is sent is kept.
         files: Exchange of payloads as files, where both ends are on one machine.
     """
@@ -121,31 +102,22 @@ class Channel:
         after_note: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self._perform = perform
-        self._call_later = call_later
-        self._after_note = after_note
-        self.received = 0
-        self.released = 0
+        self.releases = Releases(self._tell, call_later, after_note)
         self.line: Line | None = None
         self.files = FileExchange()
         self._sent: Sent[Any] = Sent()
         self._guard = threading.Lock()
         """Held while a message gets its number and is queued: a thread in ``try_send_now`` must not come between."""
-        self._told = 0
-        """Number of the last message of the other end that it was told to forget."""
-        self._unfinished: deque[_Waiting] = deque()
-        """Messages that waited when they arrived, oldest first, from the first one that is not done."""
         self._is_successor = False
         """True until the first message of the other end has arrived, if it may have any number."""
-        self._is_telling = False
-        """True while a timer runs that acknowledges."""
         self._ours: dict[int, _Ours] = {}
         """Our blobs, by number, of messages that are kept."""
         self._last_blob = 0
-        self._expected: dict[int, tuple[_Waiting, Any, str]] = {}
+        self._expected: dict[int, tuple[Waiting, Any, str]] = {}
         """Blobs to come, by number: the message that waits, and the object and attribute for the payload."""
-        self._alone: dict[int, list[_Waiting]] = {}
+        self._alone: dict[int, list[Waiting]] = {}
         """Messages that wait alone, oldest first, by cluster."""
-        self._lanes: dict[int, deque[_Waiting]] = {}
+        self._lanes: dict[int, deque[Waiting]] = {}
         """Messages in order, the first of which waits for a blob, by cluster."""
 
     # Sending.
@@ -230,12 +202,7 @@ class Channel:
         """
         self._sent = Sent((), sent)
         self._is_successor = True
-        self._after_note = _never
-
-    def attach(self) -> int:
-        """Returns the number that the introduction on a new connection has to name; ``resume`` must follow."""
-        self._told = self.released
-        return self.released
+        self.releases.stop()
 
     def resume(self, line: Line, received: int) -> None:
         """A new connection stands: send again what the other end, which has named ``received``, does not have."""
@@ -246,13 +213,20 @@ class Channel:
                 line.send(message)
         for number in list(self._ours):
             self._send_blob(line, number)
-        self._acknowledge_soon()
+        self.releases.soon()
 
     def _let_go(self, number: int) -> None:
         """Forget our messages up to a number, and their blobs: the other end does not need them any more."""
         for message in self._sent.acknowledge(number):
             for each in getattr(message, "large", ()):
                 self._ours.pop(each.blob, None)
+
+    def _tell(self, number: int) -> bool:
+        """Have the other end forget its messages up to a number; False if there is no connection."""
+        if self.line is None:
+            return False
+        self.line.send(shared.Received(number))
+        return True
 
     def suspend(self) -> None:
         """The connection is gone: what is sent is kept for the next one."""
@@ -286,20 +260,21 @@ class Channel:
     def _on_numbered(self, message: Any) -> None:
         if self._is_successor:
             self._is_successor = False
-            self.received = message.batch - 1
-        if message.batch <= self.received:
+            self.releases.received = message.batch - 1
+        received = self.releases.received
+        if message.batch <= received:
             return  # it was not released when the connection broke
-        if message.batch != self.received + 1:
-            raise RemoteProtocolError(f"message {message.batch} came after {self.received}")
-        self.received = message.batch
+        if message.batch != received + 1:
+            raise RemoteProtocolError(f"message {message.batch} came after {received}")
+        self.releases.received = message.batch
         large = getattr(message, "large", None)
         lane = self._lanes.get(message.cluster)
         if not large and lane is None:
             self._perform(message)
-            self._acknowledge_soon()
+            self.releases.soon()
             return
-        waiting = _Waiting(message, len(large) if large else 0)
-        self._unfinished.append(waiting)
+        waiting = Waiting(message, len(large) if large else 0)
+        self.releases.unfinished.append(waiting)
         for each in large or ():
             item, name = _place(message, each)
             self._expected[each.blob] = waiting, item, name
@@ -327,9 +302,9 @@ class Channel:
         waiting.missing -= 1
         if not waiting.missing:
             self._on_complete(waiting)
-            self._release()
+            self.releases.now()
 
-    def _on_complete(self, waiting: _Waiting) -> None:
+    def _on_complete(self, waiting: Waiting) -> None:
         """Perform a message whose last blob has arrived, and what has waited behind it."""
         cluster = waiting.message.cluster
         alone = self._alone.get(cluster)
@@ -351,48 +326,9 @@ class Channel:
         if lane is not None and not lane:
             del self._lanes[cluster]
 
-    def _finish(self, waiting: _Waiting) -> None:
+    def _finish(self, waiting: Waiting) -> None:
         waiting.is_done = True
         self._perform(waiting.message)
-
-    # Acknowledging.
-
-    def _done(self) -> int:
-        """Returns the number up to which all messages of the other end are done."""
-        unfinished = self._unfinished
-        while unfinished and unfinished[0].is_done:
-            unfinished.popleft()
-        return unfinished[0].message.batch - 1 if unfinished else self.received
-
-    def _acknowledge_soon(self) -> None:
-        if self.received - self._told >= UNACKNOWLEDGED_MAX:
-            self._release()
-        elif not self._is_telling:
-            self._is_telling = True
-            self._call_later(ACKNOWLEDGE_S, self._on_due)
-
-    def _on_due(self) -> None:
-        self._is_telling = False
-        self._release()
-
-    def _release(self) -> None:
-        """Have the other end told to forget what is done, as soon as that is noted."""
-        done = self._done()
-        if done <= self.released:
-            self._tell()
-        elif self._after_note is None:
-            self._on_noted(done)
-        else:
-            self._after_note(partial(self._on_noted, done))
-
-    def _on_noted(self, done: int) -> None:
-        self.released = max(self.released, done)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self.line is not None and self.released > self._told:
-            self._told = self.released
-            self.line.send(shared.Received(self.released))
 
     # What is not wanted any more.
 
@@ -430,22 +366,13 @@ class Channel:
         self._lanes.clear()
         for waiting in found:
             self._forget(waiting)
-        self._release()
+        self.releases.now()
         return [waiting.message for waiting in found]
 
-    def waiting(self) -> list[Any]:
-        """Returns the messages that have arrived and wait for blobs, oldest first."""
-        self._done()
-        return [waiting.message for waiting in self._unfinished if not waiting.is_done]
-
-    def _forget(self, waiting: _Waiting) -> None:
+    def _forget(self, waiting: Waiting) -> None:
         waiting.is_done = True
         for each in getattr(waiting.message, "large", ()):
             self._expected.pop(each.blob, None)
-
-
-def _never(told: Callable[[], None]) -> None:
-    """Stand for a journal that never notes anything: ``told`` is not called, so nothing is released."""
 
 
 def _place(message: Any, large: shared.Large) -> tuple[Any, str]:

@@ -12,6 +12,9 @@ the other side has them (``Received``), and are sent again over the next connect
 (``net.links.channel``). A payload of ``INLINE_MAX`` bytes and more is a *blob*: it follows its message, which says
 where it belongs (``Large``), and other messages may pass both.
 
+A recovery attaches in the name of a program that has died, and says so in ``Attach``. It asks what there is
+(``Recover``), and closes clusters once it has all of them.
+
 Clusters and jobs go by the program's own numbers: nobody can name those of another program. Nodes go by ``NodeId``.
 
 The modules: ``commands`` (program → scheduler), ``news`` (scheduler → program), ``links`` (both ways). Import from
@@ -50,10 +53,13 @@ from dispy.protocol.shared.links import (
     Attach,
     Blob,
     Detach,
+    Held,
     Large,
     Leaving,
     Question,
     Received,
+    Recover,
+    RunningJob,
     Welcome,
 )
 from dispy.protocol.shared.news import (
@@ -97,6 +103,7 @@ __all__ = [
     "FilesNeeded",
     "FilesPlaced",
     "FromScheduler",
+    "Held",
     "Large",
     "Leaving",
     "LimitNode",
@@ -111,8 +118,10 @@ __all__ = [
     "PutObject",
     "Question",
     "Received",
+    "Recover",
     "Refused",
     "Requeued",
+    "RunningJob",
     "SendFiles",
     "SetPulse",
     "Started",
@@ -130,8 +139,8 @@ __all__ = [
     "to_scheduler_decoder",
 ]
 
-ToScheduler = Attach | Command | Received | Blob | Ask | SetPulse | Detach
-FromScheduler = Welcome | News | Received | Blob | Answer | Leaving
+ToScheduler = Attach | Command | Received | Blob | Ask | Recover | SetPulse | Detach
+FromScheduler = Welcome | News | Received | Blob | Answer | Held | Leaving
 
 if TYPE_CHECKING:
     to_scheduler_decoder: msgspec.msgpack.Decoder[ToScheduler]

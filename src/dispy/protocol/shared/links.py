@@ -1,4 +1,5 @@
-"""Messages of a link between a program and a scheduler: introduction, acknowledgement, blobs, questions, the end."""
+"""Messages of a link between a program and a scheduler: introduction, acknowledgement, blobs, questions, recovery,
+the end."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from dispy.protocol import limits
-from dispy.protocol.node import Count, Identity, Name, Number, Reason
+from dispy.protocol.node import Count, Identity, Name, Number, Reason, WallTime
 
 
 class Large(Struct, array_like=True, gc=False):
@@ -83,6 +84,34 @@ class Blob(Struct, array_like=True, tag=103):
     number: Number
     stream: Number = 0
     given: Number = 0
+
+
+class Recover(Struct, array_like=True, tag=109):
+    """Ask what the scheduler has of clusters (their numbers) of a program that has died. ``Held`` answers, after all
+    news that is kept for the program."""
+
+    clusters: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+
+
+class RunningJob(Struct, array_like=True, gc=False):
+    """A job that runs: its number, since when (seconds since the epoch), and the IP address of its node."""
+
+    number: Number
+    start: WallTime
+    ip_addr: Name
+
+
+class Held(Struct, array_like=True, tag=104):
+    """Open jobs of a cluster: a part of the answer to ``Recover``.
+
+    An open cluster has at least one part; one that is closed has none. Numbers in ``running`` are among those of
+    ``open`` of some part. The last part (``is_last``) has no jobs, and 0 for the cluster.
+    """
+
+    cluster: Number
+    open: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)] = []
+    running: Annotated[list[RunningJob], Meta(max_length=limits.BATCH_MAX)] = []
+    is_last: bool = False
 
 
 class Detach(Struct, array_like=True, tag=105):

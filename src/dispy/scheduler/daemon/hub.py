@@ -11,6 +11,8 @@ The life of a program here:
     away       ``Attach`` of its identity                        attached: what it lacks is sent again
     away       the lease is over                                 none: its clusters are closed
     attached   ``Detach``                                        none: its clusters are closed
+    any        ``Attach`` of a recovery, in its name             dead: as away or attached, but for the recovery
+    dead       its last cluster is closed, and the recovery gone none
 
 Everything runs on the loop.
 """
@@ -33,7 +35,7 @@ from dispy.net.links.channel import Channel
 from dispy.net.links.file_exchange import FileExchange
 from dispy.protocol import node, shared
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.daemon import commands
+from dispy.scheduler.daemon import commands, recovery
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
 from dispy.scheduler.daemon.programs import Program
@@ -152,6 +154,8 @@ class Hub:
             self._answer(program, message)
         elif type(message) is node.SetPulse:
             connection.set_pulse(message.pulse_s)
+        elif type(message) is shared.Recover and program.is_dead:
+            recovery.answer(connection, program, message)
         elif type(message) is shared.Detach:
             self._forget(program, "it has left")
         else:
@@ -173,7 +177,8 @@ class Hub:
             self._forget(program, "a fault of the scheduler")
             return
         why = f": {error}" if error is not None else ""
-        logger.info("program %s is away%s; its jobs go on", program.name, why)
+        who = "recovery of program" if program.is_dead else "program"
+        logger.info("%s %s is away%s; its jobs go on", who, program.name, why)
         if not math.isinf(self._lease_s):
             loop = asyncio.get_running_loop()
             program.lease = loop.call_later(self._lease_s, self._forget, program, "its lease is over")
@@ -185,6 +190,14 @@ class Hub:
             connection.close()
             return
         is_known = program is not None
+        if program is None and message.is_recovery:
+            # It closes the connection.
+            connection.send(shared.Welcome(self.service.links.identity, self.epoch, self.name))
+            return
+        if program is not None and program.is_dead and not message.is_recovery:
+            connection.send(shared.Leaving("another program recovers its jobs"))
+            connection.close()
+            return
         if program is None:
             program = self._add(message)
         elif program.connection is not None:
@@ -197,8 +210,12 @@ class Hub:
             program.lease = None
         program.connection = connection
         self._by_connection[connection] = program
-        logger.info("program %s of %s is there", program.name, line(message.origin) or "nobody")
-        received = program.channel.attach()
+        if message.is_recovery:
+            logger.info("program %s is recovered by %s", program.name, line(message.origin) or "nobody")
+            recovery.begin(self, program)
+        else:
+            logger.info("program %s of %s is there", program.name, line(message.origin) or "nobody")
+        received = program.channel.releases.attach()
         welcome = shared.Welcome(self.service.links.identity, self.epoch, self.name, received, is_known)
         program.channel.files = FileExchange()
         if message.memory and self.memory_name and is_loopback(connection.peer_address):

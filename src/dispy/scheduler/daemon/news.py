@@ -101,7 +101,9 @@ class News:
         """Tell a program how a cluster of it is on a node now; GONE if it is not there."""
         view = self.service.view(program.client, number).get(found) or PlacementView(PlacementStatus.GONE)
         channel = program.channel
-        channel.send(shared.Placed(0, number, found, msgspec.structs.replace(view), channel.received))
+        channel.send(
+            shared.Placed(0, number, found, msgspec.structs.replace(view), channel.releases.received)
+        )
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
         program = self._programs.get(action.client)
@@ -115,7 +117,7 @@ class News:
         program = self._programs.get(action.client)
         if program is not None:
             view = msgspec.structs.replace(action.view)
-            seen = program.channel.received
+            seen = program.channel.releases.received
             self._tell(action.client, shared.Placed(0, action.computation, found.node, view, seen))
 
     def on_cpus(self, found: NodeInfo) -> None:
@@ -137,14 +139,16 @@ class News:
         if cluster is None:
             return
         program = self._programs[action.client]
-        windows.free(program, cluster, [ended.number for ended in action.ended], self._programs.values())
+        numbers = [ended.number for ended in action.ended]
+        windows.free(program, cluster, numbers, self._programs.values())
+        _forget_running(cluster, numbers)
         channel = program.channel
         large = [ended for ended in action.ended if is_large(ended)]
         small = [ended for ended in action.ended if not is_large(ended)] if large else action.ended
         if small:
-            channel.send(shared.Ended(0, cluster.number, found.node, small))
+            channel.send(shared.Ended(0, cluster.number, found.node, small, ip_addr=found.ip_addr))
         for ended in large:
-            channel.send(shared.Ended(0, cluster.number, found.node, [ended]))
+            channel.send(shared.Ended(0, cluster.number, found.node, [ended], ip_addr=found.ip_addr))
 
     def on_ended_here(self, action: core.TellEndedHere) -> None:
         cluster = self._cluster(action.client, action.computation)
@@ -152,16 +156,25 @@ class News:
             return
         program = self._programs[action.client]
         windows.free(program, cluster, action.numbers, self._programs.values())
+        _forget_running(cluster, action.numbers)
         channel = program.channel
-        for part in _chunks(action.numbers):
+        for part in chunks(action.numbers):
             channel.send(shared.EndedHere(0, cluster.number, part, action.status, action.reason))
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        self._tell(action.client, shared.Started(0, action.computation, found.node, action.started))
+        cluster = self._cluster(action.client, action.computation)
+        if cluster is not None:
+            for each in action.started:
+                cluster.running[each.number] = shared.RunningJob(each.number, each.start, found.ip_addr)
+            started = shared.Started(0, cluster.number, found.node, action.started, found.ip_addr)
+            self._programs[action.client].channel.send(started)
 
     def on_requeued(self, action: core.TellRequeued) -> None:
-        for part in _chunks(action.numbers):
-            self._tell(action.client, shared.Requeued(0, action.computation, part))
+        cluster = self._cluster(action.client, action.computation)
+        if cluster is not None:
+            _forget_running(cluster, action.numbers)
+            for part in chunks(action.numbers):
+                self._programs[action.client].channel.send(shared.Requeued(0, cluster.number, part))
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
         action.value.stream = action.value.segment = 0
@@ -203,6 +216,13 @@ class News:
                 yield program, list(program.clusters)
 
 
+def _forget_running(cluster: SharedCluster, numbers: list[int]) -> None:
+    """Note that jobs, by number, do not run any more."""
+    if cluster.running:
+        for number in numbers:
+            cluster.running.pop(number, None)
+
+
 def is_large(ended: node.Ended) -> bool:
     """True if a part of a result travels as a blob: it is sent alone, so that others do not wait for it. Also resets
     what says how the result came from its node, which is nothing to the program."""
@@ -214,6 +234,6 @@ def is_large(ended: node.Ended) -> bool:
     )
 
 
-def _chunks(numbers: list[int]) -> list[list[int]]:
+def chunks(numbers: list[int]) -> list[list[int]]:
     """Returns a list of numbers cut into lists that fit into a message each."""
     return [numbers[start : start + BATCH_MAX] for start in range(0, len(numbers), BATCH_MAX)]

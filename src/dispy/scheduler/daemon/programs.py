@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.net.links.channel import Channel
-from dispy.protocol.shared import Wish
+from dispy.protocol.shared import RunningJob, Wish
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -22,7 +22,7 @@ class SharedCluster:
         wishes: Nodes that it may use, as far as they have to be looked for.
     """
 
-    __slots__ = ("allocated", "name", "number", "open", "wishes")
+    __slots__ = ("allocated", "name", "number", "open", "running", "wishes")
 
     def __init__(self, number: int, name: str, wishes: list[Wish]) -> None:
         self.number = number
@@ -30,6 +30,8 @@ class SharedCluster:
         self.wishes = wishes
         self.open: dict[int, int] = {}
         """Bytes of the arguments of each job that the core has and that has not ended, by the job's number."""
+        self.running: dict[int, RunningJob] = {}
+        """Jobs among these that a node has reported as running, by number: a recovery shows them."""
         self.allocated: dict[NodeId, int] = {}
         """Number of CPUs of each node that the program has asked for, above 0."""
 
@@ -53,6 +55,8 @@ class Program:
         self.channel = channel
         self.connection: Connection | None = None
         """The connection that stands; None while there is none."""
+        self.is_dead = False
+        """True once a recovery has attached in its name: the program itself is not let in any more."""
         self.clusters: dict[int, SharedCluster] = {}
         """Open clusters, by number."""
         self.limits: dict[NodeId, int] = {}
@@ -67,3 +71,8 @@ class Program:
         """True while the program was told to submit no more (``windows``)."""
         self.lease: asyncio.TimerHandle | None = None
         """Timer that forgets the program, while there is no connection."""
+
+    @property
+    def is_there(self) -> bool:
+        """True if the program is connected, and it is not a recovery that is."""
+        return self.connection is not None and not self.is_dead
