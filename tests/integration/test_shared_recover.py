@@ -49,11 +49,12 @@ def _nothing_stays(place: Place) -> Iterator[None]:
 
 
 class QuickScheduler(Scheduler):
-    """A ``dispyscheduler`` with settings that have no option: a lease of less than a minute."""
+    """A ``dispyscheduler`` with settings that have no option: a lease of less than a minute, a constant."""
 
-    def __init__(self, place: Place, lease_s: float) -> None:
+    def __init__(self, place: Place, lease_s: float, setting: str = "") -> None:
         code = (
-            "from dispy.scheduler.daemon import process; from dispy.settings import SchedulerSettings; "
+            "from dispy.scheduler.daemon import absence, process; from dispy.settings import SchedulerSettings; "
+            f"{setting}\n"
             f"raise SystemExit(process.run(SchedulerSettings(lease_s={lease_s}, listen_port=0)))"
         )
         command = f"exec {shlex.quote(sys.executable)} -W error -c {shlex.quote(code)} < /dev/null"
@@ -214,6 +215,74 @@ def test_a_lease_that_is_over_and_a_full_journal(
         assert first.status == FINISHED
         assert [job.status for job in others] == [ABANDONED] * 3
         assert "has nothing of it" in (others[0].exception or "")
+    finally:
+        scheduler.stop()
+        scheduler.end()
+
+
+WITH_FILES = """
+import sys, dispy
+
+def read(data, number):
+    return len(open('all.bin', 'rb').read()), open(f'{number}.txt').read(), len(data)
+
+cluster = dispy.SharedJobCluster(read, depends=['all.bin', 'empty.txt'], reentrant=True)
+data = cluster.put(bytes(300_000))
+jobs = [cluster.submit(data, n, dispy_job_depends=[f'{n}.txt']) for n in range(3)]
+print('submitted', flush=True)
+import time; time.sleep(60)
+"""
+
+
+def test_files_outlive_the_program_on_a_node_that_comes_later(
+    run_program: RunProgram, start_node: StartNode, schedulers: Schedulers, place: Place, tmp_path: Path
+) -> None:
+    """Files of the cluster and of jobs, and an object; no node was there while the program lived."""
+    scheduler = schedulers.start()
+    directory = tmp_path / "own"
+    directory.mkdir()
+    (directory / "all.bin").write_bytes(b"x" * 3_500_000)
+    (directory / "empty.txt").touch()
+    for n in range(3):
+        (directory / f"{n}.txt").write_text(f"of job {n}")
+    program = run_program(WITH_FILES, cwd=directory)
+    program.wait_line("^submitted$")
+    stores = place.state / "dispy" / "scheduler-files"
+    kept = wait_for(
+        lambda: [path for path in stores.glob("*/program-1/*/*") if path.suffix != ".part"],
+        lambda found: len(found) == 5,
+        what="the scheduler has the files",
+    )
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in stores.iterdir())
+    wait_journal(place, program)
+    program.send(signal.SIGKILL)
+    program.wait()
+    for path in directory.iterdir():
+        path.unlink()
+    wait_for(lambda: scheduler.stderr, lambda text: "is away" in text, what="it is away")
+    start_node("--cpus", "2")
+    jobs = dispy.recover_jobs()
+    assert [job.result for job in jobs] == [(3_500_000, f"of job {n}", 300_000) for n in range(3)]
+    wait_for(lambda: list(stores.glob("*/program-1")), lambda left: not left, what="its files are removed")
+
+
+def test_results_that_are_kept_are_bounded(
+    place: Place, start_node: StartNode, start_dying: StartDying
+) -> None:
+    """Beyond the bound jobs wait; they go on when a recovery is there."""
+    start_node("--cpus", "1")
+    scheduler = QuickScheduler(place, 60, "absence.KEPT_MAX = 3").wait_listens()
+    try:
+        dying = start_dying(30, shared=True)
+        dying.wait_started(1)
+        dying.kill()
+        wait_for(lambda: scheduler.stderr, lambda text: "is away" in text, what="it is away")
+        dying.release(*range(30))
+        wait_for(lambda: scheduler.stderr, lambda text: "its jobs wait" in text, what="its jobs wait")
+        scheduler.send(signal.SIGUSR2)
+        wait_for(lambda: scheduler.stderr, lambda text: "jobs held" in text, what="status says it")
+        assert [dying.check(job) for job in dispy.recover_jobs()] == list(range(30))
     finally:
         scheduler.stop()
         scheduler.end()

@@ -12,6 +12,7 @@ from dispy.client.backend.remote_journal import RemoteJournal
 from dispy.client.backend.remote_news import RemoteNews
 from dispy.client.backend.remote_views import RemoteViews
 from dispy.client.backend.scheduler_link import Address, SchedulerLink
+from dispy.client.nodes import NodeAllocate
 from dispy.errors import DispyError, NoSchedulerError
 from dispy.protocol import node as of_node
 from dispy.protocol import shared
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dispy.client.backend.backend import Access, ClusterSpec, Listener, Wishes
     from dispy.client.backend.payload_memory import PayloadMemory
     from dispy.client.engine.threads import Threads
-    from dispy.client.nodes import NodeAllocate
     from dispy.journal.writer import Journal
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import (
@@ -43,6 +43,9 @@ logger = logging.getLogger("dispy.client")
 
 LINGER_S = 1.0
 """Seconds for which a link stays without an open cluster: a program may make the next one."""
+
+CPUS_MAX = (1 << 31) - 1
+"""Most CPUs of a node in a message."""
 
 ATTACH_S = 10.0
 """Seconds that a new cluster waits for its scheduler's answer; then it fails."""
@@ -290,7 +293,9 @@ class Remote:
 
 
 def _wish(item: NodeAllocate) -> Wish:
-    return Wish(item.host, item.ip_addr or "", item.port or 0)
+    cpus = max(min(item.cpus, CPUS_MAX), -CPUS_MAX)
+    is_asked = type(item) is not NodeAllocate or bool(item.depends or item.setup_args)
+    return Wish(item.host, item.ip_addr or "", item.port or 0, cpus, is_asked)
 
 
 def file_messages(

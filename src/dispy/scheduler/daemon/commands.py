@@ -85,6 +85,7 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
     program.clusters[number] = cluster
     is_alone = hub.is_strict and compute.exclusive
     hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant, is_alone))
+    program.files.want(number, compute.files)
     hub.news.offer_all(program, cluster)
     hub.search.look(program, cluster)
 
@@ -95,6 +96,7 @@ def close(hub: Hub, program: Program, cluster: SharedCluster) -> None:
     windows.close(program, cluster)
     hub.service.handle(core.CloseComputation(program.client, cluster.number))
     program.clusters.pop(cluster.number, None)
+    program.files.on_closed(cluster.number)
     if hub.is_closing and hub.on_last_closed is not None and not hub.count_clusters():
         hub.on_last_closed()
 
@@ -113,6 +115,8 @@ def _submit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.
     if command.large and any(job.payload is None for job in jobs):
         program.channel.send(shared.EndedHere(0, cluster.number, numbers, TERMINATED, NO_MEMORY))
         return
+    for each in command.files:
+        program.files.want(cluster.number, each.files, each.number)
     windows.take(program, cluster, jobs, room_in_queue(hub.service.state, program.client))
     node = NodeId(command.node) if command.node else None
     if node is None and not command.files:
@@ -176,11 +180,17 @@ def _drop(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Dr
 
 
 def _place(hub: Hub, program: Program, cluster: SharedCluster, command: shared.PlaceFiles) -> None:
+    program.files.want(cluster.number, command.place.files)
     command.place.computation = cluster.number
     hub.service.handle(core.SendFiles(program.client, NodeId(command.node), command.place))
 
 
 def _send_files(hub: Hub, program: Program, cluster: SharedCluster, command: shared.SendFiles) -> None:
+    if not command.node:
+        program.files.on_pieces(command.pieces)
+        program.files.on_unreadable(command.unreadable)
+        return
+    program.files.on_answered(cluster.number, command.node, command.pieces, command.unreadable)
     node = NodeId(command.node)
     pieces = [
         node_messages.FilePiece(piece.digest, piece.offset, piece.data)
@@ -201,6 +211,7 @@ def _discover(hub: Hub, program: Program, cluster: SharedCluster, command: share
 
 def _allocate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Allocate) -> None:
     node = NodeId(command.node)
+    cluster.answered.add(node)
     if command.code is None or hub.find(node) is None:
         hub.news.tell_view(program, cluster.number, node)
         return
@@ -208,6 +219,7 @@ def _allocate(hub: Hub, program: Program, cluster: SharedCluster, command: share
         cluster.allocated[node] = command.cpus
     else:
         cluster.allocated.pop(node, None)
+    program.files.want(cluster.number, command.files or ())
     cpus = min(command.cpus, program.limits.get(node, command.cpus))
     is_draining = command.is_draining or (command.cpus > 0 and not cpus)
     hub.service.handle(
@@ -232,6 +244,7 @@ def _limit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.L
 
 def _vacate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Vacate) -> None:
     node = NodeId(command.node)
+    cluster.answered.add(node)
     cluster.allocated.pop(node, None)
     hub.service.handle(
         core.Vacate(program.client, cluster.number, node, command.terminate, command.returns)

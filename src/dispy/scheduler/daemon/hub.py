@@ -35,7 +35,8 @@ from dispy.net.links.channel import Channel
 from dispy.net.links.file_exchange import FileExchange
 from dispy.protocol import node, shared
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.daemon import commands, recovery
+from dispy.scheduler.daemon import absence, commands, recovery
+from dispy.scheduler.daemon.files import FileKeeper, ProgramFiles
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
 from dispy.scheduler.daemon.programs import Program
@@ -69,6 +70,7 @@ class Hub:
     Attributes:
         service: The core, with the links to nodes.
         search: The search for nodes.
+        keeper: Where files of programs are kept; None: nowhere.
         memory_name: Name of the scheduler's directory in memory; empty: it has none.
         is_strict: True if an exclusive cluster is alone with all nodes, in the order in which clusters were opened.
         is_closing: True once the scheduler ends: it takes no new clusters.
@@ -96,6 +98,7 @@ class Hub:
         self.is_closing = False
         self.memory_name = ""
         self._memory_path = ""
+        self.keeper: FileKeeper | None = None
         self.on_last_closed: Callable[[], None] | None = None
         self._lease_s = lease_s
         self.programs: dict[ClientId, Program] = {}
@@ -179,6 +182,7 @@ class Hub:
         why = f": {error}" if error is not None else ""
         who = "recovery of program" if program.is_dead else "program"
         logger.info("%s %s is away%s; its jobs go on", who, program.name, why)
+        absence.begin(self.service, program)
         if not math.isinf(self._lease_s):
             loop = asyncio.get_running_loop()
             program.lease = loop.call_later(self._lease_s, self._forget, program, "its lease is over")
@@ -225,6 +229,9 @@ class Hub:
                 welcome.memory = self.memory_name
         connection.send(welcome)
         program.channel.resume(connection, message.received)
+        absence.end(self.service, program)
+        if message.is_recovery:  # what the program was asked for it may not have sent
+            program.files.ask_again()
 
     def _add(self, message: shared.Attach) -> Program:
         self._last_client += 1
@@ -234,7 +241,15 @@ class Hub:
             commands.perform(self, program, command)
 
         channel = Channel(perform, asyncio.get_running_loop().call_later)
-        program = Program(client, message.client, line(message.name), line(message.user), channel)
+
+        def ask(cluster: int, node_id: bytes, need: node.NeedFiles) -> None:
+            channel.send(shared.FilesNeeded(0, cluster, node_id, need))
+
+        def send(cluster: int, node_id: bytes, pieces: list[node.FilePiece]) -> None:
+            self.service.send_pieces(NodeId(node_id), client, cluster, pieces)
+
+        files = ProgramFiles(self.keeper, f"program-{client}", ask, send)
+        program = Program(client, message.client, line(message.name), line(message.user), channel, files)
         self.programs[client] = self._by_identity[message.client] = program
         self.service.handle(core.AddClient(client, message.user, program.name))
         return program
@@ -245,6 +260,7 @@ class Hub:
         for cluster in list(program.clusters.values()):
             commands.close(self, program, cluster)
         self.service.handle(core.RemoveClient(program.client))
+        program.files.close()
         self.programs.pop(program.client, None)
         self._by_identity.pop(program.identity, None)
         if program.lease is not None:
@@ -263,6 +279,8 @@ class Hub:
                 program.connection.close()
         self.search.close()
         self.service.close()
+        if self.keeper is not None:
+            self.keeper.close()
 
     # Questions.
 
@@ -306,7 +324,12 @@ class Hub:
         for program in self.programs.values():
             waits = sum([len(cluster.open) for cluster in program.clusters.values()])
             names = ", ".join([cluster.name for cluster in program.clusters.values()]) or "no cluster"
-            away = "" if program.connection is not None else ", away"
+            away = "" if program.is_there else ", away"
+            missing = program.files.count_missing() if away else 0
+            if program.is_held:
+                away += f", jobs held: {counted(program.kept, 'result')} kept for it"
+            if missing:
+                away += f", {counted(missing, 'file')} not here that only the program has"
             said.append(
                 f"  {program.name} of {program.user or 'nobody'}: {names}, {counted(waits, 'open job')}{away}"
             )

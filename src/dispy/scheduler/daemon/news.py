@@ -18,7 +18,7 @@ from dispy.net.dialing import Target
 from dispy.protocol import node, shared
 from dispy.protocol.limits import BATCH_MAX, INLINE_MAX
 from dispy.protocol.views import NodeInfo, PlacementStatus, PlacementView
-from dispy.scheduler.daemon import windows
+from dispy.scheduler.daemon import absence, windows
 from dispy.scheduler.daemon.node_search import NodeSearch
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 from dispy.scheduler.service import SchedulerService
@@ -71,6 +71,7 @@ class News:
     def on_node_known(self, found: NodeInfo) -> None:
         for program, numbers in self._with_clusters():
             program.channel.send(shared.Offer(0, 0, numbers, found))
+            absence.use(self.service, program, found)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
         self.search.forget(self.service.links.target_of(found.node))
@@ -78,16 +79,19 @@ class News:
         for program, _ in self._with_clusters():
             program.channel.send(shared.NodeGone(0, 0, found.node, reason))
         for program in self._programs.values():
+            program.files.on_node_gone(found.node)
             for cluster in program.clusters.values():
                 cluster.allocated.pop(found.node, None)
+                cluster.answered.discard(found.node)
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
         address = f"{target.host}:{target.port}"
         logger.debug("no node at %s: %s", address, error)
         is_refusal = isinstance(error, DispyError)
         for program, clusters in self.search.interested(target):
-            told = shared.Unreachable(0, 0, clusters, address, str(error), is_refusal)
-            program.channel.send(told)
+            if program.is_there:  # told again and again: it would pile up
+                told = shared.Unreachable(0, 0, clusters, address, str(error), is_refusal)
+                program.channel.send(told)
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         self._tell(
@@ -123,14 +127,18 @@ class News:
     def on_cpus(self, found: NodeInfo) -> None:
         for program, numbers in self._with_clusters():
             program.channel.send(shared.NodeChanged(0, 0, numbers, found, True))
+            absence.use(self.service, program, found)
 
     def on_available(self, found: NodeInfo) -> None:
         if found.available is None:
             return
         for program, _ in self._with_clusters():
-            program.channel.send(
-                shared.Available(0, 0, found.node, found.available, found.bytes_sent, found.bytes_received)
-            )
+            if program.is_there:  # told again and again: it would pile up
+                program.channel.send(
+                    shared.Available(
+                        0, 0, found.node, found.available, found.bytes_sent, found.bytes_received
+                    )
+                )
 
     # Jobs.
 
@@ -142,6 +150,8 @@ class News:
         numbers = [ended.number for ended in action.ended]
         windows.free(program, cluster, numbers, self._programs.values())
         _forget_running(cluster, numbers)
+        program.files.on_ended(cluster.number, numbers)
+        absence.keep(self.service, program, action.ended)
         channel = program.channel
         large = [ended for ended in action.ended if is_large(ended)]
         small = [ended for ended in action.ended if not is_large(ended)] if large else action.ended
@@ -157,6 +167,7 @@ class News:
         program = self._programs[action.client]
         windows.free(program, cluster, action.numbers, self._programs.values())
         _forget_running(cluster, action.numbers)
+        program.files.on_ended(cluster.number, action.numbers)
         channel = program.channel
         for part in chunks(action.numbers):
             channel.send(shared.EndedHere(0, cluster.number, part, action.status, action.reason))
@@ -189,7 +200,9 @@ class News:
     # Files.
 
     def on_files_needed(self, client: ClientId, message: node.NeedFiles, found: NodeInfo) -> None:
-        self._tell(client, shared.FilesNeeded(0, message.computation, found.node, message))
+        program = self._programs.get(client)
+        if program is not None and message.computation in program.clusters:
+            program.files.need(message.computation, found.node, message.pieces)
 
     def on_files(self, action: core.TellFiles) -> None:
         self._tell(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.net.links.channel import Channel
 from dispy.protocol.shared import RunningJob, Wish
+from dispy.scheduler.daemon.files import ProgramFiles
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -22,7 +23,7 @@ class SharedCluster:
         wishes: Nodes that it may use, as far as they have to be looked for.
     """
 
-    __slots__ = ("allocated", "name", "number", "open", "running", "wishes")
+    __slots__ = ("allocated", "answered", "name", "number", "open", "running", "wishes")
 
     def __init__(self, number: int, name: str, wishes: list[Wish]) -> None:
         self.number = number
@@ -34,6 +35,8 @@ class SharedCluster:
         """Jobs among these that a node has reported as running, by number: a recovery shows them."""
         self.allocated: dict[NodeId, int] = {}
         """Number of CPUs of each node that the program has asked for, above 0."""
+        self.answered: set[NodeId] = set()
+        """Nodes about which the program has said whether and how it uses them."""
 
 
 class Program:
@@ -45,14 +48,24 @@ class Program:
         name: Its name, for people.
         user: The login name that it claims.
         channel: The numbered messages to it and from it.
+        files: Its files.
     """
 
-    def __init__(self, client: ClientId, identity: bytes, name: str, user: str, channel: Channel) -> None:
+    def __init__(
+        self,
+        client: ClientId,
+        identity: bytes,
+        name: str,
+        user: str,
+        channel: Channel,
+        files: ProgramFiles,
+    ) -> None:
         self.client = client
         self.identity = identity
         self.name = name
         self.user = user
         self.channel = channel
+        self.files = files
         self.connection: Connection | None = None
         """The connection that stands; None while there is none."""
         self.is_dead = False
@@ -69,6 +82,12 @@ class Program:
         """True if its user may have so many jobs only."""
         self.is_full = False
         """True while the program was told to submit no more (``windows``)."""
+        self.kept = 0
+        """Number of results that came while it was away (``absence``)."""
+        self.kept_size = 0
+        """Bytes of these."""
+        self.is_held = False
+        """True while its jobs do not start, as too many results are kept for it."""
         self.lease: asyncio.TimerHandle | None = None
         """Timer that forgets the program, while there is no connection."""
 
