@@ -23,6 +23,7 @@ from .recovering import (
     FINISHED,
     RECOVER,
     RUNNING,
+    TERMINATED,
     StartDying,
     dying_programs,
     journals,
@@ -265,6 +266,37 @@ def test_files_outlive_the_program_on_a_node_that_comes_later(
     jobs = dispy.recover_jobs()
     assert [job.result for job in jobs] == [(3_500_000, f"of job {n}", 300_000) for n in range(3)]
     wait_for(lambda: list(stores.glob("*/program-1")), lambda left: not left, what="its files are removed")
+
+
+def test_files_that_the_scheduler_has_not(
+    run_program: RunProgram, start_node: StartNode, place: Place, tmp_path: Path
+) -> None:
+    """A recovery reads those of the cluster; jobs with files of their own end, and say why."""
+    setting = "from dispy.scheduler.daemon import files; files.PROGRAM_MAX = -1"
+    scheduler = QuickScheduler(place, 60, setting).wait_listens()
+    try:
+        directory = tmp_path / "own"
+        directory.mkdir()
+        (directory / "all.bin").write_bytes(b"x" * 300_000)
+        (directory / "empty.txt").touch()
+        for n in range(3):
+            (directory / f"{n}.txt").write_text(f"of job {n}")
+        program = run_program(WITH_FILES, cwd=directory)
+        program.wait_line("^submitted$")
+        wait_journal(place, program)
+        program.send(signal.SIGKILL)
+        program.wait()
+        wait_for(lambda: scheduler.stderr, lambda text: "is away" in text, what="it is away")
+        start_node("--cpus", "2")
+        wait_for(
+            lambda: scheduler.stderr, lambda text: "is there, with 2 CPUs" in text, what="a node is there"
+        )
+        jobs = dispy.recover_jobs()
+        assert [job.status for job in jobs] == [TERMINATED] * 3
+        assert all("its scheduler has not got the file" in (job.exception or "") for job in jobs)
+    finally:
+        scheduler.stop()
+        scheduler.end()
 
 
 def test_results_that_are_kept_are_bounded(
