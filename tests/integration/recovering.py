@@ -48,7 +48,8 @@ FREE = options.pop('free', 0)
 size = options.pop('size', 0)
 nodes = options.pop('wait_nodes', 1)
 ids = options.pop('ids', False)
-cluster = dispy.JobCluster(run, **options)
+make = dispy.SharedJobCluster if options.pop('shared', False) else dispy.JobCluster
+cluster = make(run, **options)
 while len(cluster.status().nodes) < nodes:
     time.sleep(0.005)
 jobs = [
@@ -74,7 +75,8 @@ class Dying:
         place: Where.
         count: Of jobs.
         options: Of the cluster; and ``free``: jobs below it do not wait for the gate; ``size``: bytes that every
-            third one returns; ``wait_nodes``: so many are waited for; ``ids``: whether jobs are given ids.
+            third one returns; ``wait_nodes``: so many are waited for; ``ids``: whether jobs are given ids;
+            ``shared``: whether it is a cluster of a shared scheduler.
     """
 
     def __init__(self, run_program: RunProgram, place: Place, count: int, **options: Any) -> None:

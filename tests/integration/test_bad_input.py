@@ -15,7 +15,7 @@ import pytest
 
 import dispy
 from dispy import DispyJob, JobCluster, NodeAllocate
-from dispy.errors import DispyError, NotYetError, PicklingError, UsageError
+from dispy.errors import DispyError, NoSchedulerError, PicklingError, UsageError
 
 from .conftest import MakeCluster, StartNode
 from .jobs import name_and
@@ -350,7 +350,12 @@ def test_arguments_that_cannot_be_sent(make_cluster: MakeCluster, argument: Any,
     assert cluster.status().jobs_pending == 0
 
 
-def test_what_comes_later_says_what_to_use(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    with pytest.raises(NotYetError) as caught:
-        dispy.SharedJobCluster(name_and, durable=True)
-    check(caught, "durable and recover_file are not available yet with a shared scheduler")
+def test_a_cluster_that_finds_no_scheduler_leaves_no_journal(tmp_path: Path) -> None:
+    """The next attempt can use the same path."""
+    path = tmp_path / "jobs.journal"
+    for _ in range(2):
+        with pytest.raises(NoSchedulerError, match="start 'dispyscheduler'"):
+            dispy.SharedJobCluster(
+                name_and, scheduler_host="127.0.0.1", scheduler_port=64001, recover_file=path
+            )
+    assert not path.exists()

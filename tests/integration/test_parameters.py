@@ -31,11 +31,6 @@ def test_what_comes_later_says_so(place: Place, name: str, value: Any) -> None:
     assert caught.value.hint
 
 
-def test_other_things_that_come_later() -> None:
-    with pytest.raises(NotYetError, match="not available yet"):
-        dispy.SharedJobCluster(name_and, recover_file="jobs.journal")
-
-
 @pytest.mark.parametrize(
     ("old", "value", "new"),
     [

@@ -75,17 +75,19 @@ class Wire:
 class End:
     """One end, with what it has been told to do."""
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(
+        self, decoder: Any, after_note: Callable[[Callable[[], None]], object] | None = None
+    ) -> None:
         self.done: list[Any] = []
         self.timers: list[Callable[[], None]] = []
-        self.channel = Channel(self.done.append, lambda _, call: self.timers.append(call))
+        self.channel = Channel(self.done.append, lambda _, call: self.timers.append(call), after_note)
         self.decoder = decoder
         self.out = Wire()
         """What this end sends."""
 
 
 class ChannelMachine(RuleBasedStateMachine):
-    """A program sends commands to a scheduler, which sends acknowledgements and blobs' receipts back."""
+    """A program sends commands to a scheduler, which sends acknowledgements back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,8 +102,8 @@ class ChannelMachine(RuleBasedStateMachine):
     def connect(self) -> None:
         for end in (self.program, self.scheduler):
             end.out = Wire()
-        self.program.channel.resume(self.program.out, self.scheduler.channel.received)
-        self.scheduler.channel.resume(self.scheduler.out, self.program.channel.received)
+        self.program.channel.resume(self.program.out, self.scheduler.channel.releases.attach())
+        self.scheduler.channel.resume(self.scheduler.out, self.program.channel.releases.attach())
 
     @rule(cluster=st.integers(1, 2), is_large=st.booleans())
     def submit(self, cluster: int, is_large: bool) -> None:
@@ -164,7 +166,7 @@ class ChannelMachine(RuleBasedStateMachine):
         assert sorted(map(_name, self.scheduler.done)) == sorted(expected)
         self.time_passes()
         self._run_dry()
-        assert not self.program.channel.count_kept
+        assert not self.program.channel.kept
 
     def _run_dry(self) -> None:
         while self.program.out.queue or self.scheduler.out.queue or self.program.out.streams:
@@ -195,6 +197,131 @@ class ChannelMachine(RuleBasedStateMachine):
             if number == cluster and tag in done and is_large and kind == "Submit":
                 puts = [t for n, t, _, k in self.sent if n == cluster and k == "PutObject" and t < tag]
                 assert all(put in done and done.index(put) < done.index(tag) for put in puts)
+
+
+class DyingMachine(RuleBasedStateMachine):
+    """A scheduler tells a program of results, which the program notes; the program dies, and others succeed it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = End(shared.to_scheduler_decoder)
+        self.sent: dict[int, bytes] = {}
+        """Payload of each result, by its tag."""
+        self.noted: set[int] = set()
+        """Tags that the program has noted before it died."""
+        self.waiting: list[Callable[[], None]] = []
+        """Functions that the program's journal is to call once what is performed is noted."""
+        self.is_first = True
+        self.program = End(shared.from_scheduler_decoder, self.waiting.append)
+        self.connect()
+
+    def connect(self) -> None:
+        for end in (self.program, self.scheduler):
+            end.out = Wire()
+        named = self.program.channel.releases.attach()
+        known = self.scheduler.channel.releases.attach()
+        self.scheduler.channel.resume(self.scheduler.out, named)
+        self.program.channel.resume(self.program.out, known)
+
+    @rule(is_large=st.booleans(), cluster=st.integers(1, 2))
+    def end(self, is_large: bool, cluster: int) -> None:
+        tag = len(self.sent) + 1
+        self.sent[tag] = (LARGE if is_large else b"") + str(tag).encode()
+        ended = node.Ended(tag, 0, node.FINISHED, 0.0, 0.0, self.sent[tag])
+        self.scheduler.channel.send(shared.Ended(0, cluster, b"n" * 16, [ended]))
+
+    @rule(count=st.integers(1, 5))
+    def deliver(self, count: int) -> None:
+        for _ in range(count):
+            for sender, receiver in ((self.program, self.scheduler), (self.scheduler, self.program)):
+                if sender.out.queue:
+                    data, streams = sender.out.queue.popleft()
+                    receiver.out.arrived |= streams
+                    assert receiver.channel.on_message(receiver.out, receiver.decoder.decode(data))
+
+    @rule()
+    def drain(self) -> None:
+        self.scheduler.out.drain()
+
+    @rule()
+    def time_passes(self) -> None:
+        for end in (self.program, self.scheduler):
+            timers, end.timers = end.timers, []
+            for call in timers:
+                call()
+
+    @rule()
+    def note(self) -> None:
+        """The journal of the program has all that was performed."""
+        if self.is_first:
+            self.noted |= {message.ended[0].number for message in self.program.done}
+            calls, self.waiting[:] = list(self.waiting), []
+            for call in calls:
+                call()
+
+    @rule()
+    def line_breaks(self) -> None:
+        for end in (self.program, self.scheduler):
+            end.channel.suspend()
+        self.connect()
+
+    @rule()
+    def dies(self) -> None:
+        """Another program goes on in its name, and notes nothing: it may die as well."""
+        self.is_first = False
+        self.scheduler.channel.suspend()
+        self.scheduler.channel.drop_waiting()
+        self.program = End(shared.from_scheduler_decoder)
+        self.program.channel.succeed(self.scheduler.channel.releases.received)
+        self.connect()
+
+    @rule()
+    def say(self) -> None:
+        """Commands of the program, or of its successor, are numbered on."""
+        before = self.scheduler.channel.releases.received
+        self.program.channel.send(shared.CancelJobs(0, 1, [1]))
+        while self.program.out.queue:
+            self.deliver(1)
+        assert self.scheduler.channel.releases.received > before
+
+    @invariant()
+    def nothing_is_forgotten_early(self) -> None:
+        """What is in no journal is kept at the scheduler: a further successor would get it."""
+        kept = {message.ended[0].number for message in self.scheduler.channel.kept}
+        assert kept | self.noted == set(self.sent)
+
+    @rule()
+    def settle(self) -> None:
+        """In the end all results are there, each once and whole: noted by the program, or here."""
+        while self.scheduler.out.queue or self.scheduler.out.streams or self.program.out.queue:
+            self.deliver(1)
+            self.drain()
+        assert not self.program.channel.releases.waiting()
+        here = [message.ended[0] for message in self.program.done]
+        assert len({ended.number for ended in here}) == len(here), "one came twice"
+        assert all(bytes(ended.payload) == self.sent[ended.number] for ended in here)
+        assert {ended.number for ended in here} | self.noted == set(self.sent)
+
+
+TestDying = DyingMachine.TestCase
+TestDying.settings = settings(deadline=None, stateful_step_count=50)
+
+
+def test_blobs_of_a_closed_cluster_are_not_waited_for() -> None:
+    """The sender forgets the cluster while a blob is on its way: its message is done all the same."""
+    here, there = End(shared.from_scheduler_decoder), End(shared.to_scheduler_decoder)
+    for end, other in ((here, there), (there, here)):
+        end.channel.resume(end.out, other.channel.releases.attach())
+    here.channel.send(shared.PutObject(0, 1, node.PutObject(1, 1, LARGE)))
+    here.channel.forget_cluster(1)
+    here.channel.send(shared.CloseCluster(0, 1))
+    while here.out.queue or here.out.streams:
+        if here.out.queue:
+            there.channel.on_message(there.out, there.decoder.decode(here.out.queue.popleft()[0]))
+        here.out.drain()
+    put, closed = there.done
+    assert put.put.payload is None
+    assert type(closed) is shared.CloseCluster
 
 
 def _name(message: Any) -> tuple[int, int]:

@@ -30,7 +30,6 @@ LONG = [FileEntry(f"{'x' * 200}/{n}", bytes(32), 1, 0o644, 0) for n in range(18_
 
 KINDS: dict[str, list[Any]] = {
     "out of order": [shared.CloseCluster(7, 1)],
-    "a message again": [opening(), shared.CloseCluster(1, 1)],
     "a second Attach": [shared.Attach(b"h" * 16, "hostile", "mallory", "")],
     "Attach as another": [shared.Attach(b"v" * 16, "hostile", "mallory", "")],
     "news that was never sent": [shared.Received(1 << 62)],
@@ -100,10 +99,11 @@ NOT_ITS_OWN: dict[str, list[Any]] = {
         opening(), *[shared.Allocate(0, 1, where, 1 << 31) for where in (b"", bytes(16), bytes(GONE))],
         shared.LimitNode(0, 1, GONE, 0), shared.Vacate(0, 1, GONE, True, True),
     ],
+    "a message again": [opening(), shared.CloseCluster(1, 1)],
     "questions": [shared.Ask(1, shared.Question(1, 1)), shared.Ask(1, shared.Question(1, 0, bytes(GONE)))],
     "large numbers": [
         opening(1 << 62), shared.Submit(0, 1 << 62, [Job(1 << 62, 0, b"x")]),
-        shared.CancelJobs(0, 1 << 62, [1 << 62]), shared.BlobsTaken([1 << 62]),
+        shared.CancelJobs(0, 1 << 62, [1 << 62]),
     ],
     "a limit": [opening(), shared.LimitNode(0, 1, NODE, 0)],
 }  # fmt: skip

@@ -124,7 +124,7 @@ def test_results_that_nobody_takes_go_to_disk(tmp_path: Path) -> None:
         while len(streamed) < 2:
             await asyncio.sleep(0)
         assert on_disk(tmp_path) == 1
-        stage.say(shared.BlobsTaken([1, 2]), connection)
+        stage.say(shared.Received(program.channel.kept[-1].batch), connection)
         assert program.room.in_memory == 0
         program.channel.send(
             shared.Ended(0, 3, b"", [Ended(3, 0, FINISHED, 0.0, 0.0, memoryview(bytes(2 * INLINE_MAX)))])  # type: ignore[arg-type]

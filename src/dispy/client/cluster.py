@@ -243,7 +243,12 @@ class JobCluster(ClusterMaps, ClusterNodes):
         if durable or recover_file is not None:
             session.journal = journaling.open_journal(session, recover_file)
         set_level(loglevel)
-        startup.open_session(session, max_queued is not None or shared is not None, running.add)
+        try:
+            startup.open_session(session, max_queued is not None or shared is not None, running.add)
+        except BaseException:
+            if session.journal is not None:
+                session.journal.close(remove=True)
+            raise
 
     # What a program may read, and the callbacks, which it may replace.
 

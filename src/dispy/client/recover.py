@@ -39,7 +39,7 @@ def recover_jobs(
     secret_file: str | None = None,
     results: str | None = None,
 ) -> list[DispyJob]:
-    """Fetch the jobs of a program that died: all that its nodes have, and with a full journal all that it submitted.
+    """Fetch the jobs of a program that died: all that nodes have, and with a full journal all that it submitted.
 
     Waits for jobs that still run or are queued on nodes. When all is here, nodes forget it and the journal is
     removed. If something is missing, because ``timeout`` is over or a node does not answer, everything stays where it
@@ -178,7 +178,11 @@ def _recover(found: list[Dead], how: How, results: str | None) -> list[DispyJob]
         finally:
             net.stop()
         if not jobs and all(one.is_done for one in found):
-            notice(f"no jobs are left of {found[0].sessions[-1].program}: its journal is removed")
+            reasons = dict.fromkeys(
+                doubt for one in found for session in one.sessions for doubt in session.recovery.doubts()
+            )
+            why = f" ({'; '.join(reasons)})" if reasons else ""
+            notice(f"no jobs are left of {found[0].sessions[-1].program}: its journal is removed{why}")
         return jobs
     finally:
         for one in found:

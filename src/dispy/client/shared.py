@@ -12,7 +12,6 @@ from dispy.client.job import DispyJob
 from dispy.client.nodes import DispyNode
 from dispy.client.session.startup import Scheduler
 from dispy.client.tracebacks import briefly
-from dispy.errors import NotYetError
 
 
 class SharedJobCluster(JobCluster):
@@ -45,7 +44,7 @@ class SharedJobCluster(JobCluster):
         secret: Secret shared with the scheduler (``--cluster_secret`` there); by default the user's own.
         keyfile: Key of ``certfile``.
         certfile: Certificate shown to the scheduler (PEM).
-        recover_file: Not available yet with a shared scheduler.
+        recover_file: File for a journal of all jobs and results, for ``recover_jobs``; must not exist. None: no file.
         scheduler_port: Port of the scheduler for programs; by default the second after ``dispy_port``.
         scheduler_node: Old name of ``scheduler_host``.
         port: Old name of ``client_port``.
@@ -53,6 +52,7 @@ class SharedJobCluster(JobCluster):
         secret_file: File with the secret, instead of ``secret``.
         cafile: Authority that must have signed the scheduler's certificate.
         tls: False: the link to the scheduler is not encrypted.
+        durable: True: keep that journal in the user's state directory if ``recover_file`` does not say where.
         options: What else ``JobCluster`` takes: ``isolate``, ``max_queued``, ``job_output``, ``setup_per``,
             ``setup_timeout``, ``seed``, ``reseed``, ``results``.
 
@@ -102,11 +102,6 @@ class SharedJobCluster(JobCluster):
     ) -> None:
         scheduler_host = renamed(scheduler_host, scheduler_node, "scheduler_node", "scheduler_host")
         renamed(client_port, port, "port", "client_port")
-        if durable or recover_file is not None:
-            raise NotYetError(
-                "durable and recover_file are not available yet with a shared scheduler",
-                hint="leave them out: the scheduler keeps jobs and results while the program's link is broken",
-            )
         check_each(
             pulse_interval=pulse_interval,
             scheduler_host=scheduler_host or "",
@@ -116,6 +111,6 @@ class SharedJobCluster(JobCluster):
         super().__init__(
             computation, nodes, depends, job_status, cluster_status, host, dispy_port, ext_host, ip_addr,
             ext_ip_addr, False, dest_path, loglevel, callback, setup, cleanup, None, None, poll_interval,
-            reentrant, secret, keyfile, certfile, exclusive=exclusive, secret_file=secret_file, cafile=cafile,
-            tls=tls, **options,
+            reentrant, secret, keyfile, certfile, recover_file, exclusive=exclusive, secret_file=secret_file,
+            cafile=cafile, tls=tls, durable=durable, **options,
         )  # fmt: skip

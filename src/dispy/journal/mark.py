@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
-from dispy.protocol.node import RunJobs
+from dispy.protocol.node import Job, RunJobs
 
 _MARK = struct.Struct("<QQ")
 """Format of the file: the highest number of a job that was sent, and 1 if the journal is broken (else 0)."""
@@ -53,11 +53,13 @@ class Mark:
         A job of a dead program with a higher number was never sent, and can be run. Chunks of maps are not counted:
         no journal has them. Called on any thread.
         """
-        highest = max([job.number for job in message.jobs])
+        self.note_jobs(message.jobs)
+
+    def note_jobs(self, jobs: list[Job]) -> None:
+        """As ``note``, for jobs (at least one) that go to a shared scheduler."""
+        highest = max([job.number for job in jobs])
         if highest >= CHUNK_NUMBERS_FROM:
-            highest = max(
-                [job.number for job in message.jobs if job.number < CHUNK_NUMBERS_FROM], default=0
-            )
+            highest = max([job.number for job in jobs if job.number < CHUNK_NUMBERS_FROM], default=0)
         if highest > self._highest:
             self._highest = highest
             struct.pack_into("<Q", self._mapped, 0, highest)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from dispy.journal.rows import USED, NodeRow, Options
+from dispy.journal.rows import SCHEDULER, USED, NodeRow, Options
 from dispy.protocol.node import Ended
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Summary(NamedTuple):
     clusters: list[str]
     """Names of the clusters that had not ended, each once, in the order of their computations' numbers."""
     nodes: list[tuple[str, str, int, str]]
-    """Nodes in the state ``USED``, which may have jobs: of each its own name, host, TCP port, and fingerprint of the
-    secret. A node that several sessions used is listed for each of them."""
+    """Nodes in the state ``USED``, and schedulers, which may have jobs: of each its own name, host, TCP port, and
+    fingerprint of the secret. A node that several sessions used is listed for each of them."""
     jobs: int | None
     """Number of jobs that were submitted; None for a short journal, which does not have them."""
 
@@ -211,7 +211,7 @@ def summary(db: sqlite3.Connection) -> Summary:
     """
     sessions = db.execute("SELECT program, started FROM session ORDER BY id").fetchall()
     nodes = db.execute(
-        "SELECT label, host, port, fingerprint FROM node WHERE state = ?", (USED,)
+        "SELECT label, host, port, fingerprint FROM node WHERE state IN (?, ?)", (USED, SCHEDULER)
     ).fetchall()
     clusters = db.execute("SELECT DISTINCT name FROM computation ORDER BY number").fetchall()
     return Summary(

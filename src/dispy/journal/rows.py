@@ -14,6 +14,8 @@ GIVEN_UP = 2
 """State of a node whose jobs were told to the program as lost: a recovery ignores results that it still has."""
 PRIVATE = 3
 """State of a node that the program started for itself, and that ended with the program. No recovery asks it."""
+SCHEDULER = 4
+"""State of a row that is no node but a shared scheduler: it has all jobs of the program, and a recovery asks it."""
 
 
 class Options(msgspec.Struct):
@@ -65,7 +67,7 @@ class Options(msgspec.Struct):
 
 
 class NodeRow(msgspec.Struct, frozen=True):
-    """A node that a program used: how a successor reaches it, and whether it asks it for jobs."""
+    """A node that a program used, or a shared scheduler: how a successor reaches it, and whether it asks for jobs."""
 
     incarnation: bytes
     """Identity of the node's run: a node that is started again has another one, and no jobs in memory."""
@@ -82,4 +84,5 @@ class NodeRow(msgspec.Struct, frozen=True):
     fingerprint: str
     """Fingerprint of the secret that is used with the node: 16 hexadecimal digits."""
     state: int = USED
-    """Relation of the program to the node: ``USED``, ``GIVEN_UP`` or ``PRIVATE``. Only ``USED`` nodes are asked."""
+    """Relation of the program to the node: ``USED``, ``GIVEN_UP``, ``PRIVATE`` or ``SCHEDULER``. The first and the
+    last are asked."""

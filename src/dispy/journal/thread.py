@@ -208,6 +208,11 @@ class JournalThread:
         if self._pid == os.getpid() and self._thread is not None:
             self._thread.join()
 
+    @property
+    def is_over(self) -> bool:
+        """True once the file is closed, after ``end``."""
+        return self._thread is not None and not self._thread.is_alive()
+
     # The thread.
 
     def _run(self, started: concurrent.futures.Future[None], wait: bool) -> None:

@@ -149,6 +149,11 @@ class Journal:
             lambda db: db.execute("UPDATE node SET state = ? WHERE session = ? AND incarnation = ?", key)
         )
 
+    def rename(self, identity: bytes) -> None:
+        """Note that the program goes on under another identity (16 bytes): all before that was told as lost."""
+        row = (identity, self.session)
+        self.thread.put(lambda db: db.execute("UPDATE session SET identity = ? WHERE id = ?", row))
+
     def submitted(self, jobs: list[Job], is_pinned: bool = False) -> None:
         """Note that jobs were submitted. Chunks of maps among them are not written.
 

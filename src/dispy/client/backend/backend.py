@@ -131,8 +131,11 @@ class Views(Protocol):
 class Backend(Protocol):
     """A scheduler, as clusters use it."""
 
-    identity: bytes
-    """16 bytes that name the scheduler to nodes."""
+    @property
+    def identity(self) -> bytes:
+        """16 bytes that name the program to nodes, or to a shared scheduler."""
+        ...
+
     name: str
     """Name of the program, as nodes show it."""
     noted: set[int]
@@ -145,10 +148,15 @@ class Backend(Protocol):
 
     # Clusters.
 
-    def prepare(self, access: Access, wishes: Wishes) -> None:
+    def prepare(self, access: Access, wishes: Wishes, journal: Journal | None) -> None:
         """Get ready for a new cluster: read what nodes there are, start one if there is none. On a program's thread.
 
         May wait for a disk or a file server.
+
+        Args:
+            access: How nodes are dialed, or the scheduler.
+            wishes: Nodes that may be used.
+            journal: Full journal of the cluster; None: it has none.
 
         Raises:
             NoNodesError: No node is there, and none can be started.

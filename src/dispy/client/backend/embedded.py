@@ -80,7 +80,7 @@ class Embedded:
         self.memory = PayloadMemory(self.service.links)
         """Large payloads of the program in shared memory."""
         self._journal = ProgramJournal(
-            self.service, self._opened, new_journal or partial(make_journal, self.service, thread.post)
+            self.service, self._opened, new_journal or partial(make_journal, identity, name, thread.post)
         )
         self.noted = self._journal.noted
         self.discovery = Discovery(
@@ -98,7 +98,7 @@ class Embedded:
 
     # Clusters.
 
-    def prepare(self, access: Access, wishes: Wishes) -> None:
+    def prepare(self, access: Access, wishes: Wishes, journal: Journal | None) -> None:
         """As ``Backend.prepare``: also, large payloads go to shared memory if nodes of this machine may be used."""
         if config.SharedMemory and any(
             a.ip_addr is None or is_loopback(a.ip_addr) for a in wishes.allocations

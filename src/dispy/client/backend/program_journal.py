@@ -131,7 +131,7 @@ class ProgramJournal:
     def hold(self) -> None:
         """Acknowledge no more results, as the program has failed: nodes keep them for a recovery."""
         self._is_holding = True
-        self._service.links.after_note = _never
+        self._service.links.after_note = never
 
     def close(self, *, is_leaving: bool) -> None:
         """End the program's journal; its file stays if ``is_leaving``. Waits for the disk. On any thread."""
@@ -152,7 +152,7 @@ class ProgramJournal:
         told()
 
 
-def make_journal(service: SchedulerService, post: Callable[..., None]) -> Journal | None:
+def make_journal(identity: bytes, name: str, post: Callable[..., None]) -> Journal | None:
     """Make a program's journal, and return it; None if ``config.Journal`` is off, or, with a warning, if the state
     directory cannot be used.
 
@@ -160,23 +160,24 @@ def make_journal(service: SchedulerService, post: Callable[..., None]) -> Journa
     and ``recover_jobs`` will not find its jobs.
 
     Args:
-        service: The scheduler, whose identity and name are noted.
+        identity: Identity under which nodes, or a shared scheduler, know the program: 16 bytes.
+        name: Name of the program, with its process id.
         post: Has a function called on the loop; on any thread.
     """
     if not config.Journal:
         return None
     try:
-        path = journal_files.new_path(service.links.identity, is_full=False)
+        path = journal_files.new_path(identity, is_full=False)
     except DispyError as error:
         logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
         return None
     thread = JournalThread(path, journal_files.create_short, post)
     journal = Journal(thread, is_full=False, wait=False, repack=payload.repack)
-    journal.begin(service.links.identity, service.links.name)
+    journal.begin(identity, name)
     return journal
 
 
-def _never(told: Callable[[], None]) -> None:
+def never(told: Callable[[], None]) -> None:
     """Replace ``SchedulerService.after_note`` once the program has failed: ``told`` is never called.
 
     ``told`` would acknowledge results. Without it nodes keep these results for a recovery.

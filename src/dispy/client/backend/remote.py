@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dispy import config
+from dispy.client.backend.remote_journal import RemoteJournal
 from dispy.client.backend.remote_news import RemoteNews
 from dispy.client.backend.remote_views import RemoteViews
 from dispy.client.backend.scheduler_link import Address, SchedulerLink
+from dispy.client.nodes import NodeAllocate
 from dispy.errors import DispyError, NoSchedulerError
 from dispy.protocol import node as of_node
 from dispy.protocol import shared
@@ -23,10 +25,12 @@ from dispy.protocol.views import NodeId, PlacementStatus
 from dispy.system.addresses import is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dispy.client.backend.backend import Access, ClusterSpec, Listener, Wishes
     from dispy.client.backend.payload_memory import PayloadMemory
     from dispy.client.engine.threads import Threads
-    from dispy.client.nodes import NodeAllocate
+    from dispy.journal.writer import Journal
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import (
         AcknowledgeProvisional,
@@ -41,6 +45,9 @@ logger = logging.getLogger("dispy.client")
 
 LINGER_S = 1.0
 """Seconds for which a link stays without an open cluster: a program may make the next one."""
+
+CPUS_MAX = (1 << 31) - 1
+"""Most CPUs of a node in a message."""
 
 ATTACH_S = 10.0
 """Seconds that a new cluster waits for its scheduler's answer; then it fails."""
@@ -73,15 +80,16 @@ class Remote:
         memory: PayloadMemory,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.identity = identity
         self.name = name
-        self.noted: set[int] = set()
         self._thread = thread
         self._listener = listener
         self._specs: dict[int, ClusterSpec] = {}
         """Open clusters, by number."""
         self._objects: dict[int, dict[int, PutObject]] = {}
         """Objects that were put, by cluster and number: a scheduler that was started anew gets them again."""
+        self.journal = RemoteJournal(address, self._specs, identity, name, thread.post)
+        """Notes about the scheduler in journals."""
+        self.noted = self.journal.noted
         self._news = RemoteNews(listener, self._specs, self._send_open)
         attach = shared.Attach(identity, name, user, origin)
         if config.SharedMemory and is_loopback(address.host):
@@ -98,10 +106,18 @@ class Remote:
             memory.exchange,
             thread.clock,
             chance,
+            self.journal.on_welcome,
+            self.journal.rename,
+            self.journal.after_note,
         )
         self.views = RemoteViews(self.link)
         """Nodes and jobs, to be read."""
         self._news.begin(self.link, self.views)
+
+    @property
+    def identity(self) -> bytes:
+        """Identity of the program at the scheduler: another one after a fault of the link."""
+        return self.journal.identity
 
     @property
     def is_usable(self) -> bool:
@@ -111,11 +127,12 @@ class Remote:
 
     # Clusters.
 
-    def prepare(self, access: Access, wishes: Wishes) -> None:
-        """Connect to the scheduler, and wait until it has answered.
+    def prepare(self, access: Access, wishes: Wishes, journal: Journal | None) -> None:
+        """Connect to the scheduler, and wait until it has answered, and is noted in the journal.
 
         Raises:
             NoSchedulerError: It does not answer, or does not let the program in.
+            DispyError: The journal cannot be written to.
         """
         address = self.link.address
         try:
@@ -135,6 +152,9 @@ class Remote:
                 hint="start 'dispyscheduler' there, or give another scheduler_host",
             ) from error
 
+        if journal is not None:
+            self.journal.prepare(journal)
+
     def warn_blind(self, access: Access, nodes: list[NodeAllocate]) -> None:
         """Warn of nothing: any node of the scheduler may come to match a pattern."""
 
@@ -142,6 +162,7 @@ class Remote:
         number = spec.compute.computation
         self._specs[number] = spec
         self._objects[number] = {}
+        self.journal.open(spec)
         self.views.open(number)
         self._send_open(spec)
 
@@ -150,13 +171,14 @@ class Remote:
         wishes = [_wish(each) for each in spec.wishes.allocations]
         self._send(shared.OpenCluster(0, compute.computation, compute, spec.is_reentrant, wishes))
         for message in self._objects[compute.computation].values():
-            self._send_object(message)
+            self._send(_put_command(message))
 
     def close(self, number: int) -> None:
         self._objects.pop(number, None)
         if self._specs.pop(number, None) is not None:
             self.link.channel.forget_cluster(number)
             self._send(shared.CloseCluster(0, number))
+            self.journal.forget(number)
         self.views.close(number)
         self._listener.on_closed(number)
         if not self._specs:
@@ -170,6 +192,9 @@ class Remote:
     def submit(
         self, number: int, jobs: list[Job], node: NodeId | None = None, files: list[FileEntry] | None = None
     ) -> None:
+        journal = self._specs[number].journal if number in self._specs else None
+        if journal is not None and journal.mark is not None:
+            journal.mark.note_jobs(jobs)
         brought = [] if files is None else [of_node.JobFiles(jobs[0].number, files)]
         sizes = [len(job.payload) for job in jobs]
         if max(sizes) >= INLINE_MAX:
@@ -207,10 +232,7 @@ class Remote:
         objects = self._objects.get(message.computation)
         if objects is not None:
             objects[message.number] = message
-            self._send_object(message)
-
-    def _send_object(self, message: PutObject) -> None:
-        self._send(shared.PutObject(0, message.computation, msgspec.structs.replace(message)))
+            self._send(_put_command(message))
 
     def drop(self, number: int, objects: list[int]) -> None:
         for each in objects:
@@ -224,14 +246,8 @@ class Remote:
     def send_files(
         self, node: NodeId, number: int, pieces: list[FilePiece], unreadable: list[FileUnreadable]
     ) -> None:
-        small = [piece for piece in pieces if len(piece.data) < INLINE_MAX]
-        for part in cut(small, [len(piece.data) for piece in small]):
-            self._send(shared.SendFiles(0, number, node, part))
-        for piece in pieces:
-            if len(piece.data) >= INLINE_MAX:
-                self._send(shared.SendFiles(0, number, node, [piece]))
-        if unreadable:
-            self._send(shared.SendFiles(0, number, node, [], unreadable))
+        for message in file_messages(number, node, pieces, unreadable):
+            self._send(message)
 
     # Nodes.
 
@@ -286,15 +302,36 @@ class Remote:
     # The end.
 
     def keep_results(self) -> None:
-        """Do nothing: the scheduler keeps results of a program that is away, for as long as its lease says."""
+        self.journal.hold()
 
     def stop(self, *, is_leaving: bool) -> None:
         """End the link. ``is_leaving``: the scheduler keeps jobs and results."""
         self.link.close(forget=not is_leaving)
 
 
+def _put_command(message: PutObject) -> shared.PutObject:
+    # The payload is taken out of the copy.
+    return shared.PutObject(0, message.computation, msgspec.structs.replace(message))
+
+
 def _wish(item: NodeAllocate) -> Wish:
-    return Wish(item.host, item.ip_addr or "", item.port or 0)
+    cpus = max(min(item.cpus, CPUS_MAX), -CPUS_MAX)
+    is_asked = type(item) is not NodeAllocate or bool(item.depends or item.setup_args)
+    return Wish(item.host, item.ip_addr or "", item.port or 0, cpus, is_asked)
+
+
+def file_messages(
+    number: int, node: bytes, pieces: list[FilePiece], unreadable: list[FileUnreadable]
+) -> Iterator[shared.SendFiles]:
+    """Yields the messages that answer a node which has asked for pieces of files of a cluster: large ones alone."""
+    small = [piece for piece in pieces if len(piece.data) < INLINE_MAX]
+    for part in cut(small, [len(piece.data) for piece in small]):
+        yield shared.SendFiles(0, number, node, part)
+    for piece in pieces:
+        if len(piece.data) >= INLINE_MAX:
+            yield shared.SendFiles(0, number, node, [piece])
+    if unreadable:
+        yield shared.SendFiles(0, number, node, [], unreadable)
 
 
 def _parts(numbers: list[int]) -> list[list[int]]:

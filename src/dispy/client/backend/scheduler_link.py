@@ -18,6 +18,7 @@ import logging
 import secrets as randomness
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -84,6 +85,10 @@ class SchedulerLink:
         exchange: Returns the exchange of payloads by name, from the name of the scheduler's directory in memory.
         clock: Source of the time (monotonic seconds).
         chance: Returns a random number from 0 to 1.
+        on_welcome: Called with identity and name of the scheduler each time that it has answered, and a function that
+            it calls once they are noted: nothing is sent before.
+        on_renamed: Called with our new identity when we come back as another program.
+        after_note: Calls a function once what has come from the scheduler is noted; the scheduler forgets it then.
 
     Attributes:
         channel: Numbered messages to the scheduler and from it.
@@ -102,6 +107,9 @@ class SchedulerLink:
         exchange: Callable[[str], FileExchange],
         clock: Clock,
         chance: Callable[[], float],
+        on_welcome: Callable[[bytes, str, Callable[[], None]], None],
+        on_renamed: Callable[[bytes], None],
+        after_note: Callable[[Callable[[], None]], None],
     ) -> None:
         self.address = address
         self._attach = attach
@@ -112,6 +120,9 @@ class SchedulerLink:
         self._exchange = exchange
         self._clock = clock
         self._chance = chance
+        self._note_welcome = on_welcome
+        self._on_renamed = on_renamed
+        self._after_note = after_note
         self._loop = asyncio.get_running_loop()
         self.channel = self._new_channel()
         self.attached: Future[None] = Future()
@@ -134,7 +145,7 @@ class SchedulerLink:
         self.dial()
 
     def _new_channel(self) -> Channel:
-        return Channel(self._on_news, self._loop.call_later)
+        return Channel(self._on_news, self._loop.call_later, self._after_note)
 
     def dial(self) -> None:
         """Begin to connect in the background, unless that is under way."""
@@ -186,7 +197,7 @@ class SchedulerLink:
         if self.is_closed:
             connection.abort(ConnectionError("not wanted any more"))
             return
-        self._attach.received = self.channel.received
+        self._attach.received = self.channel.releases.attach()
         connection.send(self._attach)
         connection.set_pulse(PULSE_S)
 
@@ -223,7 +234,13 @@ class SchedulerLink:
             )
         self._has_attached = True
         self.channel.files = self._exchange(message.memory if self._attach.memory else "")
-        self.channel.resume(connection, message.received)
+        self._note_welcome(message.identity, self.name, partial(self._resume, connection, message.received))
+
+    def _resume(self, connection: Connection, received: int) -> None:
+        """Send what the scheduler does not have, unless the connection is gone by now."""
+        if self.connection is not connection:
+            return
+        self.channel.resume(connection, received)
         if not self.attached.done():
             self.attached.set_result(None)
 
@@ -244,6 +261,7 @@ class SchedulerLink:
             # The message that was too large would be sent again and again: we come back as another program.
             logger.error("jobs at scheduler %s are lost by a fault of dispy: %s", self.name, error)
             self._attach.client = randomness.token_bytes(16)
+            self._on_renamed(self._attach.client)
         if not isinstance(error, DispyError):
             error = RemoteProtocolError(
                 "what listens there closed the connection",

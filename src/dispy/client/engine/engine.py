@@ -132,6 +132,7 @@ class Engine(Threads):
         self.stop_loop(5)
         self.stop_threads()
         self.news.stop()
+        self.schedulers.wait(is_leaving=self._is_leaving)
         self.backend.wait(is_leaving=self._is_leaving)
         log.outlet.close(LOG_S)
 
@@ -209,7 +210,7 @@ def _at_exit() -> None:
     if not running.is_stopped:
         is_interrupted, is_leaving = shutdown.close_all(
             running.sessions,
-            lambda: leave_results(running.sessions, running.backend, running.call),
+            lambda: leave_results(running.sessions, running.call),
         )
         _unfinished.append(running.callbacks)
     shutdown.finish_callbacks(_unfinished, is_interrupted)

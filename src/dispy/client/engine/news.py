@@ -52,6 +52,8 @@ class News:
         if session is not None:
             waiting = {job.number for job in list(session.inbox)}
             lost = [job for job in list(session.jobs) if job not in waiting]
+            if session.journal is not None and lost:
+                session.journal.ended_here(lost, ABANDONED, reason)
             completion.on_ended_here(session, lost, ABANDONED, reason)
             for node, request in list(session.sent.under_way):
                 self.on_files(number, node, request, reason)

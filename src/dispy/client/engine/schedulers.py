@@ -31,6 +31,8 @@ class Schedulers:
         self._embedded = embedded
         self._remotes: dict[tuple[str, int, bytes], Remote] = {}
         """Schedulers by address and key."""
+        self._left: list[Remote] = []
+        """Schedulers that the program has left, whose journals may still be written."""
 
     def new_identity(self) -> bytes:
         """Return 16 random bytes, by which the program names itself to one scheduler."""
@@ -45,6 +47,9 @@ class Schedulers:
         place = address.host, address.port, address.key
         remote = self._remotes.get(place)
         if remote is None or not remote.is_usable:
+            self._left = [left for left in self._left if not left.journal.is_written]
+            if remote is not None:
+                self._left.append(remote)
             origin = user_and_host()[:200]
             remote = self._remotes[place] = Remote(
                 self._threads, self._listener, self.new_identity(), self._embedded.name,
@@ -57,3 +62,8 @@ class Schedulers:
         """End all links. ``is_leaving``: the schedulers keep jobs and results."""
         for remote in self._remotes.values():
             remote.stop(is_leaving=is_leaving)
+
+    def wait(self, *, is_leaving: bool) -> None:
+        """Wait for the journals of all, when the loop has ended. On a thread of the program."""
+        for remote in [*self._remotes.values(), *self._left]:
+            remote.journal.close(is_leaving=is_leaving)

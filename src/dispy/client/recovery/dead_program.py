@@ -24,7 +24,7 @@ from dispy.journal import files, reader
 from dispy.journal.files import BusyError, EmptyError
 from dispy.journal.mark import Marked
 from dispy.journal.reader import Submitted
-from dispy.journal.rows import GIVEN_UP, PRIVATE, USED, NodeRow, Options
+from dispy.journal.rows import GIVEN_UP, PRIVATE, SCHEDULER, USED, NodeRow, Options
 from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
@@ -52,7 +52,7 @@ class PastSession:
         boot: Identity of the boot of the machine in which the program began; empty if that is not known. The mark
             counts only if the machine was not booted since.
         nodes: Rows of the nodes that the program used, in any order. Lost and private nodes are among them, but only
-            nodes whose ``state`` is ``USED`` are asked.
+            nodes whose ``state`` is ``USED``, and schedulers, are asked.
         computations: Name of the cluster and options of each computation that had not ended, by its number.
         recovery: Collects what the nodes answer about the jobs of this session, and tells what is still missing.
         marked: Contents of the session's mark: the highest job that was sent, and whether results may be missing in
@@ -135,7 +135,7 @@ class Dead:
                 session.computations[computation.number] = (computation.name, computation.options)
                 self.code, self.name = computation.code or self.code, computation.name
                 self.is_plain = self.is_plain or computation.options.results == "plain"
-            used = [row.incarnation for row in session.nodes if row.state == USED]
+            used = [row.incarnation for row in session.nodes if row.state in (USED, SCHEDULER)]
             lost = [row.incarnation for row in session.nodes if row.state == GIVEN_UP]
             private = [row for row in session.nodes if row.state == PRIVATE]
             session.recovery = Recovery(
@@ -188,6 +188,11 @@ class Dead:
         session has no jobs. Call this after ``open_journal`` or ``open_all``, which fill ``PastSession.keys``.
         """
         return next(found for session in reversed(self.sessions) for found in session.keys.values())
+
+    def last_scheduler(self) -> NodeRow | None:
+        """Return the shared scheduler that has the jobs, to resume others there; None if the program used nodes."""
+        rows = [row for session in self.sessions for row in session.nodes if row.state == SCHEDULER]
+        return rows[-1] if rows else None
 
     def arguments(self, number: int) -> Any:
         """Return the pickled call of a submitted job, by number of the job, as bytes or, if it is large, memoryview.

@@ -22,7 +22,6 @@ from dispy.journal.writer import Journal
 from dispy.system import current_directory
 
 if TYPE_CHECKING:
-    from dispy.client.backend.backend import Backend
     from dispy.client.session.state import Session
 
 
@@ -91,23 +90,22 @@ def note_computation(session: Session, journal: Journal) -> None:
     journal.add_computation(session.number, session.name, options, chosen.computation.code)
 
 
-def leave_results(sessions: dict[int, Session], backend: Backend, call: Callable[..., object]) -> bool:
+def leave_results(sessions: dict[int, Session], call: Callable[..., object]) -> bool:
     """Keep the results of jobs for a recovery, as the program has failed and will not see them.
 
     Called at the program's end. Waits, without limit, until the jobs have ended of clusters whose results no callback
-    takes. Results of clusters without a full journal stay on the nodes, since they are not acknowledged any more;
-    journals stay on disk. The user is told the call that fetches the results.
+    takes. Results of clusters without a full journal stay on nodes, or at the shared scheduler, since they are not
+    acknowledged any more; journals stay on disk. The user is told the call that fetches the results.
 
     Args:
         sessions: Open clusters by number; those whose results are kept are removed.
-        backend: Their scheduler.
         call: Calls a function on the loop, and waits for it.
 
     Returns:
         True if results are kept: the caller then leaves nodes and journals as they are.
     """
     left = [session for session in sessions.values() if _is_unheard(session)]
-    if any(session.journal is None for session in left):
+    for backend in {id(one.backend): one.backend for one in left if one.journal is None}.values():
         call(backend.keep_results)
     for session in left:
         callbacks.wait_all(session, None)

@@ -15,6 +15,8 @@ from typing import Protocol
 import msgspec
 
 from dispy import payload
+from dispy.client.backend.backend import Access, Backend
+from dispy.client.backend.scheduler_link import Address
 from dispy.client.code.computation import noted_computation
 from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.engine import Engine
@@ -30,10 +32,13 @@ from dispy.client.session.state import Options as ClusterOptions
 from dispy.client.session.state import Session
 from dispy.client.session.submission import adopt
 from dispy.journal import reader
+from dispy.journal.rows import NodeRow
+from dispy.net.discovery import SCHEDULERS, Lookout
 from dispy.protocol.node import Job, PutObject
-from dispy.security.tls import Tls
+from dispy.security.tls import Tls, dialer_tls
 from dispy.settings import PULSE_S
 from dispy.system import current_directory
+from dispy.system.addresses import is_loopback
 from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.client")
@@ -47,8 +52,8 @@ number upwards. Nodes get the objects before the jobs."""
 class Resumed:
     """Runs jobs of a dead program that were never started, with an engine and an identity of its own.
 
-    Nodes, secret, TLS and options are those that the dead program's last session noted. The caller ends it by
-    ``finish`` or ``leave``.
+    Nodes or scheduler, secret, TLS and options are those that the dead program's last session noted. The caller ends
+    it by ``finish`` or ``leave``.
 
     Args:
         one: The journal, a full one, into which the notes about these jobs go.
@@ -131,7 +136,11 @@ def _make_session(one: Dead, engine: Engine) -> Session:
     secret, noted = one.last_options()
     nodes = [(host, port or None, cpus) for host, port, cpus in noted.nodes]
     tls = Tls(noted.certfile or None, noted.keyfile or None, noted.cafile or None, noted.tls)
-    chosen = choose_nodes(nodes, secret.text(), None, tls)
+    scheduler = one.last_scheduler()
+    chosen = choose_nodes(nodes, secret.text(), None, tls, is_shared=scheduler is not None)
+    backend: Backend = engine.backend
+    if scheduler is not None:
+        backend = engine.call(engine.schedulers.at, _address(scheduler, chosen.access))
     options = ClusterOptions(
         access=chosen.access,
         secret_file=noted.secret_file or None,
@@ -159,11 +168,20 @@ def _make_session(one: Dead, engine: Engine) -> Session:
         shipped,
         held,
         engine,
-        engine.backend,
+        backend,
         engine.new_number(),
         None,
         Callbacks(),
     )
+
+
+def _address(scheduler: NodeRow, access: Access) -> Address:
+    """Returns where the dead program's shared scheduler is: as it is listed on this machine, or as noted."""
+    host, port, has_tls, socket = scheduler.host, scheduler.port, scheduler.tls, ""
+    if is_loopback(host):
+        for listing in Lookout(SCHEDULERS).with_secret(scheduler.fingerprint)[:1]:
+            host, port, has_tls, socket = listing.host, listing.port, listing.tls, listing.socket_here()
+    return Address(host, port, access.secret.key, dialer_tls(access.tls) if has_tls else None, socket)
 
 
 class Resuming(Protocol):

@@ -7,7 +7,8 @@ driver sends whether that came in time. So the same steps run on real nodes (``c
 |---------|------------------------------------------|-------------------------|---------------------------------|
 | ask     | nodes have told what they have           | ``timeout``             | jobs never started are run      |
 | run out | all jobs have ended, here and on nodes   | ``timeout``             | if late: give up silent nodes   |
-| kill    | all jobs have ended, here and on nodes   | grace period + KILL_S   | give up jobs that are run here  |
+| kill    | nodes have told what they have           | ANSWER_S                | cancel jobs, give up the silent |
+|         | all jobs have ended, here and on nodes   | grace period + KILL_S   | give up jobs that are run here  |
 | judge   | -                                        | -                       | jobs are made, results loaded   |
 | note    | -                                        | -                       | full journals know their ends   |
 | release | nodes have said that they forgot them    | RELEASE_S               | journals may be removed         |
@@ -50,6 +51,9 @@ T = TypeVar("T")
 RELEASE_S = 3.0
 """Seconds that nodes have to say that they have forgotten the jobs. After that a warning is logged, and the recovery
 ends as usual: nodes that did not hear forget the jobs when their lease ends."""
+
+ANSWER_S = 1.0
+"""Seconds that nodes have at least to answer before their jobs are given up unasked: they would run on."""
 
 NOTE_SIZE = 100
 """Bytes that ``_batches`` counts for each result beside its value: roughly the size of its other fields on disk."""
@@ -178,6 +182,8 @@ class _Recovery:
 
         Killed jobs have ``config.CancelGrace`` + ``KILL_S`` to end; jobs that run here are given up after that.
         """
+        if terminate:
+            yield Wait(self.is_told, clock.monotonic() + ANSWER_S)
         for asking in self.net.asking:
             self.net.call(asking.give_up_silent)
         if terminate:

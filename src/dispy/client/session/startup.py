@@ -209,7 +209,7 @@ def open_session(session: Session, is_bounded: bool, add: Callable[[Session], No
     """
     session.submit = submission.choose_way(is_bounded, session.journal is not None)
     session.is_closed = False
-    session.backend.prepare(session.options.access, session.wishes)
+    session.backend.prepare(session.options.access, session.wishes, session.journal)
     # Nodes may be quicker than this: no callback runs before the program has assigned the new cluster to a name.
     with session.engine.callbacks.held():
         session.engine.call(add, session)

@@ -1,19 +1,24 @@
 """A channel: numbered messages and blobs between a program and a shared scheduler, over connections that break.
 
 Theory of operation. Both ends have a ``Channel``. Each numbers its messages from 1, keeps them until the other end
-has them, and sends those again that were lost with a connection (``protocol.batches.Sent``). Messages of one end
-arrive in the order in which they were sent, each once.
+lets go of them, and sends those again that were lost with a connection (``protocol.batches.Sent``). Messages of one
+end arrive in the order in which they were sent; one that arrives again is dropped.
 
 A payload of ``limits.INLINE_MAX`` bytes and more is taken out of its message and follows as a *blob*, in chunks
-between which other messages pass. A blob is kept until the other end says that it has it, or does not want it.
+between which other messages pass. A blob is kept as long as its message.
 
-A message whose blobs have not arrived waits here:
+A message that has arrived:
 
     state      event                                    next
-    arrived    it announces no blob                     performed, or behind the lane
+    arrived    it announces no blob                     done, or behind the lane
     arrived    it announces blobs                       waiting; later messages of its cluster form a lane behind it
-    waiting    its last blob has arrived                performed, then the lane as far as it is complete
-    waiting    ``forget_cluster``, ``take_waiting``     dropped: its blobs are discarded when they come
+    waiting    its last blob has arrived                done, then the lane as far as it is complete
+    waiting    ``forget_cluster``, ``take_waiting``     done: it is dropped, and its blobs are when they come
+    done       all before it are done, and noted        released: the other end is told to forget it
+
+So whatever is not performed and noted here when this process dies is still kept at the other end: a successor
+(``succeed``) gets it. One number stands for all before it, so a message whose blobs are missing holds up the release
+of those behind it.
 
 ``CloseCluster`` waits for nothing: the blobs that messages before it announce may never come.
 
@@ -28,21 +33,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
 from dispy.net.links.file_exchange import FileExchange
+from dispy.net.links.releases import Releases, Waiting
 from dispy.protocol import limits, shared
 from dispy.protocol.batches import Sent
 from dispy.protocol.streams import Group, MemorySource
-
-ACKNOWLEDGE_S = 0.05
-"""Seconds after which messages are acknowledged at the latest: until then the other end keeps them."""
-
-UNACKNOWLEDGED_MAX = 64
-"""Messages after which they are acknowledged at once: bounds what the other end keeps."""
 
 _LARGE: dict[type[Any], tuple[str, tuple[str, ...]]] = {
     shared.OpenCluster: ("compute", ("code",)),
@@ -72,7 +72,7 @@ class Line(Protocol):
 
 
 class _Ours:
-    """A blob that we send, until the other end has it."""
+    """A blob that we send, as long as its message is kept. ``payload`` None: its cluster is closed, nothing comes."""
 
     __slots__ = ("cluster", "group", "is_kept", "payload")
 
@@ -84,19 +84,6 @@ class _Ours:
         self.group: Group | None = None
 
 
-class _Waiting:
-    """A message that has arrived and is not performed yet: ``missing`` of its blobs are to come; ``size`` bytes of
-    payloads are here."""
-
-    __slots__ = ("is_dropped", "message", "missing", "size")
-
-    def __init__(self, message: Any, missing: int) -> None:
-        self.message = message
-        self.missing = missing
-        self.size = 0
-        self.is_dropped = False
-
-
 class Channel:
     """One end of a channel. The module says what it does.
 
@@ -104,11 +91,13 @@ class Channel:
         perform: Called with each numbered message of the other end, whole and, by cluster, in order. A payload for
             which there was no memory is None.
         call_later: Calls a function after some seconds (``loop.call_later``).
+        after_note: Calls a function as soon as all that was performed so far is noted where a successor finds it;
+            None: at once.
         keep: Called with each large payload that we send, or that has come as a file, and with a function, which it
             calls now or later with what is to stand for the payload: the same bytes elsewhere.
 
     Attributes:
-        received: Number of the last message of the other end that has arrived; 0: none.
+        releases: Which messages of the other end have arrived, are done, and need not be kept there.
         line: The connection that stands; None: there is none, and what is sent is kept.
         files: Exchange of payloads as files, where both ends are on one machine.
         acknowledged: Number of the last message of ours that the other end has; 0: none.
@@ -119,12 +108,12 @@ class Channel:
         self,
         perform: Callable[[Any], None],
         call_later: Callable[[float, Callable[[], None]], object],
+        after_note: Callable[[Callable[[], None]], object] | None = None,
         keep: Callable[[Any, Callable[[Any], None]], None] = lambda payload, then: then(payload),
     ) -> None:
         self._perform = perform
-        self._call_later = call_later
         self._keep = keep
-        self.received = 0
+        self.releases = Releases(self._tell, call_later, after_note)
         self.line: Line | None = None
         self.files = FileExchange()
         self.acknowledged = 0
@@ -134,18 +123,16 @@ class Channel:
         self._sent: Sent[Any] = Sent()
         self._guard = threading.Lock()
         """Held while a message gets its number and is queued: a thread in ``try_send_now`` must not come between."""
-        self._told = 0
-        """Number of the last message of the other end that we have acknowledged."""
-        self._is_telling = False
-        """True while a timer runs that acknowledges."""
+        self._is_successor = False
+        """True until the first message of the other end has arrived, if it may have any number."""
         self._ours: dict[int, _Ours] = {}
-        """Our blobs, by number, that the other end does not have."""
+        """Our blobs, by number, of messages that are kept."""
         self._last_blob = 0
-        self._expected: dict[int, tuple[_Waiting, Any, str]] = {}
+        self._expected: dict[int, tuple[Waiting, Any, str]] = {}
         """Blobs to come, by number: the message that waits, and the object and attribute for the payload."""
-        self._alone: dict[int, list[_Waiting]] = {}
+        self._alone: dict[int, list[Waiting]] = {}
         """Messages that wait alone, oldest first, by cluster."""
-        self._lanes: dict[int, deque[_Waiting]] = {}
+        self._lanes: dict[int, deque[Waiting]] = {}
         """Messages in order, the first of which waits for a blob, by cluster."""
 
     # Sending.
@@ -165,10 +152,11 @@ class Channel:
     def _on_ours_kept(self, number: int, payload: Any) -> None:
         """Send a blob of ours, whose bytes lie where they stay now."""
         ours = self._ours.get(number)
-        if ours is not None:
-            ours.payload, ours.is_kept = payload, True
-            if self.line is not None:
-                self._send_blob(self.line, number)
+        if ours is None or ours.payload is None:
+            return  # it is not wanted any more
+        ours.payload, ours.is_kept = payload, True
+        if self.line is not None:
+            self._send_blob(self.line, number)
 
     def try_send_now(self, message: Any) -> bool:
         """Send a message without large payloads from any thread, if it can leave this moment.
@@ -210,6 +198,9 @@ class Channel:
     def _send_blob(self, line: Line, number: int) -> None:
         blob = shared.Blob(number)
         ours = self._ours[number]
+        if ours.payload is None:
+            line.send(blob)
+            return
         blob.given = self.files.give(ours.payload)
         if blob.given:
             line.send(blob)
@@ -217,9 +208,9 @@ class Channel:
         ours.group = line.send_streamed([(blob, "stream", MemorySource(ours.payload))], blob)
 
     @property
-    def count_kept(self) -> int:
-        """Number of messages that the other end does not have yet."""
-        return len(self._sent.kept)
+    def kept(self) -> Sequence[Any]:
+        """Our messages that the other end has not released, oldest first. Read only."""
+        return self._sent.kept
 
     @property
     def count_waiting(self) -> int:
@@ -228,16 +219,45 @@ class Channel:
 
     # Connections.
 
+    def succeed(self, sent: int) -> None:
+        """Go on in the place of a process that has died. Call it before ``resume``.
+
+        The other end sends whatever that process had not released, which may begin with any number. Nothing is
+        released here: a further successor gets the same again.
+
+        Args:
+            sent: Number of the last message of that process that has arrived at the other end.
+        """
+        self._sent = Sent((), sent)
+        self._is_successor = True
+        self.releases.stop()
+
     def resume(self, line: Line, received: int) -> None:
         """A new connection stands: send again what the other end, which has named ``received``, does not have."""
         with self._guard:
-            self._take_received(received)
-            self._told = self.received
+            self._let_go(received)
             self.line = line
             for message in self._sent.kept:
                 line.send(message)
         for number in [number for number, ours in self._ours.items() if ours.is_kept]:
             self._send_blob(line, number)
+        self.releases.soon()
+
+    def _let_go(self, number: int) -> None:
+        """Forget our messages up to a number, and their blobs: the other end does not need them any more."""
+        if number > self._sent.last:
+            raise RemoteProtocolError(f"message {number} was acknowledged; {self._sent.last} were sent")
+        for message in self._sent.acknowledge(number):
+            self.acknowledged = number
+            for each in getattr(message, "large", ()):
+                self._ours.pop(each.blob, None)
+
+    def _tell(self, number: int) -> bool:
+        """Have the other end forget its messages up to a number; False if there is no connection."""
+        if self.line is None:
+            return False
+        self.line.send(shared.Received(number))
+        return True
 
     def suspend(self) -> None:
         """The connection is gone: what is sent is kept for the next one."""
@@ -261,35 +281,32 @@ class Channel:
         if kind is shared.Blob:
             self._on_blob(connection, message)
         elif kind is shared.Received:
-            self._take_received(message.batch)
-        elif kind is shared.BlobsTaken:
-            for number in message.numbers:
-                self._ours.pop(number, None)
+            self._let_go(message.batch)
         elif hasattr(message, "batch"):
             self._on_numbered(message)
         else:
             return False
         return True
 
-    def _take_received(self, number: int) -> None:
-        """Forget our messages up to a number: the other end has them."""
-        if number > self._sent.last:
-            raise RemoteProtocolError(f"message {number} was acknowledged; {self._sent.last} were sent")
-        if self._sent.acknowledge(number):
-            self.acknowledged = number
-
     def _on_numbered(self, message: Any) -> None:
-        if message.batch != self.received + 1:
-            raise RemoteProtocolError(f"message {message.batch} came after {self.received}")
-        self.received = message.batch
-        self._acknowledge_soon()
+        if self._is_successor:
+            self._is_successor = False
+            self.releases.received = message.batch - 1
+        received = self.releases.received
+        if message.batch <= received:
+            return  # it was not released when the connection broke
+        if message.batch != received + 1:
+            raise RemoteProtocolError(f"message {message.batch} came after {received}")
+        self.releases.received = message.batch
         large = getattr(message, "large", None)
         lane = self._lanes.get(message.cluster)
         if (not large and lane is None) or type(message) is shared.CloseCluster:
             # A cluster that is closed gets none of the payloads that it waits for.
             self._perform(message)
+            self.releases.soon()
             return
-        waiting = _Waiting(message, len(large) if large else 0)
+        waiting = Waiting(message, len(large) if large else 0)
+        self.releases.unfinished.append(waiting)
         for each in large or ():
             if each.blob in self._expected:
                 raise RemoteProtocolError(f"payload {each.blob} is announced twice")
@@ -305,34 +322,35 @@ class Channel:
             self._lanes[message.cluster] = deque([waiting])
 
     def _on_blob(self, connection: Any, message: shared.Blob) -> None:
-        connection.send(shared.BlobsTaken([message.number]))
         expected = self._expected.pop(message.number, None)
+        payload: Any = None
         if message.given:
             payload = self.files.take(message.given)
-        else:
+        elif message.stream:
             sink = connection.take_stream(message.stream)
             payload = sink.data
             if expected is None:
                 sink.discard()
         if expected is None:
-            return
+            return  # its message is not wanted any more, or was done when the connection broke
         then = partial(self._on_theirs_kept, *expected)
         if message.given and payload is not None:
             self._keep(payload, then)
         else:
             then(payload)
 
-    def _on_theirs_kept(self, waiting: _Waiting, item: Any, name: str, payload: Any) -> None:
+    def _on_theirs_kept(self, waiting: Waiting, item: Any, name: str, payload: Any) -> None:
         """Put a payload that has arrived into its message, which is performed if it was the last one."""
-        if waiting.is_dropped:
+        if waiting.is_done:
             return
         setattr(item, name, payload)
         self._grow(waiting, len(payload) if payload is not None else 0)
         waiting.missing -= 1
         if not waiting.missing:
             self._on_complete(waiting)
+            self.releases.now()
 
-    def _on_complete(self, waiting: _Waiting) -> None:
+    def _on_complete(self, waiting: Waiting) -> None:
         """Perform a message whose last blob has arrived, and what has waited behind it."""
         cluster = waiting.message.cluster
         alone = self._alone.get(cluster)
@@ -340,8 +358,7 @@ class Channel:
             alone.remove(waiting)
             if not alone:
                 del self._alone[cluster]
-            self._leave(waiting)
-            self._perform(waiting.message)
+            self._finish(waiting)
             return
         lane = self._lanes.get(cluster)
         while lane and (not lane[0].missing or type(lane[0].message) in PASSED):
@@ -349,29 +366,16 @@ class Channel:
             if first.missing:
                 self._alone.setdefault(cluster, []).append(first)
                 continue
-            self._leave(first)
-            self._perform(first.message)
+            self._finish(first)
             if self._lanes.get(cluster) is not lane:
                 return  # the cluster was forgotten
         if lane is not None and not lane:
             del self._lanes[cluster]
 
-    def _acknowledge_soon(self) -> None:
-        if self.received - self._told >= UNACKNOWLEDGED_MAX:
-            self.acknowledge()
-        elif not self._is_telling:
-            self._is_telling = True
-            self._call_later(ACKNOWLEDGE_S, self._on_due)
-
-    def _on_due(self) -> None:
-        self._is_telling = False
-        self.acknowledge()
-
-    def acknowledge(self) -> None:
-        """Tell the other end what has arrived, if there is a connection and anything to tell."""
-        if self.line is not None and self.received > self._told:
-            self._told = self.received
-            self.line.send(shared.Received(self.received))
+    def _finish(self, waiting: Waiting) -> None:
+        self._leave(waiting)
+        waiting.is_done = True
+        self._perform(waiting.message)
 
     # What is not wanted any more.
 
@@ -386,27 +390,44 @@ class Channel:
         return [waiting.message for waiting in found]
 
     def forget_cluster(self, cluster: int) -> None:
-        """Forget what waits for blobs of a cluster, and stop sending its blobs: it is closed."""
+        """Forget what waits for blobs of a cluster, and stop sending its blobs: it is closed.
+
+        The other end is told that these blobs do not come: it may wait for them.
+        """
         for waiting in [*self._alone.pop(cluster, ()), *self._lanes.pop(cluster, ())]:
             self._forget(waiting)
-        for number, ours in list(self._ours.items()):
-            if ours.cluster == cluster:
-                del self._ours[number]
-                if self.line is not None and ours.group is not None:
-                    self.line.give_up(ours.group)
+        for number, ours in self._ours.items():
+            if ours.cluster == cluster and ours.payload is not None:
+                ours.payload, ours.is_kept = None, True
+                if self.line is not None and (ours.group is None or self.line.give_up(ours.group)):
+                    self._send_blob(self.line, number)
 
-    def _forget(self, waiting: _Waiting) -> None:
+    def drop_waiting(self) -> list[Any]:
+        """Forget all that waits here, as the other end has died: blobs that are missing never come.
+
+        Returns:
+            The messages, oldest first by cluster.
+        """
+        found = [each for lane in [*self._alone.values(), *self._lanes.values()] for each in lane]
+        self._alone.clear()
+        self._lanes.clear()
+        for waiting in found:
+            self._forget(waiting)
+        self.releases.now()
+        return [waiting.message for waiting in found]
+
+    def _forget(self, waiting: Waiting) -> None:
         self._leave(waiting)
-        waiting.is_dropped = True
+        waiting.is_done = True
         for each in getattr(waiting.message, "large", ()):
             self._expected.pop(each.blob, None)
 
-    def _leave(self, waiting: _Waiting) -> None:
+    def _leave(self, waiting: Waiting) -> None:
         """Count a message that does not wait any more."""
         self._count -= 1
         self.size_waiting -= waiting.size
 
-    def _grow(self, waiting: _Waiting, size: int) -> None:
+    def _grow(self, waiting: Waiting, size: int) -> None:
         """Count bytes of payloads of a message that waits."""
         waiting.size += size
         self.size_waiting += size

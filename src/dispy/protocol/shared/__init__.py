@@ -12,6 +12,9 @@ the other side has them (``Received``), and are sent again over the next connect
 (``net.links.channel``). A payload of ``INLINE_MAX`` bytes and more is a *blob*: it follows its message, which says
 where it belongs (``Large``), and other messages may pass both.
 
+A recovery attaches in the name of a program that has died, and says so in ``Attach``. It asks what there is
+(``Recover``), and closes clusters once it has all of them.
+
 Clusters and jobs go by the program's own numbers: nobody can name those of another program. Nodes go by ``NodeId``.
 
 The modules: ``commands`` (program → scheduler), ``news`` (scheduler → program), ``links`` (both ways). Import from
@@ -49,12 +52,14 @@ from dispy.protocol.shared.links import (
     Ask,
     Attach,
     Blob,
-    BlobsTaken,
     Detach,
+    Held,
     Large,
     Leaving,
     Question,
     Received,
+    Recover,
+    RunningJob,
     Welcome,
 )
 from dispy.protocol.shared.news import (
@@ -88,7 +93,6 @@ __all__ = [
     "Attach",
     "Available",
     "Blob",
-    "BlobsTaken",
     "CancelJobs",
     "CloseCluster",
     "Command",
@@ -100,6 +104,7 @@ __all__ = [
     "FilesNeeded",
     "FilesPlaced",
     "FromScheduler",
+    "Held",
     "Large",
     "Leaving",
     "LimitNode",
@@ -114,8 +119,10 @@ __all__ = [
     "PutObject",
     "Question",
     "Received",
+    "Recover",
     "Refused",
     "Requeued",
+    "RunningJob",
     "SendFiles",
     "SetPulse",
     "Standstill",
@@ -134,8 +141,8 @@ __all__ = [
     "to_scheduler_decoder",
 ]
 
-ToScheduler = Attach | Command | Received | Blob | BlobsTaken | Ask | SetPulse | Detach
-FromScheduler = Welcome | News | Received | Blob | BlobsTaken | Answer | Leaving
+ToScheduler = Attach | Command | Received | Blob | Ask | Recover | SetPulse | Detach
+FromScheduler = Welcome | News | Received | Blob | Answer | Held | Leaving
 
 if TYPE_CHECKING:
     to_scheduler_decoder: msgspec.msgpack.Decoder[ToScheduler]

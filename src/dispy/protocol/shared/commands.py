@@ -26,11 +26,15 @@ class Wish(Struct, array_like=True, gc=False):
         host: Host name, address or pattern, as the program has it.
         ip_addr: IP address; empty: ``host`` is a pattern.
         port: TCP port; 0: the usual one.
+        cpus: CPUs to use of a node; 0: all; negative: all but that many.
+        is_asked: True if only the program can say how it uses such a node: by a class, files or code of its own.
     """
 
     host: Name
     ip_addr: Name = ""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    cpus: Annotated[int, Meta(ge=-(1 << 31), lt=1 << 31)] = 0
+    is_asked: bool = False
 
 
 Wishes = Annotated[list[Wish], Meta(max_length=limits.BATCH_MAX)]

@@ -1,4 +1,5 @@
-"""Messages of a link between a program and a scheduler: introduction, acknowledgement, blobs, questions, the end."""
+"""Messages of a link between a program and a scheduler: introduction, acknowledgement, blobs, questions, recovery,
+the end."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from dispy.protocol import limits
-from dispy.protocol.node import Count, Identity, Name, Number, Reason
+from dispy.protocol.node import Count, Identity, Name, Number, Reason, WallTime
 
 
 class Large(Struct, array_like=True, gc=False):
@@ -31,7 +32,8 @@ class Attach(Struct, array_like=True, tag=100):
 
     ``client`` is the same on all connections of the program; a newer one replaces an older one. ``name`` is the
     program's, ``user`` the login name that it claims, ``origin`` user and machine: for people. ``received``: number
-    of the last message of the scheduler that has arrived (0: none).
+    up to which messages of the scheduler need not be kept any more (0: none). ``is_recovery``: another program
+    attaches in the name of this one, which has died.
     """
 
     client: Identity
@@ -41,6 +43,7 @@ class Attach(Struct, array_like=True, tag=100):
     received: Number = 0
     memory: Name = ""
     """Name of the program's directory on the memory file system, for payloads by name; empty: it has none."""
+    is_recovery: bool = False
 
 
 class Welcome(Struct, array_like=True, tag=101):
@@ -50,7 +53,7 @@ class Welcome(Struct, array_like=True, tag=101):
         identity: Identity of the scheduler.
         epoch: How often it was started, from 1.
         name: Name of the scheduler, for people.
-        received: Number of the last message of the program that has arrived (0: none).
+        received: Number up to which messages of the program need not be kept any more (0: none).
         is_known: True if the scheduler knows the program from an earlier connection. False: it has no cluster of it.
     """
 
@@ -64,7 +67,8 @@ class Welcome(Struct, array_like=True, tag=101):
 
 
 class Received(Struct, array_like=True, tag=102):
-    """All numbered messages up to ``batch`` have arrived: the sender forgets them. Both ways."""
+    """All numbered messages up to ``batch`` have arrived whole, and are noted: the sender forgets them with their
+    blobs. Both ways."""
 
     batch: Number
 
@@ -73,7 +77,8 @@ class Blob(Struct, array_like=True, tag=103):
     """A payload, which a message has announced by ``number``. Both ways.
 
     ``stream`` is its stream on the connection; ``given`` the number of a file in the receiver's directory in memory,
-    which the sender has linked there. One of the two is 0.
+    which the sender has linked there. One of the two is 0; both are if the payload does not come, as its cluster is
+    closed.
     """
 
     number: Number
@@ -81,10 +86,32 @@ class Blob(Struct, array_like=True, tag=103):
     given: Number = 0
 
 
-class BlobsTaken(Struct, array_like=True, tag=104):
-    """Blobs, by number, that have arrived or are not wanted any more: the sender forgets them. Both ways."""
+class Recover(Struct, array_like=True, tag=109):
+    """Ask what the scheduler has of clusters (their numbers) of a program that has died. ``Held`` answers, after all
+    news that is kept for the program."""
 
-    numbers: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+    clusters: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+
+
+class RunningJob(Struct, array_like=True, gc=False):
+    """A job that runs: its number, since when (seconds since the epoch), and the IP address of its node."""
+
+    number: Number
+    start: WallTime
+    ip_addr: Name
+
+
+class Held(Struct, array_like=True, tag=104):
+    """Open jobs of a cluster: a part of the answer to ``Recover``.
+
+    An open cluster has at least one part; one that is closed has none. Numbers in ``running`` are among those of
+    ``open`` of some part. The last part (``is_last``) has no jobs, and 0 for the cluster.
+    """
+
+    cluster: Number
+    open: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)] = []
+    running: Annotated[list[RunningJob], Meta(max_length=limits.BATCH_MAX)] = []
+    is_last: bool = False
 
 
 class Detach(Struct, array_like=True, tag=105):

@@ -80,13 +80,14 @@ class Placed(Struct, array_like=True, tag=144):
 
 
 class Ended(Struct, array_like=True, tag=145):
-    """Jobs have ended on a node. Once for each job."""
+    """Jobs have ended on a node, at this IP address: a recovery was not told of the node. Once for each job."""
 
     batch: Number
     cluster: Number
     node: NodeName
     ended: Annotated[list[of_node.Ended], Meta(max_length=limits.BATCH_MAX)]
     large: Larges = []
+    ip_addr: Name = ""
 
 
 class EndedHere(Struct, array_like=True, tag=146):
@@ -100,12 +101,13 @@ class EndedHere(Struct, array_like=True, tag=146):
 
 
 class Started(Struct, array_like=True, tag=147):
-    """Jobs run on a node."""
+    """Jobs run on a node, at this IP address."""
 
     batch: Number
     cluster: Number
     node: NodeName
     started: Annotated[list[of_node.Started], Meta(max_length=limits.BATCH_MAX)]
+    ip_addr: Name = ""
 
 
 class Requeued(Struct, array_like=True, tag=148):

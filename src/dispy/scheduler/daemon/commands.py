@@ -21,7 +21,7 @@ from dispy.protocol.files import FileEntry, check_number
 from dispy.protocol.limits import BATCH_MAX, OBJECTS_MAX, OPEN_JOBS_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED
 from dispy.scheduler.daemon import windows
-from dispy.scheduler.daemon.absences import note_sent
+from dispy.scheduler.daemon.needed_files import note_sent
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
         # Nodes would have exclusive clusters wait for each other in the order in which each node has got them.
         compute.exclusive = False
     hub.service.handle(core.AddComputation(program.client, number, compute, command.is_reentrant, is_alone))
+    program.files.want(number, compute.files)
     hub.news.offer_all(program, cluster)
     hub.search.look(program)
 
@@ -152,6 +153,7 @@ def close(hub: Hub, program: Program, cluster: SharedCluster) -> None:
     windows.close(program, cluster)
     hub.service.handle(core.CloseComputation(program.client, cluster.number))
     program.clusters.pop(cluster.number, None)
+    program.files.on_closed(cluster.number)
     if hub.is_closing and hub.on_last_closed is not None and not hub.count_clusters():
         hub.on_last_closed()
 
@@ -175,6 +177,8 @@ def _submit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.
         _check_files(entries)
     if not files.keys() <= set(numbers):
         raise RemoteProtocolError(f"files of a job of cluster {cluster.number} that was not submitted")
+    for number, entries in files.items():
+        program.files.want(cluster.number, entries, number)
     windows.take(program, cluster, jobs, room_in_queue(hub.service.state, program.client), files)
     node = NodeId(command.node) if command.node else None
     if node is None and not files:
@@ -248,11 +252,17 @@ def _drop(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Dr
 
 def _place(hub: Hub, program: Program, cluster: SharedCluster, command: shared.PlaceFiles) -> None:
     _check_files(command.place.files)
+    program.files.want(cluster.number, command.place.files)
     command.place.computation = cluster.number
     hub.service.handle(core.SendFiles(program.client, NodeId(command.node), command.place))
 
 
 def _send_files(hub: Hub, program: Program, cluster: SharedCluster, command: shared.SendFiles) -> None:
+    if not command.node:
+        program.files.on_pieces(command.pieces)
+        program.files.on_unreadable(command.unreadable)
+        return
+    program.files.on_answered(cluster.number, command.node, command.pieces, command.unreadable)
     node = NodeId(command.node)
     pieces = [
         node_messages.FilePiece(piece.digest, piece.offset, piece.data)
@@ -279,9 +289,15 @@ def _allocate(hub: Hub, program: Program, cluster: SharedCluster, command: share
     node = NodeId(command.node)
     if command.files is not None:
         _check_files(command.files)
+    cluster.answered.add(node)
     if command.code is None or hub.find(node) is None:
         hub.news.tell_view(program, cluster.number, node)
         return
+    if command.cpus:
+        cluster.allocated[node] = command.cpus
+    else:
+        cluster.allocated.pop(node, None)
+    program.files.want(cluster.number, command.files or ())
     hub.service.handle(
         core.Allocate(
             program.client,
@@ -309,6 +325,8 @@ def _limit(hub: Hub, program: Program, cluster: SharedCluster, command: shared.L
 
 def _vacate(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Vacate) -> None:
     node = NodeId(command.node)
+    cluster.answered.add(node)
+    cluster.allocated.pop(node, None)
     hub.service.handle(
         core.Vacate(program.client, cluster.number, node, command.terminate, command.returns)
     )

@@ -12,6 +12,8 @@ The life of a program here:
     away       the lease is over                                 none: its clusters are closed
     attached   ``Detach``                                        none: its clusters are closed
     attached   it breaks the rules                               none: it is told so, its clusters are closed
+    any        ``Attach`` of a recovery, in its name             dead: as away or attached, but for the recovery
+    dead       its last cluster is closed, and the recovery gone none
 
 Everything runs on the loop.
 """
@@ -40,9 +42,10 @@ from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node, shared
 from dispy.protocol.limits import MIB
 from dispy.protocol.views import NodeInfo
-from dispy.scheduler.daemon import commands, windows
-from dispy.scheduler.daemon.absences import pass_on
+from dispy.scheduler.daemon import absence, commands, recovery, windows
 from dispy.scheduler.daemon.disk_memory import DiskMemory
+from dispy.scheduler.daemon.files import FileKeeper, ProgramFiles
+from dispy.scheduler.daemon.needed_files import note_sent, pass_on
 from dispy.scheduler.daemon.news import News
 from dispy.scheduler.daemon.node_search import NodeAccess, NodeSearch
 from dispy.scheduler.daemon.payload_rooms import PayloadRoom
@@ -87,6 +90,7 @@ class Hub:
     Attributes:
         service: The core, with the links to nodes.
         search: The search for nodes.
+        keeper: Where files of programs are kept; None: nowhere.
         memory_name: Name of the scheduler's directory in memory; empty: it has none.
         is_strict: True if an exclusive cluster is alone with all nodes, in the order in which clusters were opened.
         is_closing: True once the scheduler ends: it takes no new clusters.
@@ -120,6 +124,7 @@ class Hub:
         self._disk: DiskMemory | None = None
         self._copier: ThreadPoolExecutor | None = None
         """Thread that copies payloads to disk."""
+        self.keeper: FileKeeper | None = None
         self.on_last_closed: Callable[[], None] | None = None
         self._lease_s = lease_s
         self.programs: dict[ClientId, Program] = {}
@@ -207,6 +212,8 @@ class Hub:
                 self._answer(program, message)
         elif type(message) is node.SetPulse:
             connection.set_pulse(message.pulse_s)
+        elif type(message) is shared.Recover and program.is_dead:
+            recovery.answer(connection, program, message)
         elif type(message) is shared.Detach:
             self._forget(program, "it has left")
         else:
@@ -261,7 +268,9 @@ class Hub:
             self._forget(program, "a fault of the scheduler")
             return
         why = f": {error}" if error is not None else ""
-        logger.info("program %s is away%s; its jobs go on", program.name, why)
+        who = "recovery of program" if program.is_dead else "program"
+        logger.info("%s %s is away%s; its jobs go on", who, program.name, why)
+        absence.begin(self.service, program)
         if not math.isinf(self._lease_s):
             loop = asyncio.get_running_loop()
             program.lease = loop.call_later(self._lease_s, self._forget, program, "its lease is over")
@@ -273,6 +282,14 @@ class Hub:
             connection.close()
             return
         is_known = program is not None
+        if program is None and message.is_recovery:
+            # It closes the connection.
+            connection.send(shared.Welcome(self.service.links.identity, self.epoch, self.name))
+            return
+        if program is not None and program.is_dead and not message.is_recovery:
+            connection.send(shared.Leaving("another program recovers its jobs"))
+            connection.close()
+            return
         if program is None:
             program = self._add(message)
         elif program.connection is not None:
@@ -285,8 +302,12 @@ class Hub:
             program.lease = None
         program.connection = connection
         self._by_connection[connection] = program
-        logger.info("program %s of %s is there", program.name, line(message.origin) or "nobody")
-        received = program.channel.received
+        if message.is_recovery:
+            logger.info("program %s is recovered by %s", program.name, line(message.origin) or "nobody")
+            recovery.begin(self, program)
+        else:
+            logger.info("program %s of %s is there", program.name, line(message.origin) or "nobody")
+        received = program.channel.releases.attach()
         welcome = shared.Welcome(self.service.links.identity, self.epoch, self.name, received, is_known)
         program.channel.files = FileExchange()
         if message.memory and self.memory_name and is_loopback(connection.peer_address):
@@ -297,6 +318,9 @@ class Hub:
         connection.send(welcome)
         # One that we do not know has news of a scheduler that was here before.
         program.channel.resume(connection, message.received if is_known else 0)
+        absence.end(self.service, program)
+        if message.is_recovery:  # what the program was asked for it may not have sent
+            program.files.ask_again()
 
     def _add(self, message: shared.Attach) -> Program:
         self._last_client += 1
@@ -309,8 +333,19 @@ class Hub:
             self._perform_later(program, then, payload)
 
         room = PayloadRoom(self._payload_memory, self._disk, self._copier, later)
-        channel = Channel(perform, asyncio.get_running_loop().call_later, room.keep)
-        program = Program(client, message.client, line(message.name), line(message.user), channel, room)
+        channel = Channel(perform, asyncio.get_running_loop().call_later, keep=room.keep)
+
+        def ask(cluster: int, node_id: bytes, need: node.NeedFiles) -> None:
+            channel.send(shared.FilesNeeded(0, cluster, node_id, need))
+
+        def send(cluster: int, node_id: bytes, pieces: list[node.FilePiece]) -> None:
+            if cluster in program.clusters:
+                note_sent(program.clusters[cluster], NodeId(node_id), pieces)
+            self.service.send_pieces(NodeId(node_id), client, cluster, pieces)
+
+        files = ProgramFiles(self.keeper, f"program-{client}", ask, send)
+        user, name = line(message.user), line(message.name)
+        program = Program(client, message.client, name, user, channel, room, files)
         self.programs[client] = self._by_identity[message.client] = program
         self.service.handle(core.AddClient(client, message.user, program.name))
         return program
@@ -321,6 +356,7 @@ class Hub:
         for cluster in list(program.clusters.values()):
             commands.close(self, program, cluster)
         self.service.handle(core.RemoveClient(program.client))
+        program.files.close()
         self.programs.pop(program.client, None)
         self._by_identity.pop(program.identity, None)
         if program.lease is not None:
@@ -343,6 +379,8 @@ class Hub:
         self.service.close()
         if self._copier is not None:
             self._copier.shutdown(wait=False, cancel_futures=True)
+        if self.keeper is not None:
+            self.keeper.close()
 
     # Questions.
 
@@ -386,7 +424,12 @@ class Hub:
         for program in self.programs.values():
             waits = sum([len(cluster.open) for cluster in program.clusters.values()])
             names = ", ".join([cluster.name for cluster in program.clusters.values()]) or "no cluster"
-            away = "" if program.connection is not None else ", away"
+            away = "" if program.is_there else ", away"
+            missing = program.files.count_missing() if away else 0
+            if program.is_held:
+                away += f", jobs held: {counted(program.kept, 'result')} kept for it"
+            if missing:
+                away += f", {counted(missing, 'file')} not here that only the program has"
             said.append(
                 f"  {program.name} of {program.user or 'nobody'}: {names}, {counted(waits, 'open job')}{away}"
             )

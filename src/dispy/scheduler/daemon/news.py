@@ -18,8 +18,8 @@ from dispy.net.dialing import Target
 from dispy.protocol import node, shared
 from dispy.protocol.limits import BATCH_MAX, INLINE_MAX
 from dispy.protocol.views import NodeInfo, PlacementStatus, PlacementView
-from dispy.scheduler.daemon import windows
-from dispy.scheduler.daemon.absences import note_needed
+from dispy.scheduler.daemon import absence, windows
+from dispy.scheduler.daemon.needed_files import note_needed
 from dispy.scheduler.daemon.node_search import NodeSearch
 from dispy.scheduler.daemon.programs import Program, SharedCluster
 from dispy.scheduler.service import SchedulerService
@@ -81,22 +81,28 @@ class News:
     def on_node_known(self, found: NodeInfo) -> None:
         for program, numbers in self._with_clusters():
             program.channel.send(shared.Offer(0, 0, numbers, found))
+            absence.use(self.service, program, found)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
         self.search.forget(self.service.links.target_of(found.node))
         logger.warning("%s", reason)
         for program, _ in self._with_clusters():
             program.channel.send(shared.NodeGone(0, 0, found.node, reason))
+        for program in self._programs.values():
+            program.files.on_node_gone(found.node)
             for cluster in program.clusters.values():
                 cluster.needed = {key: end for key, end in cluster.needed.items() if key[0] != found.node}
+                cluster.allocated.pop(found.node, None)
+                cluster.answered.discard(found.node)
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
         address = f"{target.host}:{target.port}"
         logger.debug("no node at %s: %s", address, error)
         is_refusal = isinstance(error, DispyError)
         for program, clusters in self.search.interested(target):
-            told = shared.Unreachable(0, 0, clusters, address, str(error), is_refusal)
-            program.channel.send(told)
+            if program.is_there:  # told again and again: it would pile up
+                told = shared.Unreachable(0, 0, clusters, address, str(error), is_refusal)
+                program.channel.send(told)
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         self._tell(
@@ -110,7 +116,9 @@ class News:
         """Tell a program how a cluster of it is on a node now; GONE if it is not there."""
         view = self.service.view(program.client, number).get(found) or PlacementView(PlacementStatus.GONE)
         channel = program.channel
-        channel.send(shared.Placed(0, number, found, msgspec.structs.replace(view), channel.received))
+        channel.send(
+            shared.Placed(0, number, found, msgspec.structs.replace(view), channel.releases.received)
+        )
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
         program = self._programs.get(action.client)
@@ -124,19 +132,20 @@ class News:
         program = self._programs.get(action.client)
         if program is not None:
             view = msgspec.structs.replace(action.view)
-            seen = program.channel.received
+            seen = program.channel.releases.received
             self._tell(action.client, shared.Placed(0, action.computation, found.node, view, seen))
 
     def on_cpus(self, found: NodeInfo) -> None:
         for program, numbers in self._with_clusters():
             program.channel.send(shared.NodeChanged(0, 0, numbers, found, True))
+            absence.use(self.service, program, found)
 
     def on_available(self, found: NodeInfo) -> None:
         if found.available is None:
             return
         for program, _ in self._with_clusters():
             # For one that is away they would be kept by the thousand; the next ones tell it as much.
-            if program.connection is not None:
+            if program.is_there:
                 program.channel.send(
                     shared.Available(
                         0, 0, found.node, found.available, found.bytes_sent, found.bytes_received
@@ -150,14 +159,18 @@ class News:
         if cluster is None:
             return
         program = self._programs[action.client]
-        windows.free(program, cluster, [ended.number for ended in action.ended], self._programs.values())
+        numbers = [ended.number for ended in action.ended]
+        windows.free(program, cluster, numbers, self._programs.values())
+        _forget_running(cluster, numbers)
+        program.files.on_ended(cluster.number, numbers)
+        absence.keep(self.service, program, action.ended)
         channel = program.channel
         large = [ended for ended in action.ended if is_large(ended)]
         small = [ended for ended in action.ended if not is_large(ended)] if large else action.ended
         if small:
-            channel.send(shared.Ended(0, cluster.number, found.node, small))
+            channel.send(shared.Ended(0, cluster.number, found.node, small, ip_addr=found.ip_addr))
         for ended in large:
-            channel.send(shared.Ended(0, cluster.number, found.node, [ended]))
+            channel.send(shared.Ended(0, cluster.number, found.node, [ended], ip_addr=found.ip_addr))
 
     def on_ended_here(self, action: core.TellEndedHere) -> None:
         cluster = self._cluster(action.client, action.computation)
@@ -165,16 +178,26 @@ class News:
             return
         program = self._programs[action.client]
         windows.free(program, cluster, action.numbers, self._programs.values())
+        _forget_running(cluster, action.numbers)
+        program.files.on_ended(cluster.number, action.numbers)
         channel = program.channel
-        for part in _chunks(action.numbers):
+        for part in chunks(action.numbers):
             channel.send(shared.EndedHere(0, cluster.number, part, action.status, action.reason))
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        self._tell(action.client, shared.Started(0, action.computation, found.node, action.started))
+        cluster = self._cluster(action.client, action.computation)
+        if cluster is not None:
+            for each in action.started:
+                cluster.running[each.number] = shared.RunningJob(each.number, each.start, found.ip_addr)
+            started = shared.Started(0, cluster.number, found.node, action.started, found.ip_addr)
+            self._programs[action.client].channel.send(started)
 
     def on_requeued(self, action: core.TellRequeued) -> None:
-        for part in _chunks(action.numbers):
-            self._tell(action.client, shared.Requeued(0, action.computation, part))
+        cluster = self._cluster(action.client, action.computation)
+        if cluster is not None:
+            _forget_running(cluster, action.numbers)
+            for part in chunks(action.numbers):
+                self._programs[action.client].channel.send(shared.Requeued(0, cluster.number, part))
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
         action.value.stream = action.value.segment = 0
@@ -189,10 +212,11 @@ class News:
     # Files.
 
     def on_files_needed(self, client: ClientId, message: node.NeedFiles, found: NodeInfo) -> None:
+        program = self._programs.get(client)
         cluster = self._cluster(client, message.computation)
-        if cluster is not None:
+        if program is not None and cluster is not None:
             note_needed(cluster, found.node, message.pieces)
-            self._tell(client, shared.FilesNeeded(0, message.computation, found.node, message))
+            program.files.need(message.computation, found.node, message.pieces)
 
     def on_files(self, action: core.TellFiles) -> None:
         self._tell(
@@ -219,6 +243,13 @@ class News:
                 yield program, list(program.clusters)
 
 
+def _forget_running(cluster: SharedCluster, numbers: list[int]) -> None:
+    """Note that jobs, by number, do not run any more."""
+    if cluster.running:
+        for number in numbers:
+            cluster.running.pop(number, None)
+
+
 def is_large(ended: node.Ended) -> bool:
     """True if a part of a result travels as a blob: it is sent alone, so that others do not wait for it. Also resets
     what says how the result came from its node, which is nothing to the program."""
@@ -230,6 +261,6 @@ def is_large(ended: node.Ended) -> bool:
     )
 
 
-def _chunks(numbers: list[int]) -> list[list[int]]:
+def chunks(numbers: list[int]) -> list[list[int]]:
     """Returns a list of numbers cut into lists that fit into a message each."""
     return [numbers[start : start + BATCH_MAX] for start in range(0, len(numbers), BATCH_MAX)]

@@ -25,6 +25,7 @@ from dispy.net.port_holders import holder
 from dispy.net.terminal import Console, has_terminal
 from dispy.net.unix_listener import UnixListener
 from dispy.protocol import shared
+from dispy.scheduler.daemon.files import FileKeeper
 from dispy.scheduler.daemon.hub import Hub
 from dispy.scheduler.daemon.node_search import NodeAccess
 from dispy.scheduler.daemon.prompt import END_OF_FILE, HINT, Prompt
@@ -34,7 +35,7 @@ from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_op
 from dispy.settings import SchedulerSettings, check_scheduler
 from dispy.system import processes
 from dispy.system.addresses import is_loopback, local, resolve
-from dispy.system.directories import GIVEN, disk_directory, shared_memory
+from dispy.system.directories import GIVEN, disk_directory, shared_memory, state_directory
 from dispy.system.escaping import Formatter
 from dispy.system.liveness import this_process
 from dispy.system.log_writer import Outlet, OutletHandler
@@ -44,6 +45,9 @@ logger = logging.getLogger("dispy.scheduler")
 
 LOG_S = 1.0
 """Seconds that the last lines of the log have to be written at the end."""
+
+FILES = "scheduler-files"
+"""Directory of the files of programs, in the user's state directory: one for each scheduler that runs."""
 
 FAREWELL_TURNS = 5
 """Turns of the loop in which programs and nodes are told that the scheduler ends."""
@@ -188,6 +192,7 @@ class _Server:
         except OSError as error:
             print(f"dispyscheduler: {error}", file=sys.stderr)
             return 1
+        kept = self._keep_files()
         self._list(*where[0])
         self._hub.begin()
         shown = ", ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in where)
@@ -208,13 +213,23 @@ class _Server:
         for _ in range(FAREWELL_TURNS):
             await asyncio.sleep(0)
         await asyncio.sleep(0.05)
-        for place in (memory, disk):
+        for place in (memory, disk, kept):
             if place is not None:
                 place.close()
         if disk is not None:
             with contextlib.suppress(OSError):  # others use it
                 disk.root.parent.rmdir()
         return 0
+
+    def _keep_files(self) -> Place | None:
+        """Keep files of programs in the user's state directory; returns their place there, if there is one."""
+        try:
+            place = Place(state_directory() / FILES, self._hub.service.links.identity.hex())
+        except (OSError, DispyError) as error:
+            logger.warning("files of programs are not kept: jobs of one that dies may lack them: %s", error)
+            return None
+        self._hub.keeper = FileKeeper(place.root)
+        return place
 
     def _share_memory(self) -> Place | None:
         """Exchange payloads with processes of this machine by name, if there is a memory file system."""

@@ -55,7 +55,7 @@ def check_heard(program: Program, count: int) -> None:
         RemoteProtocolError: The program does not take its news, which are kept here until it does.
     """
     channel = program.channel
-    if not channel.count_kept or channel.acknowledged != program.heard:
+    if not channel.kept or channel.acknowledged != program.heard:
         program.heard, program.unheard = channel.acknowledged, 0
     program.unheard += 1 + count // WEIGHT
     if program.unheard > UNHEARD_MAX:
