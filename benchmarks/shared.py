@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy
@@ -64,6 +64,29 @@ def array_rate(made: JobCluster, count: int) -> float:
     return 2 * count * ARRAY / 1e6 / (time.perf_counter() - start)
 
 
+IDLE_S = 13.0
+"""Seconds until workers that nobody needs have ended: a node waits for ten."""
+
+
+def idle_clusters(count: int, pause_s: float) -> tuple[float, int]:
+    """Open clusters on a node of two CPUs, each of which has run a job; returns the node's memory (MB, with its part
+    of pages that it shares) and its number of workers, when nothing has run for a while."""
+    with (
+        harness.sandbox(),
+        harness.running_node(2) as node,
+        harness.listening_node(0, module="dispy.cli.scheduler") as (_, port),
+        ExitStack() as stack,
+    ):
+        for _ in range(count):
+            stack.enter_context(shared(noop, port, warm=1))
+        time.sleep(pause_s)
+        daemon = psutil.Process(node)
+        below = daemon.children(recursive=True)
+        memory = sum([each.memory_full_info().pss for each in (daemon, *below)]) / 1e6
+        hosts = {each.pid for each in daemon.children()}
+        return memory, len([each for each in below if each.pid not in hosts])
+
+
 def run(quick: bool) -> list[Row]:
     """Measure jobs, round trips, maps and arrays through the scheduler, as ratios to a cluster without one."""
     jobs, trips, items, arrays, repeats = (
@@ -104,6 +127,7 @@ def run(quick: bool) -> list[Row]:
         large = harness.interleave(
             repeats, lambda: through(array_rate, arrays, back), lambda: own(array_rate, arrays, back)
         )
+    memory, workers = idle_clusters(10, 0.0) if quick else idle_clusters(200, IDLE_S)
     name = "through a shared scheduler"
     beyond = [first - second for first, second in times]
     return [
@@ -116,4 +140,6 @@ def run(quick: bool) -> list[Row]:
         median_row(f"map of a no-op {name}, to one in the program", harness.ratios(maps), "x", at_least(0.8)),
         median_row(f"10 MB arrays {name}, to one in the program", harness.ratios(large), "x", at_least(0.9)),
         Row("memory of an idle scheduler", idle, "MB", at_most(40)),
+        Row("memory of a node of two CPUs with 200 idle clusters", memory, "MB", at_most(3000)),
+        Row("workers of these", workers, "", None if quick else at_most(12)),
     ]  # fmt: skip

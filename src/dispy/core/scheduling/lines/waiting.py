@@ -90,19 +90,32 @@ def _smallest(placements: list[Placement]) -> Placement:
 
     The keys of users and programs are looked at once for all of their computations.
     """
+    party = placements[0].computation.party
+    assert party is not None  # each that waits beside others has one
+    lines = party.lines
+    if lines.policy is Policy.FIFO:
+        for placement in placements:
+            note_head(placement.computation)
     level = 0
     while True:
-        groups: dict[Party, list[Placement]] = {}
+        best: Party | None = None
+        best_key = 0.0
+        chosen = placements
+        seen: set[Party] = set()
         for placement in placements:
             party = placement.computation.party
             assert party is not None
-            if party.lines.policy is Policy.FIFO:
-                note_head(placement.computation)
-            groups.setdefault(party.path[level], []).append(placement)
-        first = min(groups, key=key) if len(groups) > 1 else next(iter(groups))
-        placements = groups[first]
-        if first.computation is not None:
-            return placements[0]
+            party = party.path[level]
+            if party is best:
+                chosen.append(placement)
+            elif party not in seen:
+                seen.add(party)
+                found = lines.key(party)
+                if best is None or found < best_key:
+                    best, best_key, chosen = party, found, [placement]
+        if len(chosen) == 1 or best is None or best.computation is not None:
+            return chosen[0]
+        placements = chosen
         level += 1
 
 
