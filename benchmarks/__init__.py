@@ -29,6 +29,7 @@ CLAIMS = (
     "queue_depth",
     "sharing",
     "shared",
+    "shares",
     "cancelling",
     "isolation",
     "programs_run",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -38,13 +39,20 @@ def run(quick: bool) -> list[Row]:
 
 
 class Program:
-    """Another program, at the other end of a pipe."""
+    """Another program, at the other end of a pipe.
 
-    def __init__(self, depth: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.programs.rival", str(depth), str(JOB_S)]
+    Args:
+        depth: Jobs that it queues.
+        port: Where its shared scheduler listens; 0: it has its own.
+        user: Login name that it claims; empty: its own.
+    """
+
+    def __init__(self, depth: int, port: int = 0, user: str = "") -> None:
+        command = [sys.executable, "-m", "benchmarks.programs.rival", str(depth), str(JOB_S), str(port)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+            command, cwd=ROOT, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, **({"LOGNAME": user} if user else {})},
+        )  # fmt: skip
 
     def ask(self, line: str = "") -> str:
         """Write a line, if one is given, and wait for the answer."""
@@ -64,9 +72,9 @@ class Program:
 
 
 @contextlib.contextmanager
-def program(depth: int) -> Iterator[Program]:
+def program(depth: int, port: int = 0, user: str = "") -> Iterator[Program]:
     """A program with so many jobs queued, the first of which have ended."""
-    made = Program(depth)
+    made = Program(depth, port, user)
     try:
         made.ask()
         yield made

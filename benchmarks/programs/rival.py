@@ -1,6 +1,8 @@
-"""One of the programs of ``sharing.py``: fills a queue, then answers the lines on stdin.
+"""One of the programs of ``sharing.py`` and ``shares.py``: fills a queue, then answers the lines on stdin.
 
-    python -m benchmarks.programs.rival DEPTH SECONDS
+    python -m benchmarks.programs.rival DEPTH SECONDS [PORT]
+
+With a port its scheduler is the shared one there.
 
 Says ``ready`` when the first job has ended. ``first``: seconds from the cluster to the first result. ``spans``:
 start and end of the jobs that have ended since the last time, as JSON.
@@ -13,7 +15,7 @@ import sys
 import time
 
 import dispy
-from dispy import JobCluster
+from dispy import JobCluster, SharedJobCluster
 
 
 def spin(seconds: float) -> None:
@@ -23,16 +25,20 @@ def spin(seconds: float) -> None:
         pass
 
 
-def main(depth: int, seconds: float) -> None:
+def main(depth: int, seconds: float, port: int) -> None:
     """Serve until stdin ends.
 
     Args:
         depth: Jobs to submit.
         seconds: How long each computes.
+        port: Where a shared scheduler listens; 0: it has its own.
     """
     dispy.config.LocalNode = False
     start = time.perf_counter()
-    cluster = JobCluster(spin)
+    if port:
+        cluster: JobCluster = SharedJobCluster(spin, scheduler_host="127.0.0.1", scheduler_port=port)
+    else:
+        cluster = JobCluster(spin)
     first = cluster.submit(seconds)
     jobs = [cluster.submit(seconds) for _ in range(depth - 1)]
     first()
@@ -53,4 +59,4 @@ def main(depth: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0)

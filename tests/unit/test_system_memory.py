@@ -116,6 +116,31 @@ def test_what_is_adopted_is_ours_and_its_writer_gets_a_file_back(
     assert (len(list(free.iterdir())) >= 1) == (size >= ADOPTED_MIN)
 
 
+@pytest.mark.parametrize("has_owner", [True, False])
+def test_a_lent_file_goes_back_to_its_owner(shared: SharedPool, tmp_path: Path, has_owner: bool) -> None:
+    """Once nothing here refers to it, and not before. If its owner has gone it is ours."""
+    (tmp_path / "owner").mkdir()
+    owner = SharedPool(str(tmp_path / "owner"))
+    view = owner.take(4 * MIB)
+    where, given = address(view), tmp_path / "given"
+    assert owner.link(view, str(given))
+    seen = shared.adopt(str(given), "", is_lent=True)
+    given.unlink()
+    del view
+    shared.give_back()
+    others = [owner.take(4 * MIB) for _ in range(3)]
+    assert where not in map(address, others), "it is still read"
+    others.clear()
+    if not has_owner:
+        owner.close()
+    del seen
+    shared.give_back()
+    assert len(list((tmp_path / "pool").iterdir())) == (not has_owner)
+    if has_owner:
+        assert where in [address(view) for view in [owner.take(4 * MIB) for _ in range(4)]]
+        owner.close()
+
+
 def test_what_is_adopted_twice_is_not_there(shared: SharedPool, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         shared.adopt(str(tmp_path / "result"), "")

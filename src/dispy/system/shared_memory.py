@@ -16,6 +16,7 @@ import mmap
 import os
 import resource
 import threading
+from collections import deque
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from itertools import islice
@@ -48,6 +49,10 @@ its page faults."""
 SHARED_FILES_MAX = 200
 """Largest number of files of a pool. Each takes a descriptor while it is mapped; where a program may have fewer than
 800, a quarter of them. At the limit, free files are removed; if all are in use, payloads go to ordinary memory."""
+
+
+LENT_LOOKS = 32
+"""Number of lent files that are looked at for one payload: as many as are mostly under way."""
 
 
 def map_shared(descriptor: int, size: int) -> mmap.mmap:
@@ -157,6 +162,8 @@ class SharedPool:
         """Bytes of files, in use or free, beyond which free ones are removed before another file is added."""
         self._files_max = _files_max(files_max)
         """Number of files at which no other is added (``SHARED_FILES_MAX``, or less where descriptors are few)."""
+        self._lent: deque[SharedFile] = deque()
+        """Files that their owners use again once our names for them are gone, oldest first."""
         self._lock = threading.Lock()
         """Held while ``_files`` is searched or changed. ``link`` does not hold it: its caller refers to the buffer,
         so the file cannot be removed meanwhile."""
@@ -175,6 +182,7 @@ class SharedPool:
         if size < SHARED_MIN:
             return pool.take(size)
         with self._lock:
+            self._give_back()
             found = self._find(size)
             if found is None:
                 try:
@@ -200,7 +208,7 @@ class SharedPool:
             return False
         return True
 
-    def adopt(self, path: str, free: str) -> Sized:
+    def adopt(self, path: str, free: str, *, is_lent: bool = False) -> Sized:
         """Take over a file that another process wrote: map it, or copy it if it is small or there is no room.
 
         In exchange, the process that wrote the file gets a free file of this pool, if there is one. The map is
@@ -210,6 +218,8 @@ class SharedPool:
         Args:
             path: Path of the file.
             free: Directory in which the writer of the file finds free files; empty: it wants none.
+            is_lent: True if the file stays one of its owner's pool, who uses it again once it has no other name: it
+                is given up here as soon as nothing refers to its memory, at the next call of a method.
 
         Returns:
             A memoryview, or what ``read`` has made of the file.
@@ -221,6 +231,7 @@ class SharedPool:
         if size < self._adopted_min:
             return self._copy_of(path, size)
         with self._lock:
+            self._give_back()
             if not self._has_room():
                 return self._copy_of(path, size)
             own = self._new_path()
@@ -235,7 +246,10 @@ class SharedPool:
                 self._files.pop(id(spare.mapped), None)
                 spare.close()
                 free_file(free, spare.path, spare.length)
-            return memoryview(self._map(own, size, is_private=True).mapped)
+            adopted = self._map(own, size, is_private=True)
+            if is_lent:
+                self._lent.append(adopted)
+            return memoryview(adopted.mapped)
 
     def _copy_of(self, path: str, size: int) -> Sized:
         """Returns a copy of a file of ``size`` bytes: what ``read`` makes of it, or a buffer of ordinary memory.
@@ -272,6 +286,23 @@ class SharedPool:
             if is_found:
                 return file
         return None
+
+    def _give_back(self) -> None:
+        """Give up lent files whose memory nothing here refers to any more. One that nobody else has a name for stays,
+        as another file of this pool."""
+        for _ in range(min(len(self._lent), LENT_LOOKS)):
+            file = self._lent.popleft()
+            if file.mapped.closed or self._files.get(id(file.mapped)) is not file:
+                continue
+            if not is_free(file.mapped):
+                self._lent.append(file)
+            elif os.stat(file.path).st_nlink > 1:
+                self._drop(file)
+
+    def give_back(self) -> None:
+        """Give up lent files that are not used any more: their owners wait for them. Call it now and then."""
+        with self._lock:
+            self._give_back()
 
     def _has_room(self) -> bool:
         """True if the pool may have another file.
@@ -380,6 +411,7 @@ class SharedPool:
             with suppress(OSError):
                 os.unlink(file.path)
         self._files = {}
+        self._lent.clear()
 
 
 class SharedFile:

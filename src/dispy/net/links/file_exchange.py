@@ -50,7 +50,7 @@ class FileExchange:
             return None
         path = f"{self._here}/{GIVEN}/{number}"
         try:
-            return self._pool.adopt(path, "")
+            return self._pool.adopt(path, "", is_lent=True)
         except (OSError, MemoryError):
             return None
         finally:

@@ -153,6 +153,8 @@ class Hub:
         self._look()
 
     def _look(self) -> None:
+        if self.service.links.memory is not None:
+            self.service.links.memory.give_back()
         tell_standstills(self.service, self.programs.values())
         pass_on(self.service, self.programs.values())
         self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
