@@ -127,7 +127,8 @@ class _outcomes:
         if self._processes <= 1:
             return map(run_batch, self._batches)
         context = multiprocessing.get_context("spawn")
-        self._pool = context.Pool(self._processes)
+        # Worlds are not forgotten: a process would have 4 GB after some hundred.
+        self._pool = context.Pool(self._processes, maxtasksperchild=8)
         # ``imap`` would read an endless row of batches at once.
         return self._windowed(self._pool)
 
