@@ -610,10 +610,8 @@ class Simulation:
             if ended != before:
                 since = world.now
             longest_s = max(program.longest_us() for program in alive) * 1e-6
-            # An exclusive cluster of a program that has died keeps others waiting until its lease is over.
-            kept_s = (
-                self.scheduler.lease_s if self.scheduler is not None and self.scheduler.is_strict else 0.0
-            )
+            # What belongs to a program that has died goes on, and keeps exclusive clusters waiting, or is one.
+            kept_s = self.scheduler.lease_s if self.scheduler is not None else 0.0
             if world.now > since + SETTLE_S + 2.0 * longest_s + kept_s:
                 left = {p.name: p.open_jobs() for p in alive if p.open_jobs()}
                 world.fail(f"jobs do not end: {world.now - since:g} s after the last one there are {left}")
