@@ -193,6 +193,7 @@ ALLOWED: dict[str, str] = {
         system/shared_memory.py SharedPool.adopt: os.stat os.link
         system/shared_memory.py SharedPool._copy_of: os.open
         system/shared_memory.py SharedPool._find: os.stat
+        system/shared_memory.py SharedPool._give_back: os.stat
         system/shared_memory.py SharedPool._drop: os.unlink
         system/shared_memory.py SharedPool._make: os.open os.unlink
         system/shared_memory.py SharedPool._map: os.open
