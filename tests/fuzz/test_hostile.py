@@ -20,9 +20,9 @@ from dispy.protocol.node import to_node_decoder
 from . import reverts
 from .attacker import Attacker
 from .canaries import MARKER, Canaries, differences, find_marker
-from .clients import _encode
 from .messages import BY_DIGEST, MESSAGES, Generator
 from .nodes import ROOT
+from .raw_talk import encode
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
 
@@ -34,7 +34,7 @@ MESSAGES_TRIED = 3000
 
 def drawn(seed: str, count: int) -> list[bytes]:
     generator = Generator(random.Random(seed), [b"code"], [b"call"])
-    return [_encode(generator.message()) for _ in range(count)]
+    return [encode(generator.message()) for _ in range(count)]
 
 
 def test_a_seed_says_the_same_again() -> None:
