@@ -84,6 +84,11 @@ class FuzzDaemon:
         self.descriptors_max = 0
 
     @property
+    def has_started(self) -> bool:
+        """True once it was started."""
+        return self._process is not None
+
+    @property
     def process(self) -> Any:
         """The daemon that runs (``Short``, with ``stop``)."""
         assert self._process is not None

@@ -159,8 +159,12 @@ class RawTalk:
             connection.abort(OSError("enough"))
         else:
             connection.close()
+        await self.wait_over()
+        connection.abort(OSError("enough"))
+
+    async def wait_over(self) -> None:
+        """Wait until the connection has ended, for two seconds at most."""
         for _ in range(2000):
             if self.is_over:
                 return
             await asyncio.sleep(0.001)
-        connection.abort(OSError("enough"))
