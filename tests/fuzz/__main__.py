@@ -1,8 +1,10 @@
-"""Fuzzers of a real node, by who is hostile.
+"""Fuzzers of a real node, or of a real shared scheduler, by who is hostile.
 
     python -m tests.fuzz client --seconds 20                     an authenticated client says anything
     python -m tests.fuzz client --seconds 20 --user nobody       the same, with jobs of another account
+    python -m tests.fuzz program --seconds 20                    an authenticated program, at a shared scheduler
     python -m tests.fuzz jobs --seconds 20                       jobs of another account attack directories (root)
+    python -m tests.fuzz program --mutations                     each known fault, put back, must be found
     python -m tests.fuzz jobs --mutations                        each known fault, put back, must be found
     python -m tests.fuzz.strangers --inputs 10000000             strangers, without a node
 
@@ -58,8 +60,8 @@ def _run_inside(options: argparse.Namespace, root: Path) -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests.fuzz", description="Fuzz a real node.")
-    parser.add_argument("kind", choices=["client", "jobs"])
+    parser = argparse.ArgumentParser(prog="tests.fuzz", description="Fuzz a real node or scheduler.")
+    parser.add_argument("kind", choices=["client", "program", "jobs"])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long at most")
     parser.add_argument(
         "--inputs", type=int, default=sys.maxsize, help="how many, if that is reached before"
@@ -99,6 +101,13 @@ def _run(options: argparse.Namespace, root: Path) -> list[str]:
             if outcome.faults:
                 print(f"found after {outcome.found_after_s:.1f} s")
             found = outcome.faults
+        elif options.kind == "program":
+            from .programs import HostilePrograms
+
+            programs = HostilePrograms(place, python, options.seed)
+            told = programs.run(options.seconds, options.inputs)
+            print(told)
+            found = told.faults
         else:
             from .clients import HostileClients
 

@@ -2,7 +2,7 @@
 
 Everything is drawn from the types themselves (``msgspec.inspect``), so a new message or field is said from the day
 it is there. Values are taken from small pools most of the time: a message about computation 3 means something only
-if others name it, too. Bounds of the types are kept, except for a few messages, which the node answers by closing.
+if others name it, too. Bounds of the types are kept, except for a few messages, which are answered by closing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from msgspec import inspect as types
 from dispy.protocol import files, limits, node
 
 MESSAGES: tuple[type[msgspec.Struct], ...] = get_args(node.ToNode)
-"""All that a client may say."""
+"""All that a client may say to a node."""
 
 CONTENTS = (b"", b"small", bytes(100_000), random.Random(0).randbytes(70_000), bytes(3 << 20))
 """Files whose content the fuzzer has, and sends when the node asks for it."""
@@ -96,10 +96,21 @@ class Generator:
         chance: Where all chance is from.
         codes: Pickled computations that nodes can load, besides garbage.
         calls: Pickled calls of them.
+        kinds: Types of messages that are drawn from.
+        values: Functions that draw the value of a field, of whatever type, by the field's name.
     """
 
-    def __init__(self, chance: random.Random, codes: list[bytes], calls: list[bytes]) -> None:
+    def __init__(
+        self,
+        chance: random.Random,
+        codes: list[bytes],
+        calls: list[bytes],
+        kinds: tuple[type[msgspec.Struct], ...] = MESSAGES,
+        values: dict[str, Callable[[], Any]] | None = None,
+    ) -> None:
         self._chance = chance
+        self._kinds = kinds
+        self._values = values or {}
         self._codes = codes
         self._calls = calls
         self._by_name: dict[str, Callable[[], Any]] = {
@@ -124,9 +135,9 @@ class Generator:
             "package": lambda: self._chance.choice([0, 0, 1, (1 << 32) - 1]),
         }
 
-    def message(self, kinds: tuple[type[msgspec.Struct], ...] = MESSAGES) -> msgspec.Struct:
-        """One message of a kind drawn from ``kinds``."""
-        return self.make(self._chance.choice(kinds))
+    def message(self, kinds: tuple[type[msgspec.Struct], ...] = ()) -> msgspec.Struct:
+        """One message of a kind drawn from ``kinds``; by default from all."""
+        return self.make(self._chance.choice(kinds or self._kinds))
 
     def make(self, kind: type[msgspec.Struct]) -> Any:
         """A message of this kind. Lists and texts are within what the decoder takes."""
@@ -139,6 +150,9 @@ class Generator:
             )
         given = {}
         for field in _fields(kind):
+            if field.name in self._values:
+                given[field.name] = self._values[field.name]()
+                continue
             named = self._by_name.get(field.name)
             is_number = isinstance(
                 field.type, types.IntType | types.FloatType | types.StrType | types.BoolType

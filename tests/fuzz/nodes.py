@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from dispy.security.secrets import generate
-from tests.integration.helpers import Node, Place
+from tests.integration.helpers import Node, Place, Program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,8 +37,8 @@ TEXT_MAX = 100_000
 """Characters of a node's log that are kept: it says some lines for each connection, of which there are many."""
 
 
-class ShortNode(Node):
-    """A node of which the last words are kept, and the first of what must not happen."""
+class Short(Program):
+    """A daemon of which the last words are kept, and the first of what must not happen."""
 
     fault = ""
     words: tuple[str, ...] = OF_ALL
@@ -57,7 +58,88 @@ class ShortNode(Node):
             self._texts[name] = text[-TEXT_MAX:] if len(text) > 2 * TEXT_MAX else text
 
 
-class FuzzNode:
+class ShortNode(Short, Node):
+    """A node with a short log."""
+
+
+class FuzzDaemon:
+    """A daemon that is fuzzed, and what must be true of it all the time.
+
+    Args:
+        name: What it is, for people: "node".
+        rss_allowed_kb: Resident memory beyond which it has a fault.
+        descriptors_allowed: Descriptors beyond which it has a fault.
+
+    Attributes:
+        rss_max_kb: Most resident memory that was seen.
+        descriptors_max: Most descriptors that were seen.
+    """
+
+    def __init__(self, name: str, rss_allowed_kb: int, descriptors_allowed: int) -> None:
+        self._name = name
+        self._rss_allowed_kb = rss_allowed_kb
+        self._descriptors_allowed = descriptors_allowed
+        self._process: Any = None
+        self.rss_max_kb = 0
+        self.descriptors_max = 0
+
+    @property
+    def has_started(self) -> bool:
+        """True once it was started."""
+        return self._process is not None
+
+    @property
+    def process(self) -> Any:
+        """The daemon that runs (``Short``, with ``stop``)."""
+        assert self._process is not None
+        return self._process
+
+    def peak(self) -> str:
+        """Most memory and descriptors that were seen, in words."""
+        return f"RSS of the {self._name} at most {self.rss_max_kb:,} kB, {self.descriptors_max} descriptors"
+
+    def faults(self) -> list[str]:
+        """What is wrong with the daemon now, in words."""
+        name, process = self._name, self.process
+        code = process.process.poll()
+        if code is not None:
+            return [f"the {name} has ended with exit code {code}:\n{process.stderr[-6000:]}"]
+        found = []
+        with suppress(OSError, IndexError):
+            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            rss_kb = pages * os.sysconf("SC_PAGE_SIZE") // 1024
+            self.rss_max_kb = max(self.rss_max_kb, rss_kb)
+            if rss_kb > self._rss_allowed_kb:
+                allowed = f"{self._rss_allowed_kb:,} are allowed"
+                found.append(f"the {name} has {rss_kb:,} kB of memory; {allowed}")
+        with suppress(OSError):
+            count = len(os.listdir(f"/proc/{process.pid}/fd"))
+            self.descriptors_max = max(self.descriptors_max, count)
+            if count > self._descriptors_allowed:
+                allowed = f"{self._descriptors_allowed} are allowed"
+                found.append(f"the {name} has {count} descriptors; {allowed}")
+        return found + self.said()
+
+    def said(self) -> list[str]:
+        """Words in the daemon's log of what must not happen."""
+        return [f"the {self._name} says:\n{self.process.stderr[:8000]}"] if self.process.fault else []
+
+    def stop(self) -> list[str]:
+        """End the daemon in order; returns what is wrong with that."""
+        found, process = self.faults(), self.process
+        if process.process.poll() is None:
+            try:
+                code = process.stop()
+                if code:
+                    found.append(f"the {self._name} ends with exit code {code}:\n{process.stderr[-4000:]}")
+                found += self.said()
+            except AssertionError as error:
+                found.append(str(error)[-4000:])
+        process.end()
+        return found
+
+
+class FuzzNode(FuzzDaemon):
     """One node after the other, all with the same options and places.
 
     Args:
@@ -68,82 +150,37 @@ class FuzzNode:
     """
 
     def __init__(self, place: Place, python: str, user: str, *, is_sabotaged: bool = False) -> None:
+        super().__init__("node", RSS_MAX_KB, DESCRIPTORS_MAX)
         self._place = place
         self.python = python
         self._user = user
         self._words = OF_THE_NODE if is_sabotaged else OF_ALL
-        self.secret_file = place.root / "node.secret"
-        self.secret_file.write_text(generate())
-        self.secret_file.chmod(0o600)
-        self._node: ShortNode | None = None
+        self.secret_file = new_secret(place, "node")
         self.starts = 0
-        self.rss_max_kb = 0
-        self.descriptors_max = 0
 
     def start(self) -> None:
         """Start a node, and wait until it listens."""
         options = ["--secret_file", str(self.secret_file), "--name", "fuzzed"]
         if self._user:
             options += ["--user", self._user]
-        self._node = ShortNode(
+        self._process = ShortNode(
             self._place, "--listen_port", "0", *options, python=[self.python], warnings=""
         )
-        self._node.words = self._words
-        self._node.wait_line(Node.LINE, deadline_s=20)
-        self._node.wait_listens()
+        self._process.words = self._words
+        self._process.wait_line(Node.LINE, deadline_s=20)
+        self._process.wait_listens()
         self.starts += 1
 
     @property
     def node(self) -> ShortNode:
         """The node that runs."""
-        assert self._node is not None
-        return self._node
-
-    def faults(self) -> list[str]:
-        """What is wrong with the node now, in words."""
-        code = self.node.process.poll()
-        if code is not None:
-            return [f"the node has ended with exit code {code}:\n{self.node.stderr[-6000:]}"]
-        found = []
-        with suppress(OSError, IndexError):
-            rss_kb = (
-                int(Path(f"/proc/{self.node.pid}/statm").read_text().split()[1])
-                * os.sysconf("SC_PAGE_SIZE")
-                // 1024
-            )
-            self.rss_max_kb = max(self.rss_max_kb, rss_kb)
-            if rss_kb > RSS_MAX_KB:
-                found.append(f"the node has {rss_kb:,} kB of memory; {RSS_MAX_KB:,} are allowed")
-        with suppress(OSError):
-            count = len(os.listdir(f"/proc/{self.node.pid}/fd"))
-            self.descriptors_max = max(self.descriptors_max, count)
-            if count > DESCRIPTORS_MAX:
-                found.append(f"the node has {count} descriptors; {DESCRIPTORS_MAX} are allowed")
-        return found + self.said()
-
-    def said(self) -> list[str]:
-        """Words in the node's log of what must not happen."""
-        return [f"the node says:\n{self.node.stderr[:8000]}"] if self.node.fault else []
+        return self.process
 
     def kill(self) -> None:
         """Kill the node as the machine would; what it leaves is for the next one."""
         self.node.process.kill()
         self.node.wait()
         self.node.end()
-
-    def stop(self) -> list[str]:
-        """End the node in order; returns what is wrong with that."""
-        found = self.faults()
-        if self.node.process.poll() is None:
-            try:
-                code = self.node.stop()
-                if code:
-                    found.append(f"the node ends with exit code {code}:\n{self.node.stderr[-4000:]}")
-                found += self.said()
-            except AssertionError as error:
-                found.append(str(error)[-4000:])
-        self.node.end()
-        return found
 
     def left(self) -> list[str]:
         """Processes and directories of nodes that are left, once none runs; named directories may stay."""
@@ -156,6 +193,14 @@ class FuzzNode:
     def _memory(self) -> list[str]:
         names = [f"dispy-{os.getuid()}"] if not self._user else [f"dispy-{os.getuid()}-{self._user}"]
         return [f"/dev/shm/{name}" for name in names]
+
+
+def new_secret(place: Place, name: str) -> Path:
+    """A file with a new secret; returns its path."""
+    path = place.root / f"{name}.secret"
+    path.write_text(generate())
+    path.chmod(0o600)
+    return path
 
 
 def public_root() -> Path:

@@ -22,7 +22,7 @@ class Mutation:
 
     Attributes:
         name: What is wrong with it.
-        kind: The fuzzer that must find it: "client" or "jobs".
+        kind: The fuzzer that must find it: "client", "program" or "jobs".
         changes: File below ``src``, the text that is there exactly once, and what takes its place.
         options: Of the fuzzer, besides.
     """
@@ -89,8 +89,79 @@ MUTATIONS = [
         "client",
         (("dispy/system/shared_memory.py", "if not free or not size:", "if not free:"),),
     ),
+    Mutation(
+        "a program reaches the clusters of others by their numbers",
+        "program",
+        (
+            (
+                "dispy/scheduler/daemon/commands.py",
+                "    cluster = program.clusters.get(command.cluster)\n",
+                "    cluster = program.clusters.get(command.cluster)\n"
+                "    if cluster is None:\n"
+                "        others = [each for each in hub.programs.values() if command.cluster in each.clusters]\n"
+                "        program = others[0] if others else program\n"
+                "        cluster = program.clusters.get(command.cluster)\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "a payload is announced for a place that its message does not have",
+        "program",
+        (
+            (
+                "dispy/net/links/channel.py",
+                "if large.index >= len(items) or large.field >= len(fields):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutation(
+        "an object that is not there is dropped",
+        "program",
+        (
+            (
+                "dispy/scheduler/daemon/commands.py",
+                "windows.hold(program, cluster, -cluster.objects.pop(number, 0))",
+                "windows.hold(program, cluster, -cluster.objects.pop(number))",
+            ),
+        ),
+    ),
+    Mutation(
+        "a program that has left is not forgotten",
+        "program",
+        (
+            (
+                "dispy/scheduler/daemon/hub.py",
+                "        self.programs.pop(program.client, None)\n",
+                "",
+            ),
+        ),
+    ),
+    Mutation(
+        "a close is overtaken by large code that is on its way to a node",
+        "program",
+        (
+            (
+                "dispy/scheduler/service.py",
+                "                node_link.large_code.give_up(number)\n",
+                "",
+            ),
+        ),
+    ),
+    Mutation(
+        "a program names a node by what is no address",
+        "program",
+        (
+            (
+                "dispy/scheduler/daemon/commands.py",
+                "if wish.ip_addr and not can_be_dialed(wish.ip_addr, wish.host):",
+                "if False:",
+            ),
+        ),
+    ),
 ]
-"""All of them. Each is a fault that there was. Those of kind "jobs" run with the ``--role`` that finds them."""
+"""All of them. Each is a fault that there was, or of a program one that there nearly was. Those of kind "jobs" run
+with the ``--role`` that finds them."""
 
 
 def apply(mutation: Mutation, source: Path) -> None:

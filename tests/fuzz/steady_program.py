@@ -1,9 +1,10 @@
-"""An honest program whose jobs have to go on whatever another client says to the node.
+"""An honest program whose jobs have to go on whatever others say to the node, or to the scheduler.
 
     python steady_program.py SETTINGS
 
-SETTINGS is JSON with ``secret_file``. Each line that it prints is ``NUMBER JOBS``: one round of so many jobs is
-over, and all were right; or ``WRONG`` and what was. It runs until it is told to end (SIGTERM).
+SETTINGS is JSON with ``secret_file``, and ``shared``: true if jobs go to the shared scheduler of this machine.
+Each line that it prints is ``NUMBER JOBS``: one round of so many jobs is over, and all were right; or ``WRONG`` and
+what was. It runs until it is told to end (SIGTERM).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, on_end)
     config.LocalNode = False
     logging.getLogger("dispy").setLevel(logging.ERROR)
-    secret_file = json.loads(sys.argv[1])["secret_file"]
-    cluster = dispy.JobCluster(answer, secret_file=secret_file, reentrant=True)
+    settings = json.loads(sys.argv[1])
+    make = dispy.SharedJobCluster if settings.get("shared") else dispy.JobCluster
+    cluster = make(answer, secret_file=settings["secret_file"], reentrant=True)
     try:
         for number in itertools.count(1):
             large = b"ab" * 50_000 if number % 10 == 0 else b""

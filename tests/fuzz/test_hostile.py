@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from dispy.protocol import limits
+from dispy.protocol import limits, shared
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import to_node_decoder
+from dispy.protocol.shared import to_scheduler_decoder
 
-from . import reverts
+from . import commands, reverts
 from .attacker import Attacker
 from .canaries import MARKER, Canaries, differences, find_marker
-from .clients import _encode
 from .messages import BY_DIGEST, MESSAGES, Generator
 from .nodes import ROOT
+from .raw_talk import encode
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
 
@@ -34,7 +35,7 @@ MESSAGES_TRIED = 3000
 
 def drawn(seed: str, count: int) -> list[bytes]:
     generator = Generator(random.Random(seed), [b"code"], [b"call"])
-    return [_encode(generator.message()) for _ in range(count)]
+    return [encode(generator.message()) for _ in range(count)]
 
 
 def test_a_seed_says_the_same_again() -> None:
@@ -57,6 +58,65 @@ def test_messages_reach_the_bounds() -> None:
     assert max(len(entry.path.split("/")) for entry in entries) == limits.DEPTH_MAX
     assert sum(len(BY_DIGEST.get(entry.digest, b"")) == entry.size for entry in entries) > 100
     assert any(".." in entry.path for entry in entries)
+
+
+# What a hostile program says.
+
+
+def said_to_a_scheduler(seed: str, count: int, *, is_tame: bool) -> list[bytes]:
+    chance, manners, said = random.Random(seed), commands.Manners(), []
+    generator = commands.new_generator(chance, [b"code"], [b"call"], [b"n" * 16])
+    for _ in range(count):
+        message = generator.message()
+        said.append(encode(manners.tame(message, chance, [b"code"], [b"call"]) if is_tame else message))
+    return said
+
+
+@pytest.mark.parametrize("is_tame", [False, True])
+def test_a_program_says_every_message_and_a_seed_the_same_again(is_tame: bool) -> None:
+    bodies = said_to_a_scheduler("1", MESSAGES_TRIED, is_tame=is_tame)
+    kinds = Counter(type(to_scheduler_decoder.decode(body)) for body in bodies)
+    assert set(kinds) == set(commands.MESSAGES)
+    assert bodies[:200] == said_to_a_scheduler("1", 200, is_tame=is_tame)
+    assert bodies[:200] != said_to_a_scheduler("2", 200, is_tame=is_tame)
+
+
+def test_a_tame_program_keeps_the_rules_of_a_scheduler() -> None:
+    """Numbers are not used twice, and payloads are announced where they have a place."""
+    jobs, blobs = [], []
+    for body in said_to_a_scheduler("1", MESSAGES_TRIED, is_tame=True):
+        message = to_scheduler_decoder.decode(body)
+        blobs += [each.blob for each in getattr(message, "large", [])]
+        if type(message) is shared.Submit:
+            jobs += [job.number for job in message.jobs]
+            assert all(each.index < len(message.jobs) and not each.field for each in message.large)
+    assert len(jobs) == len(set(jobs)) > 100
+    assert len(blobs) == len(set(blobs)) > 100
+
+
+def test_a_hostile_program_is_borne_for_some_seconds() -> None:
+    """All of the fuzzer, in a process of its own: a scheduler, a node, an honest program, and talks."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.fuzz",
+            "program",
+            "--seconds",
+            "60",
+            "--inputs",
+            "1500",
+            "--seed",
+            "1",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 faults" in done.stdout
 
 
 # What is seen of a hostile job.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +63,21 @@ def test_what_falls_and_rises_for_ever_takes_no_room() -> None:
         line.fall(item)
         assert line.first() is item
     assert line.entries() <= 2 * 2 + 17
+
+
+def test_who_was_taken_out_is_held_no_longer() -> None:
+    """Computations stand in line, with all their data: one that is closed must be free at once."""
+    line: Turns[Waiting] = Turns(lambda item: item.key)
+    line.add(stays := Waiting(0))
+    gone = []
+    for number in range(1, 9):
+        item = Waiting(number)
+        line.add(item)
+        item.key = -number
+        line.fall(item)
+        line.discard(item)
+        gone.append(weakref.ref(item))
+        del item
+    gc.collect()
+    assert [each() for each in gone] == [None] * 8
+    assert line.first() is stays

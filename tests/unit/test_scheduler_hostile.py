@@ -53,6 +53,16 @@ KINDS: dict[str, list[Any]] = {
     "files of a job": [opening(), shared.Submit(0, 1, [Job(1, 0, b"")], files=[node.JobFiles(1, LONG)])],
     "files for a node": [opening(), shared.Allocate(0, 1, NODE, 1, files=LONG)],
     "files sent later": [opening(), shared.PlaceFiles(0, 1, NODE, node.PlaceFiles(1, 1, LONG))],
+    "a node by what is no address": [
+        shared.OpenCluster(0, 1, Compute(1, "f", b"code"), False, [shared.Wish("h", "a name")]),
+    ],
+    "a node by a name that no certificate has": [
+        opening(), shared.Discover(0, 1, [shared.Wish("x" * 64, "192.0.2.1")]),
+    ],
+    "a node to dial now by a name that no certificate has": [
+        opening(),
+        shared.Discover(0, 1, [shared.Wish("h", "192.0.2.1")], [shared.Wish("..", "192.0.2.1")]),
+    ],
     "more nodes than may be named": [
         opening(),
         *[shared.Discover(0, 1, [shared.Wish("h", "192.0.2.1", 9)] * 9000)],

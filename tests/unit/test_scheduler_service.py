@@ -8,7 +8,8 @@ from typing import Any
 
 from dispy.core import scheduling as core
 from dispy.net.dialing import Target
-from dispy.protocol import node
+from dispy.net.links.streams_under_way import StreamsUnderWay
+from dispy.protocol import limits, node
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.service import SchedulerService
 
@@ -56,3 +57,27 @@ def test_submitted_jobs_leave_at_once_and_other_links_are_left_alone() -> None:
 
     asyncio.run(play())
     assert sorted(said) == [(2, "RunJobs"), (2, "flush"), (3, "RunJobs"), (3, "flush")]
+
+
+def test_code_that_is_under_way_when_its_computation_is_closed_never_arrives() -> None:
+    """The close overtakes it: the node would load what nobody closes any more."""
+    said: list[tuple[int, str]] = []
+    given_up: list[str] = []
+
+    async def play() -> None:
+        service = SchedulerService(bytes(16), "p", Observer())
+        one = link(1, said)
+        one.large_arguments, one.large_code = StreamsUnderWay(), StreamsUnderWay()
+        one.link.connection.send_streamed = lambda _, message: f"code of {message.computation}"
+        one.link.connection.give_up = lambda group: given_up.append(group) or True
+        service.links.link_welcome(one, False)
+        for number in (1, 2):
+            code = bytes(limits.INLINE_MAX)
+            service.handle(core.AddComputation(core.EMBEDDED, number, node.Compute(number, "f", code)))
+            service.handle(core.Allocate(core.EMBEDDED, number, one.info.node, 1))
+        service.handle(core.CloseComputation(core.EMBEDDED, 1))
+        service.close()
+
+    asyncio.run(play())
+    assert given_up == ["code of 1"]
+    assert (1, "CloseComputation") in said

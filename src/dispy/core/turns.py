@@ -22,22 +22,27 @@ class Turns(Generic[Item]):
     Theory of operation. A heap has an entry for each item, with its key at the time when it was put there. A key
     that has *risen* since is found when its entry comes to the front, and is put in anew there: rising costs nothing
     at the time. A key that *falls* must be told (``fall``), as its entry may be far behind: it gets another entry,
-    and the old one is void. So no entry says more than the key is, which is all that a heap needs.
+    and the old one is void. So no entry says more than the key is, which is all that a heap needs. Void entries stay
+    in the heap for some time, and refer to no item: one that was taken out is free at once, with all that it has.
     Putting in, falling and asking cost O(log n), leaving O(1), amortised.
 
     Args:
         key: Returns the present key of an item; all keys compare with each other.
     """
 
-    __slots__ = ("_count", "_entries", "_heap", "_key")
+    __slots__ = ("_count", "_entries", "_heap", "_key", "_pushed")
 
     def __init__(self, key: Callable[[Item], Any]) -> None:
         self._key = key
-        self._heap: list[tuple[Any, int, Item]] = []
-        self._entries: dict[Item, tuple[Any, int, Item]] = {}
-        """Valid entry of each item: its key when it was put in, number, item. All others in the heap are void."""
+        self._heap: list[list[Any]] = []
+        """Entries: key of the item when it was put in, number of the item, number of the entry, item. It is None in
+        void entries."""
+        self._entries: dict[Item, list[Any]] = {}
+        """Valid entry of each item."""
         self._count = 0
-        """Number of items that have come so far: the number of an entry, which decides between equal keys."""
+        """Number of items that have come so far: the number of an item, which decides between equal keys."""
+        self._pushed = 0
+        """Number of entries that were made so far: the number of an entry, so that items are never compared."""
 
     def add(self, item: Item) -> None:
         """Put an item in; without effect if it is there."""
@@ -55,7 +60,11 @@ class Turns(Generic[Item]):
 
     def _push(self, item: Item, key: Any, number: int) -> None:
         """Give an item a new entry, by which an older one is void."""
-        entry = self._entries[item] = (key, number, item)
+        before = self._entries.get(item)
+        if before is not None:
+            before[3] = None
+        self._pushed += 1
+        entry = self._entries[item] = [key, number, self._pushed, item]
         heappush(self._heap, entry)
         if len(self._heap) > 2 * len(self._entries) + _VOID_MAX:
             self._heap = list(self._entries.values())
@@ -63,21 +72,23 @@ class Turns(Generic[Item]):
 
     def discard(self, item: Item) -> None:
         """Take an item out, if it is there."""
-        self._entries.pop(item, None)
+        entry = self._entries.pop(item, None)
+        if entry is not None:
+            entry[3] = None
 
     def first(self) -> Item | None:
         """Returns the item with the smallest key, which stays; None if there is no item."""
         heap = self._heap
         while heap:
             entry = heap[0]
-            item = entry[2]
-            if self._entries.get(item) is not entry:
+            item: Item | None = entry[3]
+            if item is None:
                 heappop(heap)
                 continue
             key = self._key(item)
             if key == entry[0]:
                 return item
-            entry = self._entries[item] = (key, entry[1], item)
+            entry = self._entries[item] = [key, entry[1], entry[2], item]
             heapreplace(heap, entry)
         return None
 

@@ -117,6 +117,9 @@ class NodeLink:
         self.large_arguments: StreamsUnderWay[tuple[int, int, int], node.RunJobs] = StreamsUnderWay()
         """Jobs with large arguments that may still be under way on the present connection, by computation, job number
         and attempt: a cancel can stop them."""
+        self.large_code: StreamsUnderWay[int, node.Compute] = StreamsUnderWay()
+        """Computations with large code that may still be under way, by number: a close would overtake them, and the
+        node would have them for ever."""
         self._heir: node.Welcome | None = None
         """``Welcome`` of the next incarnation while results that it has taken over are awaited, else None."""
 
@@ -177,6 +180,7 @@ class NodeLink:
     def on_broken(self) -> None:
         """Pass on that the connection broke; what was under way on it is lost."""
         self.large_arguments.clear()
+        self.large_code.clear()
         self._owner.link_silent(self)
 
     def on_failed(self, error: Exception) -> None:

@@ -113,10 +113,11 @@ def send_object(node_link: NodeLink, connection: Connection, message: node.PutOb
         connection.send_streamed([(bare, "stream", MemorySource(data))], bare)
 
 
-def send_code(connection: Connection, message: node.Compute) -> None:
+def send_code(node_link: NodeLink, connection: Connection, message: node.Compute) -> None:
     """Send a computation with its large code as a stream."""
     bare = msgspec.structs.replace(message, code=b"")
-    connection.send_streamed([(bare, "stream", MemorySource(message.code))], bare)
+    parts = [(bare, "stream", MemorySource(message.code))]
+    node_link.large_code.send(connection, message.computation, parts, bare)
 
 
 def send_pieces(connection: Connection, computation: int, pieces: list[node.FilePiece]) -> None:

@@ -238,11 +238,12 @@ class SchedulerService:
         elif type(message) is node.PutObject and len(message.payload) >= limits.INLINE_MAX:
             send_object(node_link, connection, message, self._give)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
-            send_code(connection, message)
+            send_code(node_link, connection, message)
         else:
             if type(message) is node.CloseComputation:
                 number = message.computation
                 node_link.large_arguments.give_up_all(lambda key: key[0] == number)
+                node_link.large_code.give_up(number)
             connection.send(message)
 
     def send_pieces(

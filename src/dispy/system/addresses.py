@@ -42,6 +42,20 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def can_be_dialed(address: str, name: str) -> bool:
+    """True if a text is an IP address, and another one can be the name in its certificate; empty: there is no name.
+
+    For texts of others. Sockets and OpenSSL have exceptions of their own for what is neither, and a text that is no
+    address would be looked up by name.
+    """
+    try:
+        ipaddress.ip_address(address)
+        encoded = address.encode("idna") + name.encode("idna")  # as sockets and OpenSSL do
+    except ValueError:
+        return False
+    return b"\0" not in encoded and not name.startswith(".")
+
+
 def local(address: str) -> str:
     """Returns the address by which programs of this machine reach a listener at ``address``.
 

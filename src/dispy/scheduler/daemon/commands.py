@@ -23,6 +23,7 @@ from dispy.protocol.node import CANCELLED, TERMINATED
 from dispy.scheduler.daemon import windows
 from dispy.scheduler.daemon.needed_files import note_sent
 from dispy.scheduler.daemon.programs import Program, SharedCluster
+from dispy.system.addresses import can_be_dialed
 
 if TYPE_CHECKING:
     from dispy.protocol.views import NodeInfo
@@ -91,6 +92,7 @@ def _open(hub: Hub, program: Program, command: shared.OpenCluster) -> None:
     if not number or number in program.clusters or command.compute.computation != number:
         raise RemoteProtocolError(f"cluster {number} is opened twice, or has two numbers")
     _check_files(command.compute.files)
+    _check_wishes(command.wishes)
     reason = _why_refused(hub, program, command)
     cluster = SharedCluster(number, command.compute.name, command.wishes)
     if not reason:
@@ -145,6 +147,19 @@ def _check_files(files: list[FileEntry]) -> None:
         check_number(files)
     except ValueError as error:
         raise RemoteProtocolError(str(error)) from error
+
+
+def _check_wishes(wishes: list[shared.Wish]) -> None:
+    """Check that nodes which are named by address can be dialed.
+
+    Raises:
+        RemoteProtocolError: One cannot be, as no honest program would name it.
+    """
+    for wish in wishes:
+        if wish.ip_addr and not can_be_dialed(wish.ip_addr, wish.host):
+            raise RemoteProtocolError(
+                f"{wish.ip_addr[:100]!r} of {wish.host[:100]!r} is no address of a node"
+            )
 
 
 def close(hub: Hub, program: Program, cluster: SharedCluster) -> None:
@@ -281,6 +296,8 @@ def _send_files(hub: Hub, program: Program, cluster: SharedCluster, command: sha
 def _discover(hub: Hub, program: Program, cluster: SharedCluster, command: shared.Discover) -> None:
     if _count_wishes(program, cluster.number) + len(command.wishes) > windows.WISHES_MAX:
         raise RemoteProtocolError(f"its clusters name more than {windows.WISHES_MAX} nodes")
+    _check_wishes(command.wishes)
+    _check_wishes(command.now)
     cluster.wishes = command.wishes
     hub.search.discover(program, command.now)
 
