@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from dispy.net.connection import Connection
 from dispy.net.sender import Payload
 from dispy.protocol import limits, node
-from dispy.protocol.streams import MemorySource
+from dispy.protocol.streams import MemorySource, Source
 from dispy.scheduler.node_link import NodeLink
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
 from dispy.system.shared_memory import SharedPool
@@ -116,8 +117,8 @@ def send_object(node_link: NodeLink, connection: Connection, message: node.PutOb
 def send_code(node_link: NodeLink, connection: Connection, message: node.Compute) -> None:
     """Send a computation with its large code as a stream."""
     bare = msgspec.structs.replace(message, code=b"")
-    parts = [(bare, "stream", MemorySource(message.code))]
-    node_link.large_code.send(connection, message.computation, parts, bare)
+    code: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(message.code))]
+    node_link.large_code.send(connection, message.computation, code, bare)
 
 
 def send_pieces(connection: Connection, computation: int, pieces: list[node.FilePiece]) -> None:
