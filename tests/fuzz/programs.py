@@ -58,7 +58,7 @@ MISNUMBERED = 0.002
 """Share of numbered messages with another number than the next: they end the talk."""
 
 MUST_HEAR = (
-    *("Welcome", "Received", "Leaving", "Answer", "BlobsTaken", "Blob", "Offer", "Usable", "Placed"),
+    *("Welcome", "Received", "Leaving", "Answer", "Blob", "Offer", "Usable", "Placed"),
     *("Ended", "EndedHere", "Started", "Value", "FilesNeeded", "FilesPlaced"),
 )
 """What the scheduler must have said after a while."""
@@ -86,7 +86,6 @@ class Talk(RawTalk):
         """Number of our last numbered message that the scheduler has, or will have."""
         self._heard_batch = 0
         """Number of the last news."""
-        self._heard_blobs: list[int] = []
         self._memory = ""
         """Name of the scheduler's directory in memory; empty: it takes no payloads by name."""
         self.identity = self._draw_identity()
@@ -110,9 +109,6 @@ class Talk(RawTalk):
         elif isinstance(message, shared.Blob):
             if message.stream:
                 connection.take_stream(message.stream)
-            self._heard_blobs.append(message.number)
-            if chance.random() < 0.8:
-                self.write_message(shared.BlobsTaken([message.number]))
         elif hasattr(message, "batch") and not isinstance(message, shared.Received):
             self._answer_news(message, chance)
 
@@ -210,8 +206,6 @@ class Talk(RawTalk):
         chance = self.chance
         if isinstance(message, shared.Received):
             message.batch = max(0, self._heard_batch - chance.choice([0, 0, 1, 5]))
-        elif isinstance(message, shared.BlobsTaken):
-            message.numbers = chance.sample(self._heard_blobs, min(2, len(self._heard_blobs)))
         elif isinstance(message, shared.Blob):
             return shared.Blob(message.number, self.send_stream(b"nobody's"))
         return self._manners.tame(message, chance, self._fuzzer.codes, self._fuzzer.calls)
@@ -345,7 +339,7 @@ class HostilePrograms(Campaign):
     async def _detach(self, identity: bytes) -> None:
         talk = Talk(self, -1)
         if await talk.dial(self.connect):
-            talk.send(shared.Attach(identity, "fuzz", "", ""))
+            talk.send(shared.Attach(identity, "fuzz", "", "", is_recovery=True))
             talk.send(shared.Detach())
             await talk.wait_over()
 
