@@ -184,7 +184,7 @@ def tell_values_late(machine: SchedulingMachine, decide: Decide, event: Any, now
     values = [action for action in actions if type(action) is scheduling.TellValue]
     kept = [action for action in actions if type(action) is not scheduling.TellValue]
     if late and any(type(action) is scheduling.TellEnded for action in kept):
-        kept += late
+        kept += [action for action in late if action.node in machine.state.nodes]
         late.clear()
     late += values
     return kept
