@@ -15,6 +15,7 @@ The seed is printed first; the same seed says and does the same again, as far as
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def _options() -> argparse.Namespace:
 
 def _run(options: argparse.Namespace, root: Path) -> list[str]:
     tempfile.tempdir = str(root)
+    # It warns of each byte that is written to a connection which the other side has just ended.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     for name in [name for name in os.environ if name.startswith("DISPY_")]:
         del os.environ[name]
     refused = sandbox.enter(root) if os.geteuid() == 0 else "not root"

@@ -135,6 +135,7 @@ class Campaign:
         await watch
         if not self.outcome.faults:
             await self.detach_all()
+            await self._wait_honest(program)
             unheard = [name for name in self._must_hear if not self.outcome.heard[name]]
             if unheard and time.monotonic() - self._begun > MUST_HEAR_S:
                 self.report(f"{unheard} were never heard: this fuzzer does not reach what says them")
@@ -155,6 +156,14 @@ class Campaign:
                 last = [daemon.process.stderr[-2000:] for daemon in self.daemons]
                 self.report("\n".join([f"no honest job has ended for {STALL_S:g} s; last words:", *last]))
             await asyncio.sleep(0.2)
+
+    async def _wait_honest(self, program: Program) -> None:
+        """Have the honest program go on once nobody else is there: it may have been stopped just before."""
+        text, until = program.stdout, time.monotonic() + STALL_S
+        while program.stdout == text and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        if program.stdout == text:
+            self.report(f"no honest job has ended for {STALL_S:g} s after all others had left")
 
     def _look(self) -> None:
         for daemon in self.daemons:

@@ -39,6 +39,9 @@ CLUSTERS = 3
 ANNOUNCED = 0.15
 """Share of messages with payloads of which some travel as blobs."""
 
+NONSENSE = 0.03
+"""Share of clusters that name nodes by anything: such a program is thrown out, which is rarely reached otherwise."""
+
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.3.2.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::1%x")
 """Addresses of nodes that a program may name: of this machine, so that nothing leaves it."""
 
@@ -49,7 +52,7 @@ USERS = ("", "limited", "heavy", "limited\n", "x" * 512, "\x1b[2J", "root")
 """Login names that are claimed: the first two others have limits (``schedulers.USERS``)."""
 
 MEMORIES = ("", "", "client-fuzz", "client-../x", "client-" + "a" * 400, "scheduler-x", "/", "\0")
-"""Names of directories on the memory file system that a program says are its own. None is there."""
+"""Names of directories on the memory file system that a program says are its own, besides one that is."""
 
 _PLACES: dict[type[Any], tuple[str, str]] = {
     shared.OpenCluster: ("compute", "code"),
@@ -62,9 +65,17 @@ _PLACES: dict[type[Any], tuple[str, str]] = {
 
 
 def new_generator(
-    chance: random.Random, codes: list[bytes], calls: list[bytes], nodes: list[bytes]
+    chance: random.Random, codes: list[bytes], calls: list[bytes], nodes: list[bytes], memory: str = ""
 ) -> Generator:
-    """A generator of messages to a scheduler. ``nodes``: identities of nodes, which may grow later."""
+    """A generator of messages to a scheduler.
+
+    Args:
+        chance: Where all chance is from.
+        codes: As for ``Generator``.
+        calls: As for ``Generator``.
+        nodes: Identities of nodes, which may become more later.
+        memory: Name of the program's own directory on the memory file system.
+    """
 
     def large() -> list[shared.Large]:
         if chance.random() < 0.9:
@@ -84,7 +95,7 @@ def new_generator(
             "ip_addr": lambda: chance.choice([*ADDRESSES, *NO_ADDRESSES, ""]),
             "port": lambda: chance.choice([0, 1, 9, 65535]),
             "user": lambda: chance.choice(USERS),
-            "memory": lambda: chance.choice(MEMORIES),
+            "memory": lambda: chance.choice([*MEMORIES, *[memory] * len(MEMORIES)]),
         },
     )
 
@@ -118,6 +129,14 @@ class Manners:
         self._last += 1
         return self._last
 
+    def take_cluster(self) -> int | None:
+        """Have a cluster open from now on; returns its number, or None if there are enough."""
+        free = [number for number in range(1, CLUSTERS + 1) if number not in self.open]
+        if not free:
+            return None
+        self.open.add(free[0])
+        return free[0]
+
     def tame(self, message: Any, chance: random.Random, codes: list[bytes], calls: list[bytes]) -> Any:
         """Make of a message one that breaks no rule, if that can be; returns it, or another one in its place."""
         if type(message) is shared.OpenCluster:
@@ -149,17 +168,17 @@ class Manners:
         return message
 
     def _tame_opening(self, message: shared.OpenCluster, chance: random.Random, codes: list[bytes]) -> Any:
-        free = [number for number in range(1, CLUSTERS + 1) if number not in self.open]
-        if not free:
+        number = self.take_cluster()
+        if number is None:
             number = chance.choice(sorted(self.open))
             self.open.discard(number)
             return shared.CloseCluster(0, number)
-        message.cluster = message.compute.computation = free[0]
+        message.cluster = message.compute.computation = number
         message.compute.code = chance.choice(codes)
         message.compute.files = message.compute.files if chance.random() < 0.1 else []
         message.compute.keep = False  # it would stay, as it should
-        message.wishes = [wish for wish in message.wishes[:2] if is_honest(wish)]
-        self.open.add(free[0])
+        if chance.random() >= NONSENSE:
+            message.wishes = [wish for wish in message.wishes[:2] if is_honest(wish)]
         message.large = []
         self._announce(message, chance)
         return message

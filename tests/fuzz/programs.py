@@ -4,8 +4,8 @@ What is said comes in *talks*, as those of a node's clients (``clients``). Most 
 back, are replaced by themselves, leave for good, are thrown out, and open, close and reopen the same clusters.
 
 All the time: scheduler and node live, their logs have no fault, memory and descriptors are bounded, and the honest
-program's jobs go on and give right results. At the end the scheduler has no program, no payload, and the node no
-computation; both end in order, and nothing is left.
+program's jobs go on and give right results. At the end the scheduler has no program, and the node no computation;
+both end in order, and nothing is left.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from dispy.protocol.shared import from_scheduler_decoder
 from dispy.protocol.streams import MemorySink
 from dispy.security.secrets import choose
 from dispy.security.tls import Tls, dialer_tls
+from dispy.system import run_directory
+from dispy.system.directories import GIVEN, shared_memory
 from tests.integration.helpers import Place, Program, wait_for
 
 from .campaign import TALKERS, Campaign, Outcome, load_codes
@@ -79,7 +81,9 @@ class Talk(RawTalk):
         super().__init__(fuzzer.outcome, random.Random(f"{fuzzer.seed}/{number}"))
         self._fuzzer = fuzzer
         self._answers = random.Random(f"{fuzzer.seed}/{number}/answers")
-        self._generator = new_generator(self.chance, fuzzer.codes, fuzzer.calls, fuzzer.nodes)
+        self._generator = new_generator(
+            self.chance, fuzzer.codes, fuzzer.calls, fuzzer.nodes, fuzzer.memory.name
+        )
         self._number = number
         self._wild = self.chance.choice(WILD)
         self._batch = 0
@@ -109,6 +113,8 @@ class Talk(RawTalk):
         elif isinstance(message, shared.Blob):
             if message.stream:
                 connection.take_stream(message.stream)
+            elif chance.random() < 0.9:
+                (self._fuzzer.memory / GIVEN / str(message.given)).unlink(missing_ok=True)
         elif hasattr(message, "batch") and not isinstance(message, shared.Received):
             self._answer_news(message, chance)
 
@@ -189,6 +195,9 @@ class Talk(RawTalk):
         if way < 0.06:
             self._play_with_blobs()
             return
+        if way < 0.075:
+            self._close_at_once()
+            return
         message = self._generator.message(LIVELY) if way < 0.5 else self._generator.message()
         if isinstance(message, shared.Detach | shared.Attach) and chance.random() < 0.97:
             return
@@ -201,6 +210,20 @@ class Talk(RawTalk):
             self._send_blob(self._manners.owed[-1])  # before it is announced
         self._tell(message)
         self._pay(chance.choice([0.2, 0.8, 1.0, 1.0]))
+
+    def _close_at_once(self) -> None:
+        """Close a cluster whose large code is on its way to the node, where it would wait for a file for ever."""
+        number = self._manners.take_cluster()
+        if number is None or not self._fuzzer.nodes:
+            return
+        blob = self._manners.next_number()
+        entry = FileEntry("f", self.chance.randbytes(32), 10, 0o644, 0)
+        compute = node.Compute(number, "closed", b"", files=[entry])
+        self._tell(shared.OpenCluster(0, number, compute, False, [], [shared.Large(0, 0, blob)]))
+        self.write_message(shared.Blob(blob, self.send_stream(bytes(1 << 20))))
+        self._tell(shared.Allocate(0, number, self._fuzzer.nodes[-1], 1))
+        self._tell(shared.CloseCluster(0, number))
+        self._manners.open.discard(number)
 
     def _tame(self, message: Any) -> Any:
         chance = self.chance
@@ -277,6 +300,7 @@ class HostilePrograms(Campaign):
 
     Attributes:
         known: Programs that come back, one of each talker.
+        memory: Directory of the hostile programs on the memory file system.
         nodes: Identities of nodes that were offered.
         manners: What identities have open.
         acknowledged: Number of the last news that identities have had.
@@ -288,16 +312,20 @@ class HostilePrograms(Campaign):
         super().__init__(place, seed, [self._scheduler, self._node], MUST_HEAR)
         self._secret = choose(secret_file=str(self._scheduler.secret_file))
         self.known = [hashlib.sha256(f"{seed} {n}".encode()).digest()[:16] for n in range(TALKERS)]
+        base = shared_memory()
+        assert base is not None, "this fuzzer needs a memory file system"
+        self._own = run_directory.Place(base, f"client-{os.urandom(16).hex()}")
+        self.memory = self._own.root
+        (self.memory / GIVEN).mkdir(mode=0o700)
         self.nodes: list[bytes] = []
         self.manners: dict[bytes, Manners] = {}
         self.acknowledged: dict[bytes, int] = {}
         self.codes = load_codes(place)
         self.calls = [bytes(payload.dump_call((n,), {})) for n in (0, 1)] + [b"\x80\x05N.", b"garbage"]
 
-    @staticmethod
-    def given(memory: str, number: int) -> Path:
+    def given(self, memory: str, number: int) -> Path:
         """Path of a payload that is given by name to the scheduler with this directory."""
-        return Path(f"/dev/shm/dispy-{os.getuid()}") / memory / "given" / str(number)
+        return self.memory.parent / memory / GIVEN / str(number)
 
     async def connect(self, talk: RawTalk) -> None:
         """Dial the scheduler."""
@@ -351,12 +379,14 @@ class HostilePrograms(Campaign):
             self._await(
                 "the scheduler has no program", self._scheduler.status, lambda said: "no programs" in said
             )
-            self._await("the scheduler holds no payload", self._scheduler.held, lambda held: not held)
-            self._await("the node has no computation", self._usage, lambda said: "computations" not in said)
+            self._await(
+                "the node has no computation", self._usage, lambda said: said and "computations" not in said
+            )
         for daemon in self.daemons:
             if daemon.has_started:
                 for fault in daemon.stop():
                     self.report(fault)
+        self._own.close()
         self._await("nothing is left behind", self._left, lambda left: not left)
         self.end()
 
@@ -367,10 +397,10 @@ class HostilePrograms(Campaign):
             self.report(str(error)[:3000])
 
     def _usage(self) -> str:
-        """Last statistics in the node's log, which may be of an earlier call."""
+        """Last statistics in the node's log, which may be of an earlier call; empty if there are none."""
         self._node.node.send(signal.SIGUSR2)
         text = self._node.node.stderr
-        return text[text.rfind("statistics: ") :]
+        return text[text.rindex("statistics: ") :] if "statistics: " in text else ""
 
     def _left(self) -> list[str]:
         return self._node.left() + self._scheduler.left()

@@ -84,7 +84,7 @@ def test_a_program_says_every_message_and_a_seed_the_same_again(is_tame: bool) -
 def test_a_tame_program_keeps_the_rules_of_a_scheduler() -> None:
     """Numbers are not used twice, and payloads are announced where they have a place."""
     jobs, blobs = [], []
-    for body in said_to_a_scheduler("1", MESSAGES_TRIED, is_tame=True):
+    for body in said_to_a_scheduler("1", 3 * MESSAGES_TRIED, is_tame=True):
         message = to_scheduler_decoder.decode(body)
         blobs += [each.blob for each in getattr(message, "large", [])]
         if type(message) is shared.Submit:
