@@ -17,7 +17,7 @@ from dispy import config
 from dispy.errors import UsageError
 
 from .conftest import RunProgram, StartNode
-from .helpers import Node, Place, below
+from .helpers import Node, Place, below, wait_for
 from .recovering import CREATED, RUNNING, journals, wait_journal
 
 SOURCE = """
@@ -257,6 +257,8 @@ def test_a_recovery_that_is_under_way_is_not_disturbed(
         "print([job.result for job in dispy.recover_jobs()], flush=True)\n"
     )
     recovery.wait_line(r"recovering .*", stream="stderr")
+    # The line comes before the journal is locked.
+    wait_for(dispy.recoverable, lambda left: len(left) == 1, what="only the first is left")
     assert results(dispy.recover_jobs()) == ["first"]
     (place.root / "gate-second").touch()
     recovery.wait_line(r"^\['second'\]$")
