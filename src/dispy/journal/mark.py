@@ -56,7 +56,7 @@ class Mark:
         self.note_jobs(message.jobs)
 
     def note_jobs(self, jobs: list[Job]) -> None:
-        """As ``note``, for jobs (at least one) that go to a shared scheduler."""
+        """Note that jobs (at least one) leave for a shared scheduler: raise the mark to their highest number."""
         highest = max([job.number for job in jobs])
         if highest >= CHUNK_NUMBERS_FROM:
             highest = max([job.number for job in jobs if job.number < CHUNK_NUMBERS_FROM], default=0)

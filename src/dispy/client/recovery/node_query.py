@@ -82,7 +82,7 @@ class NodeAsk(Ask):
         self._asked.clear()
 
     def on_message(self, connection: Connection, message: node.FromNode) -> None:
-        """As ``Ask.on_message``. A provisional result is acknowledged and dropped, so that its job goes on.
+        """Handle a message of the node. A provisional result is acknowledged and dropped, so that its job goes on.
 
         A file that a job sends is refused. Messages that no node may send were refused when they were decoded.
 

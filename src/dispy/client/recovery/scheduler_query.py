@@ -91,7 +91,7 @@ class SchedulerAsk(Ask):
         self._held.clear()
 
     def on_message(self, connection: Connection, message: shared.FromScheduler) -> None:
-        """As ``Ask.on_message``.
+        """Handle a message of the scheduler.
 
         Raises:
             RemoteProtocolError: The scheduler says what it was not asked.
