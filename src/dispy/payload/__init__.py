@@ -8,6 +8,7 @@ an object that was put (``object_references``) is a number in a pickle, and the 
 Code of the user's own travels in one of two ways. Modules that can be imported are sent and imported where jobs run,
 and their functions and classes go by name (``modules``). All other code goes by value: the script, a notebook,
 closures (``by_value``). ``code`` has a whole computation, ``job_code`` the code that a single job brings,
+``sent_functions`` the functions that an executor's jobs call,
 ``known_parts`` the parts of a program that a node has already. ``plain`` reads what nodes send to a program that does
 not trust them with code. ``unsendable`` finds the part of a value that cannot be
 sent; ``random_generators`` gives copies of random generators streams of their own.
@@ -46,6 +47,7 @@ from dispy.payload.modules.origins import lies_with_packages
 from dispy.payload.modules.sent_modules import gather
 from dispy.payload.object_references import Reference, has_used, take_used
 from dispy.payload.random_generators import Seeding
+from dispy.payload.sent_functions import CALL, SentFunction, dump_function, initialize, is_watchable
 from dispy.payload.unsendable import find_culprit
 from dispy.payload.values import (
     PlainOnly,
@@ -60,6 +62,7 @@ from dispy.payload.values import (
 )
 
 __all__ = [
+    "CALL",
     "CHUNK_PARTS",
     "NOTHING",
     "OUT_OF_BAND",
@@ -78,6 +81,7 @@ __all__ = [
     "Reference",
     "Rest",
     "Seeding",
+    "SentFunction",
     "Way",
     "accept_code",
     "begin_worker",
@@ -89,6 +93,7 @@ __all__ = [
     "dump_code",
     "dump_exception",
     "dump_failure",
+    "dump_function",
     "dump_int",
     "dump_object",
     "find_culprit",
@@ -96,8 +101,10 @@ __all__ = [
     "gather",
     "has_used",
     "hide",
+    "initialize",
     "is_importing",
     "is_plain",
+    "is_watchable",
     "lies_with_packages",
     "load",
     "load_call",

@@ -6,7 +6,10 @@ Parts | Kind
 --- | ---
 ``(args,)``, ``(args, kwargs)``, ``(args, kwargs, job_id)`` | arguments, and the id that the program gave the job
 ``(items, way, None, (long_s, first))`` | a chunk of a ``map`` (``CHUNK_PARTS``)
-``(args, kwargs, job_id, None, numbers)`` | arguments; ``numbers``: of objects that were put, by place in ``args``
+``(items, way, None, (long_s, first, function))`` | one of an executor's ``map``, for a function that is sent along
+``(args, kwargs, job_id, None, function)`` | arguments of a function, which is the fifth part: its bytes
+``(args, kwargs, job_id, None, numbers)`` | arguments; ``numbers``, by place in ``args``: of objects that were put, or
+ | bytes of functions
 seven parts | a call that brings code (``job_code``)
 """
 
@@ -23,6 +26,7 @@ from dispy.payload.job_code import with_code
 from dispy.payload.known_parts import Known
 from dispy.payload.object_references import take_used, used
 from dispy.payload.plain.decoder import Maker, load_plain
+from dispy.payload.sent_functions import SentFunction, function_of
 from dispy.payload.unsendable import blame, find_culprit
 from dispy.payload.values import STACK_GLOBAL, PlainOnly, dump, dump_with_code, load, names_local
 
@@ -48,24 +52,28 @@ def dump_call(
     """
     if used:
         take_used()  # references that were pickled for something else, or for a job that could not be sent
-    has_references = False
+    has_stand_ins = False
+    marks = 0
     reference_type = object_references.reference_type
     for value in args:
         kind = type(value)
         if kind is bytes and len(value) >= OUT_OF_BAND:
             args = tuple([out_of_band(value) for value in args])
             break
-        if kind is reference_type:
-            has_references = True
+        if kind is reference_type or kind is SentFunction:
+            has_stand_ins = True
     call: tuple[Any, ...] = (args,)
-    if has_references:
-        call = _without_references(args, kwargs, job_id)
+    if has_stand_ins:
+        marks = args[0].marks if type(args[0]) is SentFunction else 0
+        call = _without_stand_ins(args, kwargs, job_id)
     elif kwargs or job_id is not None:
         call = (args, kwargs) if job_id is None else (args, kwargs, job_id)
     try:
         # The common case without another call: it is on the path of every job.
         buffers = Collector()
         data = _dumps(call, PROTOCOL, buffer_callback=buffers.take)
+        if marks and data.count(STACK_GLOBAL) == marks:
+            return whole(Parts(data, buffers) if buffers else data)  # all of them are bytes of the function
         if STACK_GLOBAL not in data or not names_local(data, known):
             return whole(Parts(data, buffers) if buffers else data)
     except Exception:
@@ -76,33 +84,59 @@ def dump_call(
         raise blame(args, kwargs, job_id, error) from error
 
 
-def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any) -> tuple[Any, ...]:
-    """Returns the call ``(args, kwargs, job_id, None, numbers)``: None in place of each reference among ``args``.
+def _without_stand_ins(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any) -> tuple[Any, ...]:
+    """Returns the call ``(args, kwargs, job_id, None, numbers)``: None in place of each stand-in among ``args``.
 
-    ``numbers``: number of the object that was put, by index of the reference in ``args``. A reference takes 1 us this
-    way, and 5 us pickled. The references are added to ``used``, as if they had been pickled.
+    ``numbers``, by index of the stand-in in ``args``: number of an object that was put, or bytes of a function. A
+    reference takes 1 us this way, and 5 us pickled. References are added to ``used``, as if they had been pickled. If
+    there is nothing but a function, as the first of ``args``, that is the fifth part itself, and ``args`` lacks it.
     """
+    first = args[0]
+    if type(first) is SentFunction and first.reference is None:
+        rest = args[1:]
+        for value in rest:
+            if type(value) is SentFunction or type(value) is object_references.reference_type:
+                break
+        else:
+            return rest, kwargs, job_id, None, first.data
     this = threading.get_ident()
-    numbers = {}
+    numbers: dict[int, int | bytes] = {}
     bare = list(args)
     for place, value in enumerate(args):
         if type(value) is object_references.reference_type:
             used.append((this, value))
             numbers[place] = value.number
             bare[place] = None
+        elif type(value) is SentFunction:
+            bare[place] = None
+            if value.reference is None:
+                numbers[place] = value.data
+            else:
+                used.append((this, value.reference))
+                numbers[place] = value.reference.number
     return tuple(bare), kwargs, job_id, None, numbers
 
 
 def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns ``(args, kwargs, job_id)`` of a call of ``_without_references``, with the objects among ``args`` again.
+    """Returns ``(args, kwargs, job_id)`` of a call of ``_without_stand_ins``, with what these stood for in ``args``.
 
     What ``find_object`` raises, as when an object is not on this node, passes through.
     """
     args, kwargs, job_id, _, numbers = call
+    if type(numbers) is bytes:
+        return (function_of(numbers), *args), kwargs, job_id
     full = list(args)
     for place, number in numbers.items():
-        full[place] = object_references.find_object(number)
+        full[place] = _find(number)
     return tuple(full), kwargs, job_id
+
+
+def _find(number: int | bytes) -> Any:
+    """Returns what a stand-in in a call is for: the object that was put; or a function, by its bytes or put."""
+    if type(number) is bytes:
+        return function_of(number)
+    found = object_references.find_object(number)  # type: ignore[arg-type]
+    return function_of(found) if type(found) is SentFunction else found
 
 
 CHUNK_PARTS = 4
@@ -118,7 +152,14 @@ items stay in their places, and the other items are run; keyword arguments that 
 reference to one); the number of the map in its cluster, from 1."""
 
 
-def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Known | None = None) -> Buffer:
+def dump_chunk(
+    items: list[Any],
+    way: Way,
+    long_s: float,
+    first: int,
+    known: Known | None = None,
+    function: SentFunction | None = None,
+) -> Buffer:
     """Returns the payload of a chunk of a ``map``: an object that items share is pickled once, and stays shared.
 
     Take the references among the items from ``take_used`` afterwards, and keep them until the chunk has ended.
@@ -130,12 +171,19 @@ def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Kno
             never). The client sends the items that are left in other chunks.
         first: Number of the first item in the map, from 0.
         known: Parts of the program that nodes have; None for nothing.
+        function: Function that is called with the items; None for that of the computation.
 
     Raises:
         Exception: One of the items cannot be pickled; see ``find_unsendable``.
     """
     take_used()
-    return whole(dump((items, way, None, (long_s, first)), known))
+    if function is None:
+        return whole(dump((items, way, None, (long_s, first)), known))
+    sent: int | bytes = function.data
+    if function.reference is not None:
+        used.append((threading.get_ident(), function.reference))
+        sent = function.reference.number
+    return whole(dump((items, way, None, (long_s, first, sent)), known))
 
 
 class ItemFailed:
@@ -285,6 +333,11 @@ def load_call(payload: Buffer) -> tuple[Any, ...]:
         Exception: The call cannot be unpickled.
     """
     call: tuple[Any, ...] = load(payload)
-    if len(call) <= CHUNK_PARTS:
+    if len(call) < CHUNK_PARTS:
+        return call
+    if len(call) == CHUNK_PARTS:
+        if len(call[3]) > 2:
+            long_s, first, sent = call[3]
+            return *call[:3], (long_s, first, _find(sent))
         return call
     return _with_objects(call) if len(call) == CHUNK_PARTS + 1 else with_code(call)

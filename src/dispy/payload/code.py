@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import marshal
+import operator
 import os
 import pickle
 import sys
@@ -171,7 +172,8 @@ def dump_code(
     standard = sorted(named & STANDARD_MODULES)
     sent, extensions = sent_modules(pickler, names)
     besides = imported_besides(pickler.modules, {module.name for module in sent})
-    version = _VERSION if pickler.has_code or sent else ()
+    # Functions that are sent later have code, too: nodes with another Python are to refuse at once.
+    version = _VERSION if pickler.has_code or sent or function is operator.call else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
     used = versions_used([stream.getvalue(), *(module.code or module.source or b"" for module in sent)])
     parts = (packed, besides, tuple(seeding), used)

@@ -52,6 +52,7 @@ class Chunk:
         long_s: Time after which the chunk stops before the next item (seconds); the client spreads the items that are
             left anew.
         first: Number of the first item in the map.
+        function: Function that is called with the items; None for that of the computation.
 
     Attributes:
         mapping: Number of the map in its cluster, from 1; seeds of items depend on it.
@@ -62,6 +63,7 @@ class Chunk:
         "__weakref__",
         "_constants",
         "_first",
+        "_function",
         "_is_starred",
         "_items",
         "_keeps_errors",
@@ -70,8 +72,16 @@ class Chunk:
         "results",
     )
 
-    def __init__(self, items: list[Any], way: payload.Way, long_s: float, first: int) -> None:
+    def __init__(
+        self,
+        items: list[Any],
+        way: payload.Way,
+        long_s: float,
+        first: int,
+        function: Callable[..., Any] | None = None,
+    ) -> None:
         self._items = items
+        self._function = function
         self._is_starred, self._keeps_errors, self._constants, self.mapping = way
         """``_is_starred``: True if each item is a tuple of arguments. ``_keeps_errors``: True if the error of an item
         takes the place of its result, and the next item runs. ``_constants``: keyword arguments of all calls, by
@@ -81,11 +91,14 @@ class Chunk:
         self.results: list[Any] = []
 
     def run(self, function: Callable[..., Any], is_cancelled: Callable[[], bool]) -> bool:
-        """Call the function with item after item; False if items are left: it took ``long_s``, or was cancelled.
+        """Call a function with item after item; False if items are left: it took ``long_s``, or was cancelled.
 
-        An exception of an item passes through, and the results before it are kept. If the map keeps errors, the
+        That is the function that came with the chunk; ``function``, that of the computation, if none did. An
+        exception of an item passes through, and the results before it are kept. If the map keeps errors, the
         exception takes the place of the item's result, and the next item is run.
         """
+        if self._function is not None:
+            function = self._function
         if self._constants:
             function = partial(function, **self._constants)
         _running.add(self)

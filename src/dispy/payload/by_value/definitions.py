@@ -31,6 +31,7 @@ class Definition(NamedTuple):
         modules: Names of the user's own modules that the process that loads the pickle has to import.
         imports: Import statements of functions of the class: the modules that they name are to be sent, too.
         sources: Texts of the files of code in the pickle, by file name, for tracebacks.
+        watch: Tells whether the class, and what it uses, is still as it was when it was pickled.
     """
 
     data: bytes
@@ -38,12 +39,13 @@ class Definition(NamedTuple):
     modules: set[str]
     imports: set[Imported]
     sources: dict[str, str]
+    watch: Watch
 
 
-_definitions: dict[str, tuple[Watch, Definition]] = {}
+_definitions: dict[str, Definition] = {}
 """Definitions by identity of the class, the oldest first.
 
-With each is the ``Watch`` of what it depends on: when that has changed, a program pickles the class anew.
+When the ``watch`` of one finds a change, a program pickles the class anew.
 """
 
 _DEFINITIONS_MAX = 1000
@@ -58,16 +60,18 @@ def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
     identity = change_stamps.identity_of(cls)
     known = _definitions.get(identity)
     # A worker uses its first definition again: results go to a program that has the class itself.
-    if known is not None and (scopes.is_worker or known[0].is_same()):
-        return known[1]
+    if known is not None and (scopes.is_worker or known.watch.is_same()):
+        return known
     data, pickler = pickle_inline(cls)
     sink = change_stamps.Sink(sys.maxsize)
     sink.write(data)
-    found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
+    found = Definition(
+        data, sink.digest(), pickler.modules, pickler.imports, pickler.sources, pickler.watch
+    )
     classes.keep(cls)
     while len(_definitions) >= _DEFINITIONS_MAX:
         del _definitions[next(iter(_definitions))]
-    _definitions[identity] = (pickler.watch, found)
+    _definitions[identity] = found
     return found
 
 

@@ -452,6 +452,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self.modules |= definition.modules
         self.imports |= definition.imports
         self.sources.update(definition.sources)
+        self.watch.add_part(definition.watch)
         return classes.resolve, (
             change_stamps.identity_of(cls), definition.digest, cls.__module__, cls.__qualname__, definition.data
         )  # fmt: skip

@@ -14,7 +14,8 @@ import builtins
 import importlib
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -58,14 +59,44 @@ def end_loading() -> None:
 
 def put_back() -> None:
     """Undo all changes in the undo list, last one first: the job whose arguments made them has ended."""
+    global _changed
+    _changed += 1
     while changes:
         changes.pop()()
 
 
 def note_change(undo: Callable[[], object]) -> None:
-    """Add a change to the undo list (``undo`` puts it back). A change before the computation is loaded stays."""
+    """Add a change to the undo list (``undo`` puts it back). A change before the computation is loaded stays, and so
+    does one in a ``lasting`` block.
+    """
+    global _changed
+    _changed += 1
     if _is_loaded:
         changes.append(undo)
+
+
+_changed = 0
+"""Number of changes of what was here before, and of times that changes were undone: ``count_changes``."""
+
+
+def count_changes() -> int:
+    """Returns a number that grows when pickles change globals or classes that were here, and when that is undone.
+
+    While it is the same, a function that was loaded by value finds the globals that it came with, but for what jobs
+    have made of them.
+    """
+    return _changed
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Have changes that pickles make in the block stay: they bring code of the computation, as it does itself."""
+    global _is_loaded
+    before, _is_loaded = _is_loaded, False
+    try:
+        yield
+    finally:
+        _is_loaded = before
 
 
 # Called by pickles that are loaded.
