@@ -41,6 +41,10 @@ class PicklingError(UsageError):
     """A function, argument or result cannot be sent to another process; the text says which object in it."""
 
 
+class UnpicklingError(PicklingError):
+    """Arguments of a job were sent, and cannot be rebuilt where the job is to run; the text says why."""
+
+
 # The peer can act.
 
 
@@ -80,7 +84,17 @@ class StateDirectoryError(DispyError):
 
 
 class JobError(DispyError):
-    """A job did not end by returning: it was killed or cancelled, or its worker died (``DispyJob.error``)."""
+    """A job did not end by returning: it was killed or cancelled, or its worker died (``DispyJob.error``).
+
+    Attributes:
+        raised: What an item of a map has raised that would end this program, too, such as ``SystemExit``; else None.
+    """
+
+    raised: BaseException | None = None
+
+
+class LostError(JobError):
+    """A job has no result: its process died, its node was lost, or its arguments or result cannot be rebuilt."""
 
 
 class NotPlainError(DispyError):

@@ -234,6 +234,16 @@ class NodeAllocate:
         left = cpus + self.cpus
         return left if left > 0 else cpus
 
+    def limit_cpus(self, node: bytes, cpus: int, connected: Callable[[], Iterable[bytes]]) -> int:
+        """Returns how many of the CPUs that ``allocate`` wants are used: all. A limit over several nodes has fewer.
+
+        Args:
+            node: Identity of the node.
+            cpus: CPUs that are wanted, at most those that the node offers.
+            connected: Returns the identities of all nodes that are connected. Not to be called on the engine's loop.
+        """
+        return cpus
+
 
 def parse_nodes(nodes: Any) -> list[NodeAllocate]:
     """Parse a ``nodes`` argument in any of its forms; None or empty stands for all nodes of this machine.

@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from dispy import payload
-from dispy.errors import DispyError, PicklingError, ProgramError
+from dispy.errors import DispyError, PicklingError, ProgramError, UnpicklingError
 from dispy.protocol import limits
 from dispy.protocol.output import cut_reason
 from dispy.system.escaping import sendable
@@ -29,13 +29,17 @@ def describe(
         where: The node's name, and the working directory of jobs: for the note on a file or module that is missing.
         depth: Number of frames of the worker above those of the job, which the traceback leaves out.
     """
-    if step == "result":
+    if step == "result" and isinstance(
+        error, Exception
+    ):  # else it is an exit, as if the job had called for it
         culprit = payload.find_culprit(value, "the result") or of_error(error)
         return _describe_ours(PicklingError(f"the job's result cannot be sent: {culprit}"))
     if step == "arguments":
         note_missing(error, *where)
         cause = "; ".join([of_error(error), *getattr(error, "__notes__", ())])
-        return _describe_ours(PicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}"))
+        return _describe_ours(
+            UnpicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}")
+        )
     if isinstance(error, ProgramError):
         return _describe_ours(error)
     note_missing(error, *where)

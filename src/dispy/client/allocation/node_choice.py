@@ -221,6 +221,10 @@ def ask(session: Session, allocations: list[NodeAllocate], info: NodeInfo) -> tu
             logger.exception("allocate for node %s failed; the node is not used", info.name)
             return NOTHING, f"allocate failed: {of_error(error)}"
         if cpus > 0:
+            cpus = allocation.limit_cpus(
+                info.node, min(cpus, info.cpus), lambda: [known.node for known in session.known_nodes()]
+            )
+        if cpus > 0:
             depends = list(allocation.depends or ())
             return Choice(min(cpus, info.cpus), allocation.setup_args, depends), ""
         if allocation.matches(address):

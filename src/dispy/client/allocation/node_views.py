@@ -41,6 +41,8 @@ def on_usable(session: Session, info: NodeInfo, is_usable: bool, reason: str) ->
     why = explain(reason, session.shipped.base, session.options.files, info.ip_addr)
     if why:
         session.faults.on_failure(info.name, why)
+        if session.on_unusable is not None:
+            session.engine.callbacks.call(session.on_unusable, [(why,)])
         short = why.removeprefix(f"node {info.name}: ")
         if not info.is_gone:  # a lost node is logged once for all clusters
             logger.warning("cluster %s cannot use node %s: %s", session.name, info.name, short)

@@ -38,6 +38,7 @@ class Computation:
         is_program: True if the computation is a program: jobs get texts, and their output is bytes.
         extensions: Compiled modules of the user's own, which travel as files: pairs of a path here and one on nodes.
         known: Modules, functions and classes that nodes get with the code. Pickles of jobs refer to them by name.
+        is_call: True if the computation calls the first argument of each job: that of an executor.
         adapts: True if calls get other arguments than the caller gives: then ``arguments`` makes them.
 
     Raises:
@@ -46,7 +47,8 @@ class Computation:
     """
 
     __slots__ = (
-        "_owner", "_signature", "adapts", "code", "extensions", "is_program", "known", "method", "name", "program",
+        "_owner", "_signature", "adapts", "code", "extensions", "is_call", "is_program", "known", "method", "name",
+        "program",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,7 @@ class Computation:
                 hint="JobCluster(compute) where compute is a function",
             )
         _check_returns(computation)
+        self.is_call = computation is payload.CALL
         self.method = computation if isinstance(computation, types.MethodType) else None
         function: Callable[..., Any] = self.method.__func__ if self.method is not None else computation
         self.name = path if self.is_program else _name(function)
@@ -177,6 +180,8 @@ def _check_returns(function: Any) -> None:
 
 def _name(function: Any) -> str:
     """Returns the name of a function, or of the class of another callable, for messages."""
+    if function is payload.CALL:
+        return "Executor"
     return str(getattr(function, "__name__", "") or type(function).__name__)
 
 
@@ -252,5 +257,6 @@ def noted_computation(name: str, code: bytes, *, is_program: bool) -> Computatio
     made.extensions = []
     made.method = None
     made.is_program = is_program
+    made.is_call = False
     made.adapts = False
     return made

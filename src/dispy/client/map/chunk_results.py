@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy import payload
 from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.missing_files import advice_in, explain
-from dispy.errors import JobError
+from dispy.errors import JobError, LostError
 from dispy.system.wording import counted, of_error, short_repr
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ def item_error(
     raised = payload.load_exception(data, text) if data else None
     if not isinstance(raised, Exception):
         message = f"item {number} of the map failed: {text if raised is None else of_error(raised)}"
-        cause = raised.__cause__ if raised is not None else None
-        raised = JobError(message)
-        raised.__cause__ = cause
+        error = JobError(message)
+        error.raised = raised
+        error.__cause__ = raised.__cause__ if raised is not None else None
+        raised = error
     elif advice_in(text):
         raised.add_note(advice_in(text))
     raised.add_note(f"item {number} of the map of {session.name}: {item}")
@@ -124,8 +125,8 @@ def shown_item(chunk: Chunk, place: int) -> str:
         return f"<not shown: {counted(len(chunk.items), 'byte')}>"
 
 
-def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
-    """Returns a new ``JobError`` for a chunk that failed as a whole; its text names the items by number.
+def chunk_error(chunk: Chunk, name: str, reason: str) -> LostError:
+    """Returns a new ``LostError`` for a chunk that failed as a whole; its text names the items by number.
 
     Args:
         chunk: The chunk.
@@ -134,7 +135,7 @@ def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
     """
     last = chunk.first + chunk.count - 1
     which = f"item {last}" if chunk.count == 1 else f"items {chunk.first} to {last}"
-    error = JobError(f"{which} of the map of {name}: {reason}")
+    error = LostError(f"{which} of the map of {name}: {reason}")
     if chunk.count == 1:
         error.add_note(f"item {last} of the map: {shown_item(chunk, 0)}")
     return error

@@ -21,19 +21,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dispy import payload
 from dispy.client.arguments import tuples_of
 from dispy.client.job import FINISHED, TERMINATED
 from dispy.client.map import chunk_results
 from dispy.client.map.chunk_job import Chunk
+from dispy.client.map.options import Options
 from dispy.client.wakeup import Signal
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
-    from dispy.client.session.objects import Ref
     from dispy.client.session.state import Session
 
 CHUNK_S = 0.02
@@ -61,24 +61,6 @@ WINDOW_MAX = 1024
 FEWER = 8
 """Divisor of the chunk size: once a chunk of n items has failed as a whole, later chunks have at most n / 8 items, so
 that the next failure loses fewer results."""
-
-
-class Options(NamedTuple):
-    """The choices of a program for one ``map``.
-
-    Attributes:
-        is_starred: True if items of the one iterable are tuples of arguments (``starmap``).
-        until: When all results have to be here (monotonic seconds), or ``TimeoutError`` is raised; None: no limit.
-        keeps_errors: True: the exception of an item takes the place of its result. False: it ends the map.
-        constants: Reference to a dictionary that was put: the keyword arguments of all calls; None: there are none.
-        size: Items of a chunk; None: as many as take ``CHUNK_S``.
-    """
-
-    is_starred: bool = False
-    until: float | None = None
-    keeps_errors: bool = False
-    constants: Ref | None = None
-    size: int | None = None
 
 
 class Mapping:
@@ -115,6 +97,7 @@ class Mapping:
         """Most items of the next chunk; becomes smaller when a chunk fails as a whole."""
         bind = session.computation.method is not None
         is_starred = bind or options.is_starred or len(iterables) > 1
+        self._function = options.function
         number = next(session.map_numbers)
         self._way: payload.Way = (is_starred, options.keeps_errors, options.constants, number)
         """Tells workers how to call the function with the items (see ``payload.Way``); sent with each chunk."""
@@ -169,6 +152,14 @@ class Mapping:
     _has_other_nodes = False
     """True if CPUs have come or gone since the consumer last filled the window."""
 
+    def stop(self) -> None:
+        """Have the consumer end the map, as if it had been dropped, and cancel its chunks; on any thread."""
+        self._is_stopped = True
+        self.on_nodes()
+
+    _is_stopped = False
+    """True once ``stop`` was called: the consumer takes no results any more."""
+
     # The caller's side.
 
     def results(self) -> Generator[Any, None, None]:
@@ -177,12 +168,25 @@ class Mapping:
         An error ends this: it is raised after the results of the items before it. ``entry.begin_map`` takes the None:
         closing a generator that was never begun would not run its ``finally``, and its chunks would run on.
         """
+        batches = self.batches()
+        try:
+            yield from next(batches)
+            yield None
+            for results in batches:
+                yield from results
+        finally:
+            batches.close()
+
+    def batches(self) -> Generator[list[Any], None, None]:
+        """Send the first chunks, yield an empty list, then yield the results of each chunk, as ``results`` does."""
         try:
             self._fill()
-            yield None
+            yield []
             window = self._window
             while window:
                 self._wait_first()
+                if self._is_stopped:
+                    return
                 chunk = window.popleft()
                 self._waiting_bytes -= len(chunk.value)
                 results, error = self._open_chunk(chunk)
@@ -191,7 +195,7 @@ class Mapping:
                     self._fill()
                 else:
                     self._is_exhausted = True
-                yield from results
+                yield results
                 if error is not None:
                     raise error
             if self._error is not None:
@@ -222,7 +226,7 @@ class Mapping:
         while True:
             if self._note_ended():
                 self._fill()
-            if self._window[0].is_final:
+            if self._window[0].is_final or self._is_stopped:
                 return
             if not self._signal.wait(self._has_news, self._until):
                 first = self._window[0].first
@@ -427,7 +431,8 @@ class Mapping:
     def _dump(self, items: list[Any], first: int) -> payload.Buffer:
         """Returns the pickle of a chunk: items, way of calling, and the run time after which it gives items back."""
         long_s = LONG_S if self._chosen_size is None else float("inf")
-        return payload.dump_chunk(items, self._way, long_s, first, self._session.computation.known)
+        known = self._session.computation.known
+        return payload.dump_chunk(items, self._way, long_s, first, known, self._function)
 
     # Results.
 

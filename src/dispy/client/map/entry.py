@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Never
 
 from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
-from dispy.client.map.chunks import Mapping, Options
+from dispy.client.map.chunks import Mapping
+from dispy.client.map.options import Options
 from dispy.client.session import cancellation, objects, submission
 from dispy.client.tracebacks import briefly
 from dispy.errors import PicklingError, UsageError
@@ -111,6 +112,22 @@ def _begin_map(
 ) -> Iterator[Any]:
     """Send the first chunks, and return the iterator over the results, in the order of the items.
 
+    Arguments are those of ``make_map``.
+    """
+    results = make_map(session, iterables, options, constants, chunksize).results()
+    next(results)
+    return results
+
+
+def make_map(
+    session: Session,
+    iterables: tuple[Iterable[Any], ...],
+    options: Options,
+    constants: MappingType[str, Any] | None,
+    chunksize: int | None,
+) -> Mapping:
+    """Make a map. Nothing is sent before its ``results`` or ``batches`` are asked for the first time.
+
     Args:
         session: The cluster.
         iterables: One for each positional argument; for ``starmap`` one of tuples.
@@ -131,9 +148,7 @@ def _begin_map(
 
     mapping = Mapping(session, iterables, options, partial(submission.submit_chunk, session), end)
     session.maps.add(mapping)
-    results = mapping.results()
-    next(results)
-    return results
+    return mapping
 
 
 def _put_constants(session: Session, constants: MappingType[str, Any] | None, given: int) -> Ref | None:

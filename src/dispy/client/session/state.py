@@ -293,6 +293,8 @@ class Session:
     offers: dict[NodeId, int]
     """Number of CPUs that a node offered when ``allocate`` was last asked about it, by the node's identity. When the
     node offers another number ``allocate`` is asked again."""
+    on_unusable: Callable[[str], object] | None = None
+    """Called on the callbacks' thread with the reason why a node cannot be used; None: nobody is to be called."""
     faults: NodeFaults
     """Errors and reasons why nodes are not used, for ``why`` and warnings."""
     waiting: Waiting
