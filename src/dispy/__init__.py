@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from dispy.client.waiting import as_completed as as_completed
     from dispy.client.waiting import wait as wait
     from dispy.errors import DispyError as DispyError
+    from dispy.integrations.executor import Executor as Executor
+    from dispy.integrations.executor import WorkerDied as WorkerDied
     from dispy.protocol.output_reader import Output as Output
 
 __version__ = "5.0"
@@ -46,9 +48,11 @@ __all__ = [
     "FIRST_EXCEPTION",
     "DispyJob",
     "DispyNode",
+    "Executor",
     "JobCluster",
     "NodeAllocate",
     "SharedJobCluster",
+    "WorkerDied",
     "as_completed",
     "logger",
     "wait",
@@ -71,11 +75,13 @@ _HOMES = {
     "DispyJob": "dispy.client.job",
     "DispyNode": "dispy.client.nodes",
     "DispyNodeAvailInfo": "dispy.client.nodes",
+    "Executor": "dispy.integrations.executor",
     "JobCluster": "dispy.client.cluster",
     "NodeAllocate": "dispy.client.nodes",
     "Output": "dispy.protocol.output_reader",
     "Ref": "dispy.client.session.objects",
     "SharedJobCluster": "dispy.client.shared",
+    "WorkerDied": "dispy.integrations.executor",
     "logger": "dispy.client.logger",
     "recover_jobs": "dispy.client.recover",
     "recoverable": "dispy.client.recovery.dead_programs",
