@@ -13,6 +13,7 @@ CLAIMS = (
     "throughput",
     "journal",
     "mapping",
+    "executor",
     "put",
     "files",
     "files_beside",

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -334,7 +334,7 @@ def run_values(made: JobCluster, values: Sequence[Any], expected: Sequence[Any])
     return seconds
 
 
-def run_futures(made: ProcessPoolExecutor, function: Callable[[int], int], count: int) -> float:
+def run_futures(made: Executor, function: Callable[[int], int], count: int) -> float:
     """The same with futures; returns seconds."""
     submit = made.submit
     start = time.perf_counter()
