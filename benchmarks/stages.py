@@ -1,4 +1,4 @@
-"""Where the time of a job goes, process by process: the figures of ``docs/performance.md``.
+"""Where the time of a job goes, process by process: the figures of ``docs/explanation/performance.md``.
 
 CPU time of each thread, from the kernel's accounting in nanoseconds; wake-ups are the voluntary context switches.
 The program has two threads: its own, which submits and gathers, and the engine's. What the smallest steps cost on

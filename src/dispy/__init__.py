@@ -92,7 +92,7 @@ program little until it makes a cluster."""
 
 _GONE = {
     "auth_code": "nobody sends a code made of the secret any more; both sides prove that they know it, see "
-    "docs/security.md",
+    "docs/explanation/security.md",
 }
 """Reasons why names of dispy 4 will not come back, by name: the end of the text of the ``AttributeError``."""
 

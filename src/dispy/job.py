@@ -83,7 +83,7 @@ def job_id() -> Any:
 
 
 def job_seed() -> int:
-    """Returns a 32-bit seed for the random numbers of the running job: see docs/random-numbers.md.
+    """Returns a 32-bit seed for the random numbers of the running job: see docs/how-to/random-numbers.md.
 
     Each call in one job, or for one item of a ``map``, returns the same number. Outside of a job each call returns
     another random number.

@@ -397,7 +397,7 @@ def test_a_file_for_setup(make_cluster: MakeCluster, here: Path, caplog: Any) ->
 
 
 def test_the_example_of_setup(run_program: RunProgram) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "setup.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "setup.md").read_text()
     (example,) = re.findall(r"```python\n(import .*?)```", text, re.DOTALL)[:1]
     program = run_program(example, warnings=())
     assert program.wait(20) == 0, program.stderr

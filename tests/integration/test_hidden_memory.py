@@ -127,7 +127,7 @@ def test_jobs_cannot_read_other_programs(shared: Node, make_cluster: MakeCluster
 
 @needs_root
 def test_a_job_works_as_in_a_script_but_for_what_is_said(shared: Node, make_cluster: MakeCluster) -> None:
-    """The list of ``docs/security.md``, and what is not on it."""
+    """The list of ``docs/explanation/security.md``, and what is not on it."""
 
     def look() -> dict[str, str]:
         import faulthandler

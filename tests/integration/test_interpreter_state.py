@@ -93,7 +93,7 @@ STAYS = {
         "getattr(sys.modules.get('asyncio.events'), '_event_loop_policy', None) is None",
     ),
 }
-"""Changes of names and objects in modules, which stay, as docs/between-jobs.md says."""
+"""Changes of names and objects in modules, which stay, as docs/explanation/between-jobs.md says."""
 
 
 def do(change: str, look: str) -> tuple[int, Any, Any]:

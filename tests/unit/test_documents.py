@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "dispy"
 DOCUMENTS = sorted(
-    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 )
 RELEASE_LINES_MAX = 30
 """Lines that a user reads who decides whether to upgrade."""
@@ -76,7 +76,7 @@ def test_tests_that_are_named_are_there(document: str) -> None:
 
 def index() -> list[tuple[str, str, list[str]]]:
     """Rows of "Where is …?": the question, the file, and names in it."""
-    section = read("docs/architecture.md").split("\n## Where is …?\n")[1].split("\n## ")[0]
+    section = read("docs/explanation/architecture.md").split("\n## Where is …?\n")[1].split("\n## ")[0]
     rows = []
     for question, answer in re.findall(r"^\| ([^|]+\?) \| ([^|]+) \|", section, flags=re.MULTILINE):
         for path, names in re.findall(r"`([\w/]+\.py)`((?:(?:, | )`\w+`)*)", answer):
@@ -97,7 +97,7 @@ def test_the_index_answers_with_files_and_names_that_exist() -> None:
 
 
 def test_the_layout_names_every_module() -> None:
-    section = read("docs/architecture.md").split("\n## Layout\n")[1].split("\n## ")[0]
+    section = read("docs/explanation/architecture.md").split("\n## Layout\n")[1].split("\n## ")[0]
     rooms = {
         room: set(re.findall(r"`(\w+)`", text))
         for room, text in re.findall(r"^\| `([\w/]*)` \| (.+) \|$", section, flags=re.MULTILINE)

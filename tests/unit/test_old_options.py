@@ -150,7 +150,7 @@ def rows(text: str, heading: str) -> list[list[str]]:
     ids=["1", "2", "3"],
 )
 def test_the_page_says_what_became_of_each_option(options: dict[str, str | None], says: str) -> None:
-    text = (ROOT / "docs" / "coming-from-dispy-4.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "coming-from-dispy-4.md").read_text()
     told = {
         option: row[1]
         for row in rows(text, "Options of dispynode")

@@ -91,7 +91,9 @@ def test_values_that_have_moved_can_be_read_and_assigned(name: str) -> None:
 
 
 def test_what_is_gone_says_why() -> None:
-    with pytest.raises(AttributeError, match=r"'auth_code': nobody sends a code .* docs/security.md"):
+    with pytest.raises(
+        AttributeError, match=r"'auth_code': nobody sends a code .* docs/explanation/security.md"
+    ):
         _ = dispy.auth_code  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match=r"has no attribute 'no_such_name'$"):
         _ = dispy.no_such_name  # type: ignore[attr-defined]

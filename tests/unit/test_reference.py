@@ -10,7 +10,7 @@ import pytest
 import dispy
 from dispy import config
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "overview.md"
 WORDS = frozenset(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", PAGE.read_text()))))
 UNSAID = {"covers", "matches", "is_plain", "is_usable", "allocate", "id_iter", "touch"}
 """Of the classes, for those who derive from them."""

@@ -36,7 +36,7 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 @click.command(
     cls=Underscores,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="All options of dispy 4 are known: docs/coming-from-dispy-4.md says what each does now.",
+    epilog="All options of dispy 4 are known: docs/how-to/coming-from-dispy-4.md says what each does now.",
 )
 @click.version_option(__version__, prog_name="dispynode")
 @click.option(

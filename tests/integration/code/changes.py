@@ -1,4 +1,4 @@
-"""The program changes things after it has sent them: what jobs see then, as docs/code.md has it in its table."""
+"""The program changes things after it has sent them: what jobs see then, as docs/explanation/code.md has it in its table."""
 
 import importlib
 import pathlib

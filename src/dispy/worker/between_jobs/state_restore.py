@@ -1,4 +1,4 @@
-"""State of a worker that a job may change, put back before the next job. docs/between-jobs.md lists all of it.
+"""State of a worker that a job may change, put back before the next job: see docs/explanation/between-jobs.md.
 
 Theory of operation. Most changes are noticed at the function that makes them (``os.chdir``, ``signal.signal``, …),
 which is replaced by one that notes the call; so a change costs time only in the job that makes it. Directory and
