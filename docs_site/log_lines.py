@@ -49,7 +49,7 @@ def logged(source: Path) -> list[Line]:
         text = path.read_text()
         module = path.relative_to(source).as_posix()
         for line in in_module(text, module):
-            if re.search(r"\w", line.text):
+            if line.text != "…":
                 found.append(line)
     return found
 
@@ -75,7 +75,7 @@ def _place_of_text(node: ast.Call, is_limited: bool) -> int | None:
     called = node.func
     name = last_name(called)
     if name in RELAYS:
-        return RELAYS[name]
+        return None if last_name(node.args[0]) in ("INFO", "DEBUG") else RELAYS[name]
     if not isinstance(called, ast.Attribute):
         return None
     owner = last_name(called.value)
