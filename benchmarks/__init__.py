@@ -14,6 +14,7 @@ CLAIMS = (
     "journal",
     "mapping",
     "executor",
+    "peers",
     "put",
     "files",
     "files_beside",
