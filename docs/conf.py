@@ -8,10 +8,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # docs_site, which is not installed
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
 import dispy
-from docs_site.pages import REPOSITORY, filled
+from docs_site.pages import REPOSITORY, UnknownPlace, filled
 
 project = "dispy"
 author = "the authors of dispy"
@@ -50,7 +51,10 @@ pygments_dark_style = "github-dark"
 
 def _fill(app: Sphinx, name: str, content: list[str]) -> None:
     """Fill the places of a page. Called for each page before it is parsed."""
-    content[0] = filled(content[0], Path(app.srcdir) / f"{name}.md")
+    try:
+        content[0] = filled(content[0], Path(app.srcdir) / f"{name}.md")
+    except UnknownPlace as error:
+        raise ExtensionError(str(error)) from error
 
 
 def _read_docstring(

@@ -21,6 +21,10 @@ PLACE = re.compile(r"^<!-- filled from the source: ([\w ]+?) -->$", flags=re.MUL
 """Line of a page that is replaced: a comment, so that the page reads well where nothing fills it."""
 
 
+class UnknownPlace(Exception):
+    """A page has a place that nothing fills; the text names both."""
+
+
 def _source(module: str) -> str:
     return (SOURCE / module).read_text()
 
@@ -43,8 +47,14 @@ def filled(text: str, page: Path) -> str:
         page: Path of the page.
 
     Raises:
-        KeyError: A place has a name that nothing fills.
+        UnknownPlace: A place has a name that nothing fills.
     """
+    unknown = [name for name in PLACE.findall(text) if name not in FILLERS]
+    if unknown:
+        raise UnknownPlace(
+            f"{page.name}: nothing fills the place {', '.join(map(repr, unknown))}; docs_site/pages.py fills "
+            f"{', '.join(FILLERS)}"
+        )
     text = PLACE.sub(lambda found: FILLERS[found[1]](), text)
     return re.sub(r"\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)", lambda found: _link(found, page), text)
 

@@ -214,7 +214,7 @@ def test_lines_of_the_log_are_found_in_each_form(source: str, texts: list[str]) 
 
 
 def test_a_place_that_nothing_fills_is_an_error() -> None:
-    with pytest.raises(KeyError, match="nonsense"):
+    with pytest.raises(pages.UnknownPlace, match=r"a\.md: nothing fills the place 'nonsense'.* dispynode"):
         pages.filled("<!-- filled from the source: nonsense -->", REFERENCE / "a.md")
 
 
