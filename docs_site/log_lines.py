@@ -1,4 +1,4 @@
-"""Warnings and errors that dispy logs, read from its source: the page of log lines is compared with them."""
+"""Warnings, errors and notices that dispy logs, read from its source: the page of log lines is compared with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVELS = frozenset({"warning", "error", "exception", "critical"})
 LOGGERS = frozenset({"logger", "_logger", "node_logger"})
 """Names of variables and attributes that are loggers."""
 
-RELAYS = {"say_fault": 1, "_say_once": 1}
+RELAYS = {"say_fault": 1, "_say_once": 1, "notice": 0}
 """Functions that log a text they are given: the place of the text among their arguments, by name."""
 
 LIMITED = "LogLimit(LOG_EVERY_S, LOG_LINES_MAX, logger.warning"
@@ -37,7 +37,9 @@ class Line(NamedTuple):
 
 
 def logged(source: Path) -> list[Line]:
-    """Returns all lines that the modules below a directory may log as warnings or worse, by module and line.
+    """Returns all lines that the modules below a directory may log as warnings or worse, or tell a program's user.
+
+    They are in the order of modules and lines.
 
     Left out are lines whose whole text is an error's own, or a reason given in other words elsewhere (``"%s"``).
 

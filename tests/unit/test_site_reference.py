@@ -182,7 +182,7 @@ def test_each_status_is_explained() -> None:
 
 def test_each_warning_and_error_of_the_log_is_explained_and_no_other() -> None:
     logged = log_lines.logged(pages.SOURCE)
-    assert len(logged) > 80
+    assert len(logged) > 90
     listed = log_lines.listed(page("log-lines"))
     assert len(listed) == len(set(listed))
     new = [f"{line.text}  ({line.place})" for line in logged if line.text not in listed]
@@ -202,6 +202,8 @@ def test_each_warning_and_error_of_the_log_is_explained_and_no_other() -> None:
         ('warnings.warning("a")\nlogger.info("b")', []),
         ("logger.warning(text)", []),
         ('_say_once(3, f"a {b} c")', ["a … c"]),
+        ('_say_once(logging.INFO, "a")', []),
+        ('notice(f"a {b}" f"{c!r} d")\nnotice("e", logging.WARNING)', ["a …… d", "e"]),
         ('x = LogLimit(LOG_EVERY_S, LOG_LINES_MAX, logger.warning, later)\nself._log.line(a, b, "c %s", d)', ["c …"]),
         ('self._log.line(a, b, "c %s", d)', []),
     ],
