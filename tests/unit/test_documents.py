@@ -74,6 +74,12 @@ def test_tests_that_are_named_are_there(document: str) -> None:
     assert set(re.findall(r"\btest_\w+\.py\b", read(document))) <= known
 
 
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if re.match("docs/(ref|exp)", each)])
+def test_the_first_paragraph_says_for_whom_the_page_is(document: str) -> None:
+    first = read(document).split("\n\n")[1]
+    assert re.search(r"\b[Ff]or (who|some|every|an? |those|users|programs)", first), first
+
+
 def index() -> list[tuple[str, str, list[str]]]:
     """Rows of "Where is …?": the question, the file, and names in it."""
     section = read("docs/explanation/architecture.md").split("\n## Where is …?\n")[1].split("\n## ")[0]
