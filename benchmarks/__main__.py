@@ -14,7 +14,6 @@ The exit code tells whether all ran; no figure is asserted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import faulthandler
 import importlib
 import os
@@ -26,12 +25,21 @@ import time
 from typing import NoReturn
 
 import msgspec
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import CLAIMS
-from benchmarks.harness import RESULTS, ROOT, SAYS_STATISTICS, STATISTICS, STOP_S, USER, Bound, Result, Row
+from benchmarks.harness import (
+    RESULTS,
+    ROOT,
+    SAYS_STATISTICS,
+    STATISTICS,
+    USER,
+    Bound,
+    Result,
+    Row,
+    end_tree,
+)
 
 QUICK_S = 20.0
 FULL_S = 400.0
@@ -149,22 +157,6 @@ def run_apart(name: str, is_quick: bool, against: str | None = None, times: int 
     if code:
         return f"failed with exit code {code}"
     return ""
-
-
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all below it: by request, then by force."""
-    below = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        below = psutil.Process(process.pid).children(recursive=True)
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for child in below:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
 
 
 def _say_statistics(name: str) -> None:

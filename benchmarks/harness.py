@@ -241,6 +241,22 @@ def end(process: subprocess.Popen[Any]) -> None:
         process.stdout.close()
 
 
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all below it: by request, then by force."""
+    below = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
 @contextlib.contextmanager
 def node() -> Iterator[int]:
     """A node with two CPUs in a sandbox of its own; yields its pid."""

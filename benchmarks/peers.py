@@ -61,8 +61,9 @@ def _measured(name: str, scale: float) -> Figures | None:
     """Returns the figures of one round of a library; None if it is not installed, or fails, as the log says."""
     command = [sys.executable, "-m", "benchmarks.programs.peers", name, str(scale)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(harness.ROOT), *_python_path()])}
-    with harness.sandbox():
+    with harness.sandbox() as directory:
         environment.update({key: os.environ[key] for key in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR")})
+        environment["TMPDIR"] = str(directory)
         process = subprocess.Popen(command, cwd=harness.ROOT, env=environment, stdout=subprocess.PIPE)
         try:
             said, _ = process.communicate(timeout=LIMIT_S)
@@ -70,7 +71,7 @@ def _measured(name: str, scale: float) -> Figures | None:
             print(f"{name} has not ended after {LIMIT_S:g} s", file=sys.stderr)
             said = b""
         finally:
-            harness.end(process)
+            harness.end_tree(process)
     if process.returncode:
         print(f"{name} has failed with exit code {process.returncode}", file=sys.stderr)
         return None
