@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from .helpers import Program, wait_for
+from .helpers import STOP_S, Program, wait_for
 from .pages import Step, is_shown, pattern
 from .test_program import NOTICE
 
@@ -61,6 +62,23 @@ def work_through(steps: Iterable[Step], start: Start, directory: Callable[[str],
             _compare(step, _running(step, running))
     for step, program in running:
         _compare(step, program)
+
+
+def end(started: Iterable[Program]) -> None:
+    """End what a page has left running, such as nodes after a step that differs: in order, else by force."""
+    programs = list(started)
+    with suppress(AssertionError):
+        for program in programs:
+            if program.process.poll() is None:
+                program.send(signal.SIGTERM)
+        wait_for(
+            lambda: [program.pid for program in programs if program.process.poll() is None],
+            lambda left: not left,
+            what="all have ended",
+            deadline_s=STOP_S,
+        )
+    for program in programs:
+        program.end()
 
 
 def _command(step: Step) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from .conftest import StartNode
 from .helpers import Place, Program
-from .page_reader import Start, work_through
+from .page_reader import Start, end, work_through
 from .pages import DOCS, steps
 from .typed_commands import commands_on_path
 
@@ -64,8 +64,7 @@ def start(place: Place, start_node: StartNode) -> Iterator[Start]:
         return program
 
     yield start
-    for program in started:
-        program.end()
+    end(started)
 
 
 @pytest.mark.parametrize("has_node", [False, True], ids=["alone", "node"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from .helpers import Place, Program
+from .page_reader import end
 from .typed_commands import commands_on_path, write_command
 
 ADDRESSES = {"a": "192.168.1.10", "b": "192.168.1.20", "c": "192.168.1.30"}
@@ -102,8 +103,7 @@ class ThreeMachines:
 
     def close(self) -> None:
         """End what still runs."""
-        for program in self._started:
-            program.end()
+        end(self._started)
 
 
 @contextmanager
