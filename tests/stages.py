@@ -23,6 +23,7 @@ STAGED = (
     "integration/test_containers.py",
     "integration/test_found.py",
     "integration/test_tls_machines.py",
+    "integration/test_tutorial.py",
     # Terminals that are hung up.
     "integration/test_terminal.py",
     # Long runs with much, and all that may be left of it.
@@ -39,6 +40,7 @@ STAGED = (
     # Whole programs, one process or more for each row of a table.
     "integration/test_examples.py",
     "integration/test_heard.py",
+    "integration/test_how_to.py",
     "integration/test_interrupts.py",
     "integration/test_random_numbers.py",
     "integration/test_setup.py",

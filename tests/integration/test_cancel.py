@@ -204,6 +204,31 @@ def test_cancel_of_a_foreign_job(make_cluster: MakeCluster) -> None:
 
 
 @pytest.mark.usefixtures("a_node")
+@pytest.mark.parametrize("several", [False, True], ids=["one", "list"])
+def test_a_callback_cancels_the_job_that_it_is_called_with(
+    make_cluster: MakeCluster, several: bool
+) -> None:
+    """With a provisional result that is a copy, which stands for the job; it does so in its cluster only."""
+    heard: list[tuple[int, int, str]] = []
+
+    def on_job(job: dispy.DispyJob) -> None:
+        if job.status == dispy.DispyJob.ProvisionalResult:
+            given = [job] if several else job
+            heard.append((other.cancel(given), cluster.cancel(given), cluster.why(job)))
+
+    cluster, other = make_cluster(long, job_status=on_job), make_cluster(long)
+    others_first = other.submit()  # which has the same number
+    wait_runs(others_first)
+    job = cluster.submit("catches")
+    assert job.wait(10)
+    assert (job.status, job.result) == (FINISHED, "best value")
+    assert not others_first.wait(0.05)
+    ((refused, cancelled, why),) = heard
+    assert (refused, cancelled) == (-1, 0)
+    assert "node" in why
+
+
+@pytest.mark.usefixtures("a_node")
 def test_waiting_on_a_cancelled_job_ends(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(long)
     job = cluster.submit()

@@ -33,13 +33,27 @@ def cancel(session: Session, job: DispyJob | Iterable[DispyJob]) -> int:
         session.check_open()
     if not isinstance(job, DispyJob):
         return _cancel_several(session, job)
-    if session.jobs.get(job.number) is not job:
+    own = unfinished(session, job)
+    if own is None:
         return -1
     with session.status_guard:
-        job._cancel()  # pyright: ignore[reportPrivateUsage]  # not for programs
-    session.cancels.append(job.number)
+        own._cancel()  # pyright: ignore[reportPrivateUsage]  # not for programs
+    session.cancels.append(own.number)
     _post_cancels(session)
     return 0
+
+
+def unfinished(session: Session, job: DispyJob) -> DispyJob | None:
+    """Returns the unfinished job of a cluster that a job is, or is a copy of; None if there is none.
+
+    Callbacks get a copy with each provisional result, and call ``cancel`` and ``why`` with it. On any thread.
+    """
+    own = session.jobs.get(job.number)
+    if own is job:
+        return job
+    # A copy: of this cluster, and not of another one that has a job of the same number.
+    is_ours = job._session is session  # pyright: ignore[reportPrivateUsage]
+    return own if type(own) is DispyJob and is_ours else None
 
 
 def _cancel_several(session: Session, jobs: Iterable[DispyJob]) -> int:
@@ -57,8 +71,7 @@ def _cancel_several(session: Session, jobs: Iterable[DispyJob]) -> int:
     for job in several:
         if not isinstance(job, DispyJob):
             raise UsageError(f"cancel takes jobs, not {describe(job)}", hint=JOBS_ARE)
-    is_open = session.jobs.get
-    left = [job for job in several if is_open(job.number) is job]
+    left = [own for job in several if (own := unfinished(session, job)) is not None]
     with session.status_guard:
         for job in left:
             job._cancel()  # pyright: ignore[reportPrivateUsage]  # not for programs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dispy.client.arguments import describe
 from dispy.client.job import STATUS_NAMES, DispyJob
 from dispy.client.nodes import covers_loopback, say_blind
-from dispy.client.session.cancellation import JOBS_ARE
+from dispy.client.session.cancellation import JOBS_ARE, unfinished
 from dispy.client.session.inbox import take_inbox
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
@@ -72,7 +72,7 @@ def _ask_why(session: Session, job: DispyJob) -> Future[tuple[str, list[str]]]:
     Raises:
         UsageError: The job is not an unfinished one of this cluster.
     """
-    if session.jobs.get(job.number) is not job:
+    if unfinished(session, job) is None:
         raise UsageError(
             f"{job!r} is not a job of cluster {session.name}",
             hint="ask the cluster that it was submitted to",
