@@ -44,13 +44,13 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-async def one_by_one(cluster: JobCluster, count: int) -> list[int]:
+async def one_by_one(cluster: JobCluster[..., int], count: int) -> list[int]:
     """Submit all, then await each in one coroutine."""
     jobs = [cluster.submit(number) for number in range(count)]
     return [await job for job in jobs]
 
 
-async def gathered(cluster: JobCluster, count: int) -> list[int]:
+async def gathered(cluster: JobCluster[..., int], count: int) -> list[int]:
     """Submit all, then await each in a task of its own."""
     return await asyncio.gather(*[cluster.submit(number) for number in range(count)])
 
