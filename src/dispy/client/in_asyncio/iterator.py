@@ -42,6 +42,8 @@ class LoopIterator(AsyncIterator[T], Generic[T]):
         """Items that are there, and were not taken."""
         self._is_awaited = False
         """True while a task waits for the next item."""
+        self._is_closed = False
+        """True once ``aclose`` was called: there is nothing to wait for."""
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -76,7 +78,7 @@ class LoopIterator(AsyncIterator[T], Generic[T]):
         """Wait until there is news; False if there is none in time."""
         self._is_awaited = True
         try:
-            return await self._signal.wait(self._has_news, self._until)
+            return await self._signal.wait(lambda: self._is_closed or self._has_news(), self._until)
         finally:
             self._is_awaited = False
 
@@ -87,10 +89,5 @@ class LoopIterator(AsyncIterator[T], Generic[T]):
         """
         self._ready = iter(())
         self._steps.close()
-        self._has_news = _always
+        self._is_closed = True
         self._signal.wake()
-
-
-def _always() -> bool:
-    """Returns True: a closed iterator has nothing to wait for."""
-    return True
