@@ -15,6 +15,7 @@ import uvloop
 import dispy
 from dispy.client.in_asyncio.iterator import LoopIterator
 from dispy.client.in_asyncio.signal import LoopSignal
+from dispy.client.in_asyncio.submission import submit_in_turn
 from dispy.client.in_asyncio.threads import in_thread
 from dispy.client.job import FINISHED, TERMINATED, DispyJob
 from dispy.errors import JobError, UsageError
@@ -434,3 +435,23 @@ def test_what_blocks_runs_on_a_thread_of_its_own(loop: Loop) -> None:
         gate.set()
 
     run(main(), loop)
+
+
+# Calls that wait for their turn.
+
+
+def test_no_thread_for_calls_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them fails, and none waits for ever."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    session: Any = SimpleNamespace(check_open=lambda: None, waiting_calls=None)
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await submit_in_turn(session, (), {})
+        assert not session.waiting_calls
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    asyncio.run(main())

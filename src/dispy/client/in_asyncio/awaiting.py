@@ -8,14 +8,12 @@ per loop, and no task blocks a thread.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import types
 from collections import deque
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Any, Protocol
 
 
 class Awaited(Protocol):
@@ -43,9 +41,7 @@ def wait_in_loop(job: Awaited, limit_s: float | None = None) -> Generator[Any, N
     Raises:
         RuntimeError: No loop runs in this thread.
     """
-    from asyncio import get_running_loop
-
-    loop = get_running_loop()
+    loop = asyncio.get_running_loop()
     future = loop.create_future()
     waiter = _LoopWaiter(_post_of(loop), future)
     timer = None if limit_s is None else loop.call_later(limit_s, complete, future)

@@ -8,15 +8,17 @@ from collections.abc import Mapping as MappingType
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, overload
 
-from dispy.client.in_asyncio import submission
 from dispy.client.in_asyncio.iterator import LoopIterator
 from dispy.client.in_asyncio.signal import LoopSignal
+from dispy.client.in_asyncio.submission import submit_in_turn
 from dispy.client.in_asyncio.threads import in_thread
 from dispy.client.job import DispyJob
 from dispy.client.jobs.type_parameters import P, R
 from dispy.client.map.entry import checked_map
 from dispy.client.session import shutdown
-from dispy.client.tracebacks import briefly
+from dispy.client.session.submission import submit_nowait
+from dispy.client.tracebacks import brief, briefly
+from dispy.errors import UsageError
 
 if TYPE_CHECKING:
     from dispy.client.session.state import Session
@@ -47,7 +49,15 @@ class ClusterInLoop(Generic[P, R]):
             PicklingError: An argument cannot be sent; says which, and what in it.
             UsageError: The cluster is closed, or is being closed; or it was made by a parent process.
         """
-        return await submission.submit(self._session, args, kwargs)
+        session = self._session
+        if not session.waiting_calls and "dispy_job_depends" not in kwargs:
+            try:
+                job = submit_nowait(session, args, kwargs)
+            except UsageError as error:
+                raise brief(error) from error.__cause__
+            if job is not None:
+                return job
+        return await submit_in_turn(session, args, kwargs)
 
     @overload
     def amap(

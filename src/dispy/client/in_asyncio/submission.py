@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispy.client.in_asyncio.awaiting import complete
 from dispy.client.job import DispyJob
-from dispy.client.session.submission import submit_nowait, with_room
+from dispy.client.session.submission import with_room
 from dispy.client.tracebacks import brief
 from dispy.errors import UsageError
 
@@ -103,11 +103,14 @@ class Calls:
             self._is_served = True
         try:
             threading.Thread(target=self._serve, name="dispy submit", daemon=True).start()
-        except BaseException:
+        except RuntimeError as error:  # no thread can be started: none of these calls has its turn
             with self._guard:
                 self._is_served = False
+                left = list(self._calls)
                 self._calls.clear()
-            raise
+            for each in left:
+                each.error = error
+                each.tell()
 
     def _serve(self) -> None:
         """Submit the jobs of calls until none is left: what the thread does."""
@@ -142,14 +145,10 @@ class Calls:
             call.submit(self._session)
 
 
-async def submit(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DispyJob:
-    """Submit a job without blocking the loop: the work of ``JobCluster.asubmit``."""
+async def submit_in_turn(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DispyJob:
+    """Submit a job when all calls before it had their turn, and there is room: how ``asubmit`` waits."""
     try:
         calls = session.waiting_calls
-        if not calls and "dispy_job_depends" not in kwargs:
-            job = submit_nowait(session, args, kwargs)
-            if job is not None:
-                return job
         session.check_open()
         if calls is None:
             calls = session.waiting_calls = Calls(session)

@@ -43,6 +43,7 @@ async def in_thread(name: str, function: Callable[..., T], *arguments: Any) -> T
             error = raised
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(tell, result, error)
+        del result, error  # the error refers to this frame: a cycle
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await future

@@ -108,7 +108,7 @@ class JobState(msgspec.Struct, gc=False, eq=False):
         """
         with guard:
             before = waiters_in(self._waiter)
-            if isinstance(waiter, threading.Event):
+            if before and isinstance(waiter, threading.Event):
                 for other in before:
                     if isinstance(other, threading.Event):
                         return other

@@ -160,18 +160,16 @@ def submit_bounded(
 
 def submit_nowait(session: Session, args: Args, kwargs: Kwargs) -> DispyJob | None:
     """Submit a job if the caller does not have to wait for that; returns None if he has to. For asyncio loops."""
-    if not session.engine.is_current():
-        if session.journal is not None and session.journal.thread.is_behind:
-            return None
-        if not session.room.acquire(blocking=False):
-            return None
+    journal = session.journal
+    if (journal is None or not journal.thread.is_behind) and session.room.acquire(blocking=False):
         try:
-            if session.full or len(session.jobs) >= session.options.queued_max:
-                return None
-            return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
+            if not session.full and len(session.jobs) < session.options.queued_max:
+                return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
         finally:
             session.room.release()
-    return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
+    if session.engine.is_current():
+        return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
+    return None
 
 
 def with_room(session: Session, then: Callable[[], None]) -> None:
