@@ -590,10 +590,13 @@ def test_close_waits_for_callbacks_of_jobs(make_cluster: MakeCluster, gate: Path
         when(str(gate))
         told.append(job.result)
 
-    cluster.submit("/", 3).add_done_callback(slow)
-    threading.Timer(0.05, gate.touch).start()
-    with cluster:
-        pass
+    job = cluster.submit("/", 3)
+    job.add_done_callback(slow)
+    assert job.wait(SOON_S)
+    assert cluster.wait(0.1) is False, "the function has not returned"
+    assert cluster.close(0.1) is False
+    gate.touch()
+    assert cluster.close()
     assert told == [3]
 
 

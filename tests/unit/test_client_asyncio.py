@@ -13,6 +13,8 @@ import pytest
 import uvloop
 
 import dispy
+from dispy.client.in_asyncio.awaiting import complete
+from dispy.client.in_asyncio.entry import ClusterInLoop
 from dispy.client.in_asyncio.iterator import LoopIterator
 from dispy.client.in_asyncio.signal import LoopSignal
 from dispy.client.in_asyncio.submission import submit_in_turn
@@ -455,3 +457,27 @@ def test_no_thread_for_calls_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     asyncio.run(main())
+
+
+def test_a_call_does_not_overtake_those_that_wait(loop: Loop) -> None:
+    """Although there is room at this moment."""
+    queued: list[Any] = []
+
+    class Waiting:
+        def add(self, call: Any) -> None:
+            queued.append(call.arguments)
+            call.job = new_job()
+            complete(call.future)
+
+    def submit(*_job: Any) -> Any:
+        raise AssertionError("submitted before its turn")
+
+    cluster: ClusterInLoop[..., Any] = ClusterInLoop()
+    session: Any = SimpleNamespace(
+        waiting_calls=Waiting(), check_open=lambda: None, submit=submit, journal=None, room=threading.RLock(),
+        full="", jobs={}, options=SimpleNamespace(queued_max=1),
+    )  # fmt: skip
+    cluster._session = session
+
+    assert run(cluster.asubmit(1, n=2), loop).number == 1
+    assert queued == [((1,), {"n": 2})]

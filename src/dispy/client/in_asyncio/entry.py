@@ -117,9 +117,8 @@ class ClusterInLoop(Generic[P, R]):
         the task is cancelled while this waits for them.
         """
         session = self._session
-        if (
-            session.engine.is_current()
-        ):  # a loop on the thread of callbacks, which must not wait for callbacks
+        # In a loop that runs in a callback: another thread would wait for that callback.
+        if session.engine.is_current():
             shutdown.leave_block(session, kind)
             return
         try:
