@@ -1,4 +1,4 @@
-"""Jobs in asyncio: each can be awaited, by any number of coroutines, and none of them blocks the loop."""
+"""Jobs in asyncio: nothing here blocks the loop, and a task that ends takes its job along where that is wanted."""
 
 import asyncio
 
@@ -14,12 +14,6 @@ def compute(n: float) -> float:
     return n * 2
 
 
-async def ask(cluster: dispy.JobCluster, n: float) -> float:
-    job = cluster.submit(n)
-    await job  # None if it failed
-    return job.get() + 1  # which then raises what the job has raised
-
-
 async def main() -> None:
     ticks = 0
 
@@ -29,27 +23,47 @@ async def main() -> None:
             await asyncio.sleep(0.01)
             ticks += 1
 
-    with dispy.JobCluster(compute) as cluster:
-        ticking = asyncio.create_task(tick())
-        values = await asyncio.gather(*[ask(cluster, n / 20) for n in range(10)])
-        ticking.cancel()
+    ticking = asyncio.create_task(tick())
+    async with dispy.JobCluster(compute, max_queued=4) as cluster:
+        # While four jobs have not ended, asubmit waits: a fast producer does not run away.
+        jobs = [await cluster.asubmit(n / 20) for n in range(10)]
+        values = await asyncio.gather(*jobs)
         print(f"{values}, and the loop turned {ticks} times meanwhile")
-        assert values == [n / 20 * 2 + 1 for n in range(10)]
+        assert values == [n / 10 for n in range(10)]
         assert ticks > 3
 
+        results = [result async for result in cluster.amap([0.01] * 20)]
+        assert results == [0.02] * 20
+
+        slow, quick = await cluster.asubmit(0.3), await cluster.asubmit(0)
+        ended = [job async for job in dispy.aas_completed([slow, quick], timeout=60)]
+        assert ended == [quick, slow]
+        print(f"{len(results)} results of a map; of two jobs the quick one came first")
+
+        bad = await cluster.asubmit(-1)
         try:
-            await ask(cluster, -1)
+            await bad.aget()  # raises what the job has raised; await bad would give None
+            raise AssertionError("it should have failed")
         except ValueError as error:
             print(f"failed: {error}")
 
-        job = cluster.submit(60)
+        job = await cluster.asubmit(60)
         try:
-            await asyncio.wait_for(job, 0.2)
-        except TimeoutError:
-            print("too slow; cancelled")
-            cluster.cancel(job)  # otherwise it would go on: a job does not end because nobody awaits it
-        assert job.wait(10)
-        assert job.status in (dispy.DispyJob.Cancelled, dispy.DispyJob.Terminated)
+            await job.aget(timeout=0.2, cancel=True)  # without cancel=True the job would go on
+            raise AssertionError("it should have been too slow")
+        except TimeoutError as error:
+            print(f"{error}; cancelled")
+    assert job.done()
+    assert job.status in (dispy.DispyJob.Cancelled, dispy.DispyJob.Terminated)
+
+    # A block that is cancelled cancels its jobs: here by a time limit around it.
+    try:
+        async with asyncio.timeout(0.5), dispy.JobCluster(compute) as cluster:
+            forgotten = cluster.submit(60)
+    except TimeoutError:
+        print("the time was over, and so is the job:", forgotten)
+    assert forgotten.done()
+    ticking.cancel()
 
 
 if __name__ == "__main__":

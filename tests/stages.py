@@ -15,6 +15,8 @@ STAGED = (
     "integration/test_node_user.py",
     "integration/test_other_users.py",
     "integration/test_shortage.py",
+    # Type checkers, which read all of dispy.
+    "unit/test_typed.py",
     # Hostile peers, and faults of our own.
     "integration/test_faults.py",
     "integration/test_plain_results.py",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dispy.client.compat import host_addrinfo as host_addrinfo
     from dispy.client.compat import num_max as num_max
     from dispy.client.compat import num_min as num_min
+    from dispy.client.in_asyncio.ended_jobs import aas_completed as aas_completed
     from dispy.client.job import DispyJob as DispyJob
     from dispy.client.logger import logger as logger
     from dispy.client.nodes import DispyNode as DispyNode
@@ -53,6 +54,7 @@ __all__ = [
     "NodeAllocate",
     "SharedJobCluster",
     "WorkerDied",
+    "aas_completed",
     "as_completed",
     "logger",
     "wait",
@@ -63,6 +65,7 @@ _HOMES = {
     "FIRST_COMPLETED": "dispy.client.waiting",
     "FIRST_EXCEPTION": "dispy.client.waiting",
     "DoneAndNotDone": "dispy.client.waiting",
+    "aas_completed": "dispy.client.in_asyncio.ended_jobs",
     "as_completed": "dispy.client.waiting",
     "wait": "dispy.client.waiting",
     "AddrInfo": "dispy.client.compat",

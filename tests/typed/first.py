@@ -30,5 +30,5 @@ def main() -> None:
         print(result)
     for result in cluster.starmap([(1, 2), (3, 4)], timeout=5):
         print(result)
-    cluster.map(range(10), seed=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cluster.map(range(10), seed=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     cluster.print_status()

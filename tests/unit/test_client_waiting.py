@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dispy.client import awaiting
+from dispy.client.in_asyncio import awaiting
 from dispy.client.job import FINISHED, TERMINATED, DispyJob
 from dispy.client.waiting import Watch, as_completed, wait
 from dispy.client.wakeup import Signal
@@ -31,7 +31,7 @@ def end(job: DispyJob, status: int = FINISHED) -> None:
 
 def test_each_who_waits_is_told_once() -> None:
     job = DispyJob(1, _session=HERE)
-    watches = [Watch() for _ in range(3)]
+    watches = [Watch(Signal()) for _ in range(3)]
     event = job.finish
     for watch in watches:
         job._add_waiter(watch)
@@ -42,7 +42,7 @@ def test_each_who_waits_is_told_once() -> None:
     assert [len(watch.ended) for watch in watches] == [1, 0, 1]
     assert event.is_set()
     assert job._waiter is event
-    late = Watch()
+    late = Watch(Signal())
     job._add_waiter(late)
     assert len(late.ended) == 1
     assert DispyJob(2, _is_final=True).finish.is_set()
@@ -52,7 +52,7 @@ def test_a_lock_and_others() -> None:
     job = DispyJob(1, _session=HERE)
     assert not job.wait(0)
     assert not job.wait(0)
-    watch = Watch()
+    watch = Watch(Signal())
     job._add_waiter(watch)
     thread = threading.Thread(target=job.wait)
     thread.start()
@@ -62,7 +62,7 @@ def test_a_lock_and_others() -> None:
 
 
 def test_nothing_keeps_a_job_that_has_ended() -> None:
-    watch = Watch()
+    watch = Watch(Signal())
     job = DispyJob(1, _session=HERE)
     job._add_waiter(watch)
     kept = weakref.ref(_Holder(watch))

@@ -6,16 +6,19 @@ import sys
 from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dispy import payload
 from dispy.client.job import CANCELLED, FINISHED, TERMINATED, DispyJob
+from dispy.client.jobs.state import JobState
 from dispy.errors import JobError, LostError, PicklingError, RemoteTraceback, UnpicklingError
 from dispy.integrations import outcomes
 from dispy.integrations.futures import JobFuture
 from dispy.integrations.node_limits import CpuLimit
+from dispy.system import process_identity
 
 
 def test_a_limit_over_several_nodes() -> None:
@@ -34,21 +37,31 @@ class Owner:
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
         self.broken: BaseException | None = None
-        self.cancelled: list[DispyJob] = []
+        self.cancelled: list[JobState] = []
 
-    def cancel_job(self, job: DispyJob) -> bool:
+    def cancel_job(self, job: JobState) -> bool:
         self.cancelled.append(job)
         return True
 
-    def kill_job(self, job: DispyJob) -> bool:
+    def kill_job(self, job: JobState) -> bool:
         self.cancelled.append(job)
         return True
 
-    def call_back(self, function: Callable[[], None]) -> None:
+    def call_back(self, job: JobState, function: Callable[[], None]) -> None:
         self.calls.append(function)
 
-    def why_broken(self) -> BaseException | None:
-        return self.broken
+    def is_calling_back(self, job: JobState) -> bool:
+        return False
+
+    def outcome(self, job: JobState) -> tuple[Any, BaseException | None]:
+        assert isinstance(job, DispyJob)
+        result, error = outcomes.of_job(job)
+        return result, self.broken or error
+
+
+def new_job() -> DispyJob:
+    """A job of a cluster of this process."""
+    return DispyJob(1, _session=SimpleNamespace(pid=process_identity.pid))
 
 
 def end(job: DispyJob, status: int, reason: str = "", error: bytes = b"", value: Any = None) -> None:
@@ -58,7 +71,7 @@ def end(job: DispyJob, status: int, reason: str = "", error: bytes = b"", value:
 
 
 def test_a_result_costs_no_lock() -> None:
-    future: JobFuture[int] = JobFuture(job := DispyJob(1), Owner())
+    future: JobFuture[int] = JobFuture(job := new_job(), Owner())
     assert not future.done()
     end(job, FINISHED, value=3)
     assert future.done()
@@ -69,7 +82,7 @@ def test_a_result_costs_no_lock() -> None:
 def test_callbacks_run_on_their_thread() -> None:
     """The engine's thread, which ends jobs, only queues them."""
     owner = Owner()
-    future: JobFuture[int] = JobFuture(job := DispyJob(1), owner)
+    future: JobFuture[int] = JobFuture(job := new_job(), owner)
     told: list[Any] = []
     future.add_done_callback(told.append)
     end(job, FINISHED, value=3)
@@ -83,7 +96,7 @@ def test_callbacks_run_on_their_thread() -> None:
 
 def test_a_future_that_ends_while_it_is_cancelled() -> None:
     owner = Owner()
-    future: JobFuture[int] = JobFuture(job := DispyJob(1), owner)
+    future: JobFuture[int] = JobFuture(job := new_job(), owner)
     told: list[Any] = []
     future.add_done_callback(told.append)
     assert future.cancel()
@@ -100,7 +113,7 @@ def test_a_future_that_ends_while_it_is_cancelled() -> None:
 def test_calls_of_a_broken_executor() -> None:
     owner = Owner()
     owner.broken = BrokenProcessPool("the initializer has failed")
-    future: JobFuture[int] = JobFuture(job := DispyJob(1), owner)
+    future: JobFuture[int] = JobFuture(job := new_job(), owner)
     end(job, CANCELLED)
     with pytest.raises(BrokenProcessPool, match="initializer"):
         future.result()

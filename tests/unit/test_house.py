@@ -119,7 +119,9 @@ def methods() -> dict[str, set[str]]:
                     for each in node.body
                     if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))
                 }
-                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                # ``Base[T]`` is a base as ``Base`` is.
+                named = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
+                bases = [base.id for base in named if isinstance(base, ast.Name)]
                 own.setdefault(node.name, []).append((module, names, bases))
 
     def inherited(name: str, seen: frozenset[str]) -> set[str]:

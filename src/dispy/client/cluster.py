@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 from dispy import payload
-from dispy.client.allocation import node_views, placements
+from dispy.client.allocation import node_views
 from dispy.client.arguments import (
     check_dest_path,
     check_each,
@@ -26,16 +26,19 @@ from dispy.client.arguments import (
     renamed,
     warn,
 )
+from dispy.client.cluster_jobs import ClusterJobs
 from dispy.client.cluster_nodes import ClusterNodes
 from dispy.client.code.computation import Computation
 from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.callback_thread import Waited
 from dispy.client.engine.engine import engine, stop_unused_engine
+from dispy.client.in_asyncio.entry import ClusterInLoop
 from dispy.client.job import DispyJob
 from dispy.client.job_numbers import FIRST
+from dispy.client.jobs.type_parameters import P, R
 from dispy.client.logger import set_level
 from dispy.client.map.entry import ClusterMaps
-from dispy.client.nodes import DispyNode, NodeNames
+from dispy.client.nodes import DispyNode
 from dispy.client.recovery import journaling
 from dispy.client.session import (
     callbacks,
@@ -50,8 +53,8 @@ from dispy.client.session import (
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
 from dispy.client.session.state import Options
-from dispy.client.tracebacks import brief, briefly
-from dispy.errors import PicklingError, UsageError
+from dispy.client.tracebacks import briefly
+from dispy.errors import PicklingError
 from dispy.files.manifest import is_file_item
 from dispy.security.tls import Tls
 from dispy.settings import PULSE_S
@@ -72,8 +75,11 @@ class ClusterStatus(NamedTuple):
     jobs_pending: int
 
 
-class JobCluster(ClusterMaps, ClusterNodes):
+class JobCluster(ClusterJobs[P, R], ClusterMaps[R], ClusterNodes[R], ClusterInLoop[P, R]):
     """Run a function on all CPUs that can be found.
+
+    For type checkers a ``JobCluster[P, R]`` runs a function of parameters ``P`` and result ``R``, as they find it in
+    ``computation``; one that runs a program is a ``JobCluster[..., Any]``.
 
     Args:
         computation: Any function; a bound method takes its object along. Or the path of a program, or its name in
@@ -152,11 +158,11 @@ class JobCluster(ClusterMaps, ClusterNodes):
     @briefly
     def __init__(
         self,
-        computation: Any,
+        computation: Callable[P, R] | str | os.PathLike[str],
         nodes: Any = None,
         depends: Any = (),
-        job_status: Callable[[DispyJob], object] | None = None,
-        cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None = None,
+        job_status: Callable[[DispyJob[R]], object] | None = None,
+        cluster_status: Callable[[int, DispyNode | None, DispyJob[R] | None], object] | None = None,
         host: str | list[str] | None = None,
         dispy_port: int | None = None,
         ext_host: str | list[str] | None = None,
@@ -165,7 +171,7 @@ class JobCluster(ClusterMaps, ClusterNodes):
         ipv4_udp_multicast: bool = False,
         dest_path: str | None = None,
         loglevel: int | None = None,
-        callback: Callable[[DispyJob], object] | None = None,
+        callback: Callable[[DispyJob[R]], object] | None = None,
         setup: Any = None,
         cleanup: Any = True,
         ping_interval: float | None = None,
@@ -183,7 +189,7 @@ class JobCluster(ClusterMaps, ClusterNodes):
         tls: bool | None = None,
         max_queued: int | None = None,
         exclusive: bool = False,
-        job_output: Callable[[DispyJob, str, str], object] | None = None,
+        job_output: Callable[[DispyJob[R], str, str], object] | None = None,
         durable: bool = False,
         port: int | None = None,
         node_port: int | None = None,
@@ -258,27 +264,27 @@ class JobCluster(ClusterMaps, ClusterNodes):
         return self._session.name
 
     @property
-    def job_status(self) -> Callable[[DispyJob], object] | None:
+    def job_status(self) -> Callable[[DispyJob[R]], object] | None:
         """Callback for each provisional result and each end of a job; None: none."""
         return self._session.job_status
 
     @job_status.setter
-    def job_status(self, value: Callable[[DispyJob], object] | None) -> None:
+    def job_status(self, value: Callable[[DispyJob[R]], object] | None) -> None:
         self._session.job_status = value
 
     @property
-    def cluster_status(self) -> Callable[[int, DispyNode | None, DispyJob | None], object] | None:
+    def cluster_status(self) -> Callable[[int, DispyNode | None, DispyJob[R] | None], object] | None:
         """Callback for each change of a job or node; None: none."""
         return self._session.cluster_status
 
     @cluster_status.setter
     def cluster_status(
-        self, value: Callable[[int, DispyNode | None, DispyJob | None], object] | None
+        self, value: Callable[[int, DispyNode | None, DispyJob[R] | None], object] | None
     ) -> None:
         self._session.cluster_status = value
 
     @property
-    def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
+    def job_output(self) -> Callable[[DispyJob[R], str, str], object] | None:
         """Callback for what running jobs print; None: none. Read-only, as nodes are told of it when they begin."""
         return self._session.watching.callback
 
@@ -301,55 +307,6 @@ class JobCluster(ClusterMaps, ClusterNodes):
     def cpu_time(self) -> float:
         """Sum of the run times of all ended jobs (seconds)."""
         return self._session.cpu_time
-
-    # Submitting.
-
-    def submit(self, /, *args: Any, **kwargs: Any) -> DispyJob:
-        """Run the computation once with these arguments, which are copied now: later changes do not reach the job.
-
-        ``dispy_job_depends`` is no argument, but a list of files, modules, functions and classes for this job only.
-
-        Returns:
-            The job; calling it waits for its result.
-
-        Raises:
-            PicklingError: An argument cannot be sent; says which, and what in it.
-            UsageError: The cluster is closed, or was made by a parent process.
-        """
-        try:
-            session = self._session
-            return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
-        except UsageError as error:
-            raise brief(error) from error.__cause__
-
-    def submit_job_id(self, job_id: Any, /, *args: Any, **kwargs: Any) -> DispyJob:
-        """``submit`` a job with an id of the program's choice; None for an automatic one."""
-        try:
-            job_id = next(DispyJob.id_iter) if job_id is None else job_id
-            return self._session.submit(self._session, job_id, None, args, kwargs)
-        except UsageError as error:
-            raise brief(error) from error.__cause__
-
-    def submit_node(self, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """``submit`` to one node and no other. Returns None, with a warning, if this cluster does not use the node.
-
-        Args:
-            node: ``DispyNode``, address or host name.
-        """
-        return self.submit_job_id_node(None, node, *args, **kwargs)
-
-    @briefly
-    def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """``submit_node`` with an id of the program's choice; None for an automatic one."""
-        session = self._session
-        session.check_open()
-        names = NodeNames(node, session.known_nodes)
-        found = session.engine.call(placements.find_open, session, names)
-        if found is None:
-            logger.warning("submit_node: node %s is not in use by cluster %s", names.text, session.name)
-            return None
-        job_id = next(DispyJob.id_iter) if job_id is None else job_id
-        return session.submit(session, job_id, found, args, kwargs)
 
     # Data that many jobs read, and files.
 
@@ -473,7 +430,7 @@ class JobCluster(ClusterMaps, ClusterNodes):
         self.close()
         stop_unused_engine()
 
-    def __enter__(self) -> JobCluster:
+    def __enter__(self) -> Self:
         self._session.check_open()
         return self
 

@@ -5,16 +5,17 @@ Each checks its arguments on the program's thread; the work is done by ``client.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from dispy.client.allocation import node_orders
 from dispy.client.job import DispyJob
+from dispy.client.jobs.type_parameters import R
 
 if TYPE_CHECKING:
     from dispy.client.session.state import Session
 
 
-class ClusterNodes:
+class ClusterNodes(Generic[R]):
     """The methods of ``JobCluster`` about nodes."""
 
     _session: Session
@@ -127,7 +128,7 @@ class ClusterNodes:
 
     # Their jobs.
 
-    def node_jobs(self, node: Any, from_node: bool = False) -> list[DispyJob] | int:
+    def node_jobs(self, node: Any, from_node: bool = False) -> list[DispyJob[R]] | int:
         """Returns a list of the jobs of this cluster that run on a node now; chunks of a ``map`` are left out.
 
         Args:

@@ -1,60 +1,43 @@
-"""A job as its program sees it.
-
-Theory of operation. The engine's thread ends a job: it sets the result and ``_status``, then ``_is_final``; then it
-looks at ``_waiter``, and calls ``_wake`` if that is set. A thread that waits goes the other way round: it sets
-``_waiter`` first, then looks at ``_is_final``. So one of the two sees the other, and no thread sleeps for ever.
-
-``_waiter`` is None, one waiter, or ``Several``. A waiter is a bare lock (``wait`` of one thread), an Event
-(``finish``), or an object with ``on_ended`` (``client.waiting``, ``client.awaiting``). ``guard`` guards it.
-"""
+"""A job as its program sees it. How it ends and wakes those who wait is in ``client.jobs.state``."""
 
 from __future__ import annotations
 
-import _thread
 import itertools
-import threading
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
-
-import msgspec
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 from dispy import payload
 from dispy.client.arguments import check_timeout
-from dispy.client.awaiting import wait_in_loop
-from dispy.client.job_waiters import Several, guard, pack, release, waiters_in
+from dispy.client.in_asyncio.awaiting import wait_at_most, wait_in_loop
+from dispy.client.job_numbers import oldest
+from dispy.client.jobs.done_callbacks import call_when_done
+from dispy.client.jobs.future import JobFuture
+from dispy.client.jobs.state import ABANDONED as ABANDONED
+from dispy.client.jobs.state import CANCELLED as CANCELLED
+from dispy.client.jobs.state import CREATED as CREATED
+from dispy.client.jobs.state import FINISHED as FINISHED
+from dispy.client.jobs.state import PROVISIONAL_RESULT as PROVISIONAL_RESULT
+from dispy.client.jobs.state import RUNNING as RUNNING
+from dispy.client.jobs.state import STATUS_NAMES as STATUS_NAMES
+from dispy.client.jobs.state import TERMINATED as TERMINATED
+from dispy.client.jobs.state import JobState, Raw
+from dispy.client.jobs.type_parameters import R_co
 from dispy.client.session.failures import summary
 from dispy.client.session.missing_files import advice_in, explain
-from dispy.errors import JobError, UsageError
+from dispy.errors import JobError
 from dispy.protocol.output_reader import Final, Reader
-from dispy.system import process_identity
 from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
-    from dispy.protocol.node import Ended
     from dispy.protocol.output_reader import Output
 
-CREATED = 5
-RUNNING = 6
-PROVISIONAL_RESULT = 7
-CANCELLED = 8
-TERMINATED = 9
-ABANDONED = 10
-FINISHED = 11
 
-STATUS_NAMES = {
-    CREATED: "Created",
-    RUNNING: "Running",
-    PROVISIONAL_RESULT: "ProvisionalResult",
-    CANCELLED: "Cancelled",
-    TERMINATED: "Terminated",
-    ABANDONED: "Abandoned",
-    FINISHED: "Finished",
-}
-"""Names of the statuses of jobs, for messages, by the number that is the status."""
-
-
-class DispyJob(msgspec.Struct, gc=False, eq=False):
+class DispyJob(JobState, Generic[R_co], gc=False, eq=False):
     """One call of a computation. Made by ``submit``, never by the program itself.
+
+    For type checkers a ``DispyJob[int]`` is a job whose function returns an ``int``. A failed job has the result None
+    all the same.
 
     Of its attributes only ``id`` and ``result`` may be assigned.
 
@@ -88,33 +71,6 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     id_iter: ClassVar[Iterator[Any]] = itertools.count(start=1)
     """Iterator over ids for jobs that are submitted without one; the program may replace it."""
 
-    id: Any
-    number: int = 0
-    _session: Any = None
-    """Session of the cluster in which the job can end. None in a recovered job, and in chunks of maps."""
-    submit_time: float = 0.0
-    _status: int = CREATED
-    """Status as set by the engine. ``status`` returns it, and notes a failure as seen, not to be reported."""
-    start_time: float | None = None
-    end_time: float | None = None
-    ip_addr: str | None = None
-    _exception: str | None = None
-    """Why the job failed: a traceback or a sentence, to which ``exception`` adds advice. None: no failure."""
-    _stdout: Any = None
-    """Output (bytes) as the node reported it; ``stdout`` decodes it unless the job is a program. None: no report."""
-    _stderr: Any = None
-    """Error output (bytes) as the node reported it, to be decoded by ``stderr``. None: no report."""
-    _value: Any = None
-    """Result, or its pickle while ``_is_encoded``: then ``result`` unpickles it on the thread that asks for it."""
-    _is_encoded: bool = False
-    """True if ``_value`` is a pickle that ``result`` has to load."""
-    _error: Any = None
-    """Pickled exception of a failed job, from which ``error`` makes one; None or empty: there is none."""
-    _waiter: Any = None
-    """Waiters to wake when the job has ended: None, one, or ``Several``; see the theory of operation above."""
-    _is_final: bool = False
-    """True once the job has ended and all other attributes are set; set last, as other threads look at it first."""
-
     @property
     def status(self) -> int:
         """State of the job: ``Created``, ``Running``, ``ProvisionalResult``, or how it has ended."""
@@ -136,12 +92,12 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         self._exception = value
 
     @property
-    def result(self) -> Any:
+    def result(self) -> R_co:
         """Value that the job returned; before that its latest provisional value; None if it failed."""
         if self._is_encoded:
             self._value = payload.load(self._value)
             self._is_encoded = False
-        return self._value
+        return cast(R_co, self._value)
 
     @result.setter
     def result(self, value: Any) -> None:
@@ -191,63 +147,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """Returns a ``JobError``, for ``error`` and ``get``, whose text is the job's id, status and ``reason``."""
         return JobError(f"job {self.id!r} is {STATUS_NAMES[self._status]}: {reason}")
 
-    @property
-    def finish(self) -> threading.Event:
-        """Event that is set when the job has ended, however it ended."""
-        event = self._waiter
-        if isinstance(event, threading.Event):
-            return event
-        made: threading.Event = self._add_waiter(threading.Event())
-        return made
-
-    def _add_waiter(self, waiter: Any) -> Any:
-        """Have a waiter told once when the job has ended: by the engine's thread, or here if it has ended already.
-
-        Args:
-            waiter: An event, or an object whose ``on_ended`` is called with the job.
-
-        Returns:
-            The waiter; the event that the job has already if another one is given, as a job has only one event.
-        """
-        with guard:
-            before = waiters_in(self._waiter)
-            if isinstance(waiter, threading.Event):
-                for other in before:
-                    if isinstance(other, threading.Event):
-                        return other
-            self._waiter = Several([*before, waiter]) if before else waiter
-        if self._is_final:
-            self._wake()
-        return waiter
-
-    def _drop_waiter(self, waiter: Any) -> None:
-        """Remove a waiter that does not wait any more; nothing happens if it is not among the waiters."""
-        with guard:
-            self._waiter = pack([other for other in waiters_in(self._waiter) if other is not waiter])
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the job has ended. Returns False if it has not after ``timeout`` seconds (None: no limit)."""
-        if timeout is not None:
-            timeout = check_timeout(timeout)
-        if self._is_final:
-            return True
-        self._check_process()
-        with guard:
-            lock = self._waiter
-            is_first = lock is None
-            if is_first:
-                # A bare lock costs a tenth of an Event, and this is the most common wait of all.
-                lock = _thread.allocate_lock()
-                lock.acquire()
-                self._waiter = lock
-        if not is_first:
-            return self.finish.wait(timeout)
-        if not self._is_final:
-            if lock.acquire(True, -1 if timeout is None else timeout):
-                lock.release()
-        return self._is_final
-
-    def __call__(self, clear: bool = False) -> Any:
+    def __call__(self, clear: bool = False) -> R_co:
         """Wait until the job has ended, and return its result (None if it failed).
 
         Args:
@@ -260,7 +160,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             self.finish.clear()
         return self.result
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> R_co:
         """Wait until the job has ended, and return its result; raise what the job has raised if it failed.
 
         Args:
@@ -274,25 +174,91 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """
         if not self.wait(timeout):
             raise TimeoutError(f"job {self.id!r} has not ended after {timeout:g} s")
-        error = self.error
+        error = self._failure()
         if error is None:
             return self.result
-        if not isinstance(error, Exception):
-            raise self._as_job_error(of_error(error)) from error
         try:
             raise error
         finally:
             del error  # it refers to this frame: a cycle, which would keep the job
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def _failure(self) -> Exception | None:
+        """Returns what ``get`` raises for the ended job, made anew; None if it has a result."""
+        error = self.error
+        if error is None or isinstance(error, Exception):
+            return error
+        wrapped = self._as_job_error(of_error(error))
+        wrapped.__cause__ = error
+        return wrapped
+
+    def done(self) -> bool:
+        """True once the job has ended, however it ended."""
+        return self._is_final
+
+    def add_done_callback(self, function: Callable[[DispyJob[R_co]], object]) -> None:
+        """Have a function called once with the job when it has ended, however it ended.
+
+        The call comes on dispy's thread of callbacks, before ``job_status`` of the job, and ``close`` of the cluster
+        waits for it. If the job has ended already the function is called here and now. What it raises is logged.
+
+        Args:
+            function: Called with the job. Functions of one job are called in the order in which they were added.
+
+        Raises:
+            UsageError: The function cannot be called; or the job has not ended, and its end is never told here: it
+                was submitted in another process, or ``recover_jobs`` returned it unfinished.
+        """
+        call_when_done(self, function)
+
+    def as_future(self) -> JobFuture[R_co]:
+        """Returns a new ``concurrent.futures.Future`` that ends as the job does.
+
+        ``concurrent.futures.wait`` and ``as_completed``, ``asyncio.wrap_future``, and libraries that take futures
+        take it. Its result and exception are those of ``get``; if the job was cancelled it is cancelled, too.
+
+        ``cancel`` of the future cancels a job that has not begun, and returns False for one that has, or may have:
+        the oldest jobs of the cluster, one more than it has CPUs. ``kill`` cancels a job that runs, too. Its
+        callbacks are called on dispy's thread of callbacks; on the caller's if the job has ended.
+
+        Raises:
+            UsageError: From the future: the job has not ended, and its end is never told here.
+        """
+        return JobFuture(self, _OWNER)
+
+    def __await__(self) -> Generator[Any, None, R_co]:
         """Wait in a coroutine: ``await job`` gives the result, None if the job failed, and blocks no thread.
 
-        After it ``job.get()`` does not wait any more: it raises what the job has raised.
+        If the task is cancelled the job goes on. ``aget`` raises what the job has raised, and can cancel it.
         """
         if not self._is_final:
             self._check_process()
             yield from wait_in_loop(self)
         return self.result
+
+    async def aget(self, timeout: float | None = None, *, cancel: bool = False) -> R_co:
+        """``get`` for coroutines: wait without blocking the loop, and return the result or raise the job's exception.
+
+        Args:
+            timeout: Seconds to wait at most; None: no limit.
+            cancel: True: the job is cancelled, too, if the time is over or the waiting task is cancelled. False: it
+                goes on.
+
+        Raises:
+            TimeoutError: The job has not ended in time.
+            JobError: As ``get``; any other exception of the job is raised as it is.
+            UsageError: The job has not ended, and its end is never told here.
+        """
+        limit = check_timeout(timeout)
+        try:
+            if not self._is_final:
+                self._check_process()
+                await wait_at_most(self, limit)
+        finally:
+            if cancel and not self._is_final:
+                _OWNER.kill_job(self)
+        if not self._is_final:
+            raise TimeoutError(f"job {self.id!r} has not ended after {timeout:g} s")
+        return self.get()
 
     def output(self, follow: bool = False) -> Iterator[Output]:
         """Yield the output of the job in pieces (stream, text), from the beginning.
@@ -316,40 +282,6 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         pieces: Iterator[Output] = self._session.watching.follow(self, follow)
         return pieces
 
-    def _check_process(self) -> None:
-        """Check that the job can end in this process: a job of a parent process, or a recovered one, never does.
-
-        Raises:
-            UsageError: The job has not ended, and nothing here would tell its end.
-        """
-        if self._is_final:
-            return
-        if self._session is None:
-            raise UsageError(
-                "this job had not ended when recover_jobs returned, and nobody waits for it now",
-                hint="call recover_jobs again",
-            )
-        if self._session.pid != process_identity.pid:
-            self._session.check_open()
-
-    def _wake(self) -> None:
-        """Wake all waiters of the job. Set status, result and ``_is_final`` first: woken threads read these."""
-        waiter = self._waiter
-        if type(waiter) is _thread.LockType:
-            release(waiter)
-            return
-        with guard:
-            told = waiters_in(self._waiter)
-            # The event stays with the job, as ``finish``; all others are told once.
-            self._waiter = pack([other for other in told if isinstance(other, threading.Event)])
-        for waiter in told:
-            if type(waiter) is _thread.LockType:
-                release(waiter)
-            elif isinstance(waiter, threading.Event):
-                waiter.set()
-            else:
-                waiter.on_ended(self)
-
     def _look(self) -> str | None:
         """Returns why the ended job failed, and notes that the program has looked at it; None if it did not fail.
 
@@ -371,108 +303,48 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """
         return Final(None, (_bytes(self._stdout), _bytes(self._stderr)))
 
-    # What the engine tells the job.
-
-    def _begin(self, start: float, ip_addr: str) -> bool:
-        """Note that the job runs. True if it was ``Created`` until now. The caller holds the lock for statuses."""
-        self.ip_addr = ip_addr
-        self.start_time = start
-        if self._status != CREATED:
-            return False
-        self._status = RUNNING
-        return True
-
-    def _requeue(self) -> None:
-        """Note that the job waits again. The caller holds the lock for statuses."""
-        if self._status < CANCELLED:
-            self._status = CREATED
-        self.ip_addr = self.start_time = None
-
-    def _cancel(self) -> None:
-        """Note that the program has cancelled the job. The caller holds the lock for statuses."""
-        if self._status < CANCELLED:
-            self._status = CANCELLED
-
-    def _take_end(
-        self, ended: Ended, ip_addr: str, *, is_program: bool = False, is_plain: bool = False
-    ) -> bool:
-        """Set all but the result by the report of the job's end. The caller makes it final (``_finish``).
-
-        Address, times and output of a job that did not run stay as they are. The caller holds the lock for statuses.
-
-        Args:
-            ended: The report.
-            ip_addr: Address of the node that has sent it.
-            is_program: True: output is shown as bytes.
-            is_plain: True: nothing in the report may run code here.
-
-        Returns:
-            True if the job has no result because it was cancelled, by its program or on its node.
-        """
-        if ended.status == FINISHED:
-            self.ip_addr = ip_addr
-            self.start_time = ended.start
-            self.end_time = ended.end
-            self._stdout = Raw(ended.stdout) if is_program else ended.stdout
-            self._stderr = Raw(ended.stderr) if is_program else ended.stderr
-            self._value = ended.payload
-            self._is_encoded = True
-            self._status = FINISHED
-            return False
-        is_cancelled = CANCELLED in (self._status, ended.status) or ended.reason == "cancelled"
-        self._status = ended.status
-        if ended.ran:
-            self.ip_addr = ip_addr
-            self.start_time = ended.start
-            self.end_time = ended.end
-            if ended.reason != "cancelled":
-                self._stdout = Raw(ended.stdout) if is_program else ended.stdout
-                self._stderr = Raw(ended.stderr) if is_program else ended.stderr
-        self._fail(ended.reason, payload.PlainOnly(ended.payload) if is_plain else ended.payload)
-        return is_cancelled
-
-    def _end_here(self, status: int, reason: str) -> bool:
-        """End the job without the report of a node, as ``_take_end`` does. True if it was cancelled."""
-        is_cancelled = CANCELLED in (status, self._status)
-        self._status = status
-        self._fail(reason, b"")
-        return is_cancelled
-
-    def _fail(self, reason: str, error: Any) -> None:
-        """Set why the job has no result: a reason in words, and its exception, pickled."""
-        self._value = None
-        self._is_encoded = False
-        self._exception = reason or None
-        self._error = error
-
-    def _finish(self) -> None:
-        """Make the job final, and wake all that wait for it. Its attributes are set before."""
-        self._is_final = True
-        if self._waiter is not None:
-            self._wake()
-
-    def _provide(self, result: Any) -> DispyJob:
-        """Take a provisional result. Returns a copy of the job, for callbacks: later events do not change it.
-
-        The caller holds the lock for statuses.
-        """
-        if self._status < CANCELLED:
-            self._status = PROVISIONAL_RESULT
-        self.result = result
-        shot = msgspec.structs.replace(self)
-        shot._status = PROVISIONAL_RESULT
-        return shot
-
     def __repr__(self) -> str:
         status = STATUS_NAMES[self._status]
         reason = self.exception if self._is_final else None
         return f"<DispyJob id={self.id!r} status={status}{f': {summary(reason)}' if reason else ''}>"
 
 
-class Raw(NamedTuple):
-    """Output of a program, which is shown as bytes; that of a function is decoded."""
+class _Owner:
+    """Cancels jobs for the futures of ``as_future``, and says how they have ended."""
 
-    data: bytes
+    def cancel_job(self, job: JobState) -> bool:
+        """Cancel a job unless it may have begun or has ended; True if it is cancelled."""
+        session: Any = job._session  # pyright: ignore[reportPrivateUsage]  # its own class
+        if session is not None and not session.is_closed:
+            cpus = session.cpus()
+            if cpus and job.number in oldest(session.jobs, cpus + 1):
+                return False
+        return self.kill_job(job)
+
+    def kill_job(self, job: JobState) -> bool:
+        """Cancel a job, which may run; False if it has ended, or its cluster is closed."""
+        session: Any = job._session  # pyright: ignore[reportPrivateUsage]  # its own class
+        return session is not None and not session.is_closed and session.cancel(job) == 0
+
+    def call_back(self, job: JobState, function: Callable[[], None]) -> None:
+        """Have a function called on the thread of callbacks."""
+        job._session.engine.callbacks.call(function, [()])  # pyright: ignore[reportPrivateUsage]  # its own class
+
+    def is_calling_back(self, job: JobState) -> bool:
+        """True if the caller is on the thread of callbacks."""
+        session: Any = job._session  # pyright: ignore[reportPrivateUsage]  # its own class
+        return session is not None and bool(session.engine.callbacks.is_current())
+
+    def outcome(self, job: JobState) -> tuple[Any, BaseException | None]:
+        """Returns result and exception of an ended job, as ``get`` has them; ``CancelledError`` if cancelled."""
+        assert isinstance(job, DispyJob)
+        if job._was_cancelled():  # pyright: ignore[reportPrivateUsage]  # its own class
+            return None, CancelledError()
+        error = job._failure()  # pyright: ignore[reportPrivateUsage]  # its own class
+        return (job.result if error is None else None), error
+
+
+_OWNER = _Owner()
 
 
 def _shown(captured: Any) -> Any:

@@ -11,6 +11,7 @@ be sent, the number is given back, and the next job gets it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from contextlib import suppress
 
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
@@ -41,3 +42,17 @@ class Numbers:
         with suppress(IndexError):  # another thread may take the last one meanwhile
             return self.returned.pop()
         return next(self.jobs)
+
+
+def oldest(jobs: Iterable[int], count: int) -> set[int]:
+    """Returns the first numbers of the unfinished jobs of a cluster (``Session.jobs``): the oldest ``count`` of them.
+
+    Jobs begin in the order of submission, and nodes report that some hundredths of a second later. So these are the
+    jobs that may have begun, if ``count`` is one more than there are CPUs. The library's process pool does the same:
+    it cannot cancel as many calls as it has processes, and one more.
+    """
+    while True:
+        try:
+            return set(itertools.islice(jobs, count))
+        except RuntimeError:  # a job has ended on the engine's thread meanwhile
+            continue

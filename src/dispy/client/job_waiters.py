@@ -1,7 +1,7 @@
 """Waiters for the end of one job: the values that ``DispyJob._waiter`` may have.
 
 None, one waiter, or ``Several``. A waiter is a bare lock (``wait`` of one thread), an Event (``finish``), or an
-object with ``on_ended`` (``client.waiting``, ``client.awaiting``).
+object with ``on_ended`` (``client.waiting``, ``client.in_asyncio``).
 """
 
 from __future__ import annotations

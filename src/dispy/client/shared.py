@@ -9,12 +9,13 @@ from typing import Any
 from dispy.client.arguments import check_each, renamed
 from dispy.client.cluster import JobCluster
 from dispy.client.job import DispyJob
+from dispy.client.jobs.type_parameters import P, R
 from dispy.client.nodes import DispyNode
 from dispy.client.session.startup import Scheduler
 from dispy.client.tracebacks import briefly
 
 
-class SharedJobCluster(JobCluster):
+class SharedJobCluster(JobCluster[P, R]):
     """Run a function on all CPUs of a shared scheduler (``dispyscheduler``).
 
     A program may have several of them, and clusters of its own beside them. Nodes are the scheduler's: it finds and
@@ -65,11 +66,11 @@ class SharedJobCluster(JobCluster):
     @briefly
     def __init__(
         self,
-        computation: Any,
+        computation: Callable[P, R] | str | os.PathLike[str],
         nodes: Any = None,
         depends: Any = (),
-        job_status: Callable[[DispyJob], object] | None = None,
-        cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None = None,
+        job_status: Callable[[DispyJob[R]], object] | None = None,
+        cluster_status: Callable[[int, DispyNode | None, DispyJob[R] | None], object] | None = None,
         host: str | list[str] | None = None,
         dispy_port: int | None = None,
         client_port: int | None = None,
@@ -78,7 +79,7 @@ class SharedJobCluster(JobCluster):
         ip_addr: str | list[str] | None = None,
         ext_ip_addr: str | list[str] | None = None,
         loglevel: int | None = None,
-        callback: Callable[[DispyJob], object] | None = None,
+        callback: Callable[[DispyJob[R]], object] | None = None,
         setup: Any = None,
         cleanup: Any = True,
         dest_path: str | None = None,

@@ -8,20 +8,21 @@ sleeps. So a batch of ended jobs costs one wake-up per thread that waits, and no
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED as ALL_COMPLETED
 from concurrent.futures import FIRST_COMPLETED as FIRST_COMPLETED
 from concurrent.futures import FIRST_EXCEPTION as FIRST_EXCEPTION
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 from dispy.client.arguments import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
-from dispy.client.wakeup import Signal
+from dispy.client.jobs.type_parameters import R
+from dispy.client.wakeup import Signal, Wakes
 from dispy.errors import UsageError
 from dispy.system.wording import counted
 
 
-class DoneAndNotDone(NamedTuple):
+class DoneAndNotDone(NamedTuple, Generic[R]):
     """The jobs that ``wait`` was given, in two sets.
 
     Attributes:
@@ -29,11 +30,11 @@ class DoneAndNotDone(NamedTuple):
         not_done: Jobs that have not ended.
     """
 
-    done: set[DispyJob]
-    not_done: set[DispyJob]
+    done: set[DispyJob[R]]
+    not_done: set[DispyJob[R]]
 
 
-def as_completed(jobs: Iterable[DispyJob], timeout: float | None = None) -> Iterator[DispyJob]:
+def as_completed(jobs: Iterable[DispyJob[R]], timeout: float | None = None) -> Iterator[DispyJob[R]]:
     """Yield jobs in the order in which they end, however they end; first those that have ended already.
 
     Args:
@@ -44,10 +45,10 @@ def as_completed(jobs: Iterable[DispyJob], timeout: float | None = None) -> Iter
         TimeoutError: From the iterator: the next job has not ended in time; says how many are left.
         UsageError: The argument is not several jobs, or one of them belongs to a parent process.
     """
-    return _as_completed(_check_jobs(jobs, "as_completed"), deadline(timeout))
+    return _as_completed(check_jobs(jobs, "as_completed"), deadline(timeout))
 
 
-def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[DispyJob, None, None]:
+def _as_completed(jobs: dict[DispyJob[R], None], until: float | None) -> Generator[DispyJob[R], None, None]:
     """Yield jobs as they end; each is removed from ``jobs`` before it is yielded.
 
     Args:
@@ -57,8 +58,36 @@ def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[
     Raises:
         TimeoutError: The next job has not ended at ``until``.
     """
-    watch = Watch()
+    signal = Signal()
+    watch: Watch[R] = Watch(signal)
+    steps = ended_jobs(jobs, watch)
+    try:
+        for ended in steps:
+            if ended is not None:
+                yield from ended
+            elif not signal.wait(watch.ended.__len__, until):
+                raise late(jobs)
+    finally:
+        steps.close()
+
+
+def ended_jobs(
+    jobs: dict[DispyJob[R], None], watch: Watch[R]
+) -> Generator[Iterator[DispyJob[R]] | None, None, None]:
+    """Yield iterators over jobs that have ended, or None when the caller has to wait for the signal of ``watch``.
+
+    Args:
+        jobs: The jobs as keys, in their order; each is removed before its iterator gives it.
+        watch: Queue of the jobs that end.
+    """
     ended = watch.ended
+
+    def taken() -> Iterator[DispyJob[R]]:
+        while ended:
+            job = ended.popleft()
+            del jobs[job]
+            yield job
+
     before = [job for job in jobs if job._is_final]  # pyright: ignore[reportPrivateUsage]  # not for programs
     for job in before:
         del jobs[job]
@@ -66,21 +95,22 @@ def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[
         # Before the first job is handed out: from here on all others are queued in the order in which they end.
         for job in jobs:
             job._add_waiter(watch)  # pyright: ignore[reportPrivateUsage]  # not for programs
-        yield from before
+        yield iter(before)
         while jobs:
-            if not ended and not watch.wait(until):
-                raise TimeoutError(f"{counted(len(jobs), 'job has', 'jobs have')} not ended in time")
-            job = ended.popleft()
-            del jobs[job]
-            yield job
+            yield taken() if ended else None
     finally:
         for job in jobs:
             job._drop_waiter(watch)  # pyright: ignore[reportPrivateUsage]  # not for programs
 
 
+def late(jobs: Collection[DispyJob]) -> TimeoutError:
+    """Returns the error for a wait whose time is over while these jobs have not ended."""
+    return TimeoutError(f"{counted(len(jobs), 'job has', 'jobs have')} not ended in time")
+
+
 def wait(
-    jobs: Iterable[DispyJob], timeout: float | None = None, return_when: str = ALL_COMPLETED
-) -> DoneAndNotDone:
+    jobs: Iterable[DispyJob[R]], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> DoneAndNotDone[R]:
     """Wait for jobs, as ``concurrent.futures.wait`` does for futures.
 
     Args:
@@ -96,7 +126,7 @@ def wait(
         UsageError: The argument is not several jobs, one of them belongs to a parent process, or ``return_when`` has
             another value.
     """
-    left = _check_jobs(jobs, "wait")
+    left = check_jobs(jobs, "wait")
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise UsageError(
             f"return_when={return_when!r} is unknown",
@@ -119,7 +149,7 @@ def wait(
     return DoneAndNotDone(done, set(left) - done)
 
 
-def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
+def check_jobs(jobs: Iterable[DispyJob[R]], name: str) -> dict[DispyJob[R], None]:
     """Returns jobs without repetitions, in order, as the keys of a dictionary.
 
     Args:
@@ -145,22 +175,21 @@ def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
     return found
 
 
-class Watch:
-    """Queue of ended jobs for one thread that waits for many. The engine fills it, as a waiter of each job."""
+class Watch(Generic[R]):
+    """Queue of ended jobs for one who waits for many. The engine fills it, as a waiter of each job.
+
+    Args:
+        signal: Wakes the one who waits when a job is appended to ``ended``.
+    """
 
     __slots__ = ("_signal", "ended")
 
-    def __init__(self) -> None:
-        self.ended: deque[DispyJob] = deque()
+    def __init__(self, signal: Wakes) -> None:
+        self.ended: deque[DispyJob[R]] = deque()
         """Jobs that have ended and were not taken yet, in the order in which they ended."""
-        self._signal = Signal()
-        """Wakes the thread when a job is appended to ``ended``."""
+        self._signal = signal
 
-    def on_ended(self, job: DispyJob) -> None:
-        """Queue a job that has ended, and wake the thread; on the engine's threads."""
+    def on_ended(self, job: DispyJob[R]) -> None:
+        """Queue a job that has ended, and wake the one who waits; on the engine's threads."""
         self.ended.append(job)
         self._signal.wake()
-
-    def wait(self, until: float | None) -> bool:
-        """Wait for a job in ``ended``; False if there is none at ``until`` (monotonic seconds; None: no limit)."""
-        return self._signal.wait(self.ended.__len__, until)

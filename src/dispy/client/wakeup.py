@@ -11,6 +11,14 @@ from __future__ import annotations
 import _thread
 import time
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Wakes(Protocol):
+    """Signal for whoever waits for news: a thread, or a task of an asyncio loop."""
+
+    def wake(self) -> None:
+        """Wake the waiter, from any thread. Store the news first."""
 
 
 class Signal:

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
@@ -26,10 +27,13 @@ from dispy import payload
 from dispy.client.arguments import describe
 from dispy.client.cluster import JobCluster
 from dispy.client.job import CREATED, DispyJob
+from dispy.client.job_numbers import oldest
+from dispy.client.jobs.state import JobState
 from dispy.client.map.entry import make_map
 from dispy.client.map.options import Options
 from dispy.client.shared import SharedJobCluster
 from dispy.errors import PicklingError, UsageError
+from dispy.integrations import outcomes
 from dispy.integrations.eager_map import EagerMap
 from dispy.integrations.functions import Functions
 from dispy.integrations.futures import FailedFuture, JobFuture
@@ -246,7 +250,7 @@ class Executor(futures.Executor):
             was_shut_down, self._is_shut_down = self._is_shut_down, True
         if cancel_futures and not self._session.is_closed:
             self.stop_maps()
-            begun = self._may_have_begun()
+            begun = oldest(self._session.jobs, self._max_workers + 1)
             self._cluster.cancel([job for job in self._waiting() if job.number not in begun])
         if not wait:
             if not was_shut_down:
@@ -279,33 +283,33 @@ class Executor(futures.Executor):
         jobs = list(self._session.jobs.values())
         return [job for job in jobs if type(job) is DispyJob and job._status == CREATED]  # pyright: ignore[reportPrivateUsage]  # ``status`` counts as a look
 
-    def _may_have_begun(self) -> set[int]:
-        """Returns the numbers of jobs that may have begun: of the oldest ones, one more than there are CPUs.
-
-        Nodes report begun jobs some hundredths of a second later. The pool does the same: it cannot cancel as many
-        calls as it has processes, and one more.
-        """
-        while True:
-            try:
-                return set(islice(self._session.jobs, self._max_workers + 1))
-            except RuntimeError:  # a job has ended on the engine's thread meanwhile
-                continue
-
     # For futures.
 
-    def cancel_job(self, job: DispyJob) -> bool:
+    def cancel_job(self, job: JobState) -> bool:
         """Cancel a job unless it may have begun; True if it is cancelled."""
-        if self._session.is_closed or job.number in self._may_have_begun():
+        if self._session.is_closed or job.number in oldest(self._session.jobs, self._max_workers + 1):
             return False
-        return self._cluster.cancel(job) == 0
+        return self._session.cancel(job) == 0
 
-    def kill_job(self, job: DispyJob) -> bool:
+    def kill_job(self, job: JobState) -> bool:
         """Cancel a job, which may run; False if it has ended."""
-        return not self._session.is_closed and self._cluster.cancel(job) == 0
+        return not self._session.is_closed and self._session.cancel(job) == 0
 
-    def call_back(self, function: Callable[[], None]) -> None:
+    def call_back(self, job: JobState, function: Callable[[], None]) -> None:
         """Have a function called on the thread of callbacks."""
         self._session.engine.callbacks.call(function, [()])
+
+    def is_calling_back(self, job: JobState) -> bool:
+        """True if the caller is on the thread of callbacks."""
+        return self._session.engine.callbacks.is_current()
+
+    def outcome(self, job: JobState) -> tuple[Any, BaseException | None]:
+        """Returns result and exception of an ended job; of a cancelled one the reason if the executor is broken."""
+        assert isinstance(job, DispyJob)
+        result, error = outcomes.of_job(job)
+        if isinstance(error, CancelledError):
+            error = self.why_broken() or error
+        return result, error
 
     def why_broken(self) -> BaseException | None:
         """Returns a new exception if the initializer has failed; else None."""

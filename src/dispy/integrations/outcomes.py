@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, process
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from dispy.client.job import CANCELLED, FINISHED, DispyJob
+from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import JobError, LostError, PicklingError, RemoteTraceback, UnpicklingError
 
 _RemoteTraceback: Any = process._RemoteTraceback  # pyright: ignore[reportPrivateUsage]  # what the pool gives
@@ -33,7 +33,7 @@ def of_job(job: DispyJob) -> tuple[Any, BaseException | None]:
     """
     if job._status == FINISHED:  # pyright: ignore[reportPrivateUsage]  # ``status`` counts as a look at a failure
         return job.result, None
-    if job._status == CANCELLED or job._exception == "cancelled":  # pyright: ignore[reportPrivateUsage]
+    if job._was_cancelled():  # pyright: ignore[reportPrivateUsage]
         return None, CancelledError()
     error = job.error
     assert error is not None

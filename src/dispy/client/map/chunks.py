@@ -28,8 +28,9 @@ from dispy.client.arguments import tuples_of
 from dispy.client.job import FINISHED, TERMINATED
 from dispy.client.map import chunk_results
 from dispy.client.map.chunk_job import Chunk
+from dispy.client.map.item_costs import ItemCosts
 from dispy.client.map.options import Options
-from dispy.client.wakeup import Signal
+from dispy.client.wakeup import Signal, Wakes
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.system.wording import of_error
 
@@ -76,6 +77,7 @@ class Mapping:
 
     Attributes:
         is_plain: True if nothing that comes from nodes may run code here.
+        until: When all results have to be here (monotonic seconds); None: no limit.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Mapping:
         self.is_plain = session.options.is_plain
         self._submit_chunk = submit
         self._end = end
-        self._until = options.until
+        self.until = options.until
         self._keeps_errors = options.keeps_errors
         self._chosen_size = options.size
         self._size_max = options.size or ITEMS_MAX
@@ -126,16 +128,10 @@ class Mapping:
         """Pickled results that wait in the window (bytes); from ``WAITING_BYTES`` on no more items are read."""
         self._ended: deque[Chunk] = deque()
         """Chunks that have ended, in that order; queued by the engine's thread, taken out by the consumer's."""
-        self._signal = Signal()
-        """Wakes the consumer's thread while it waits for the first chunk of the window."""
-        self._runs_s = 0.0
-        """Run time of the items counted in ``_runs`` together (seconds), which gives the mean run time of an item."""
-        self._runs = 0.0
-        """Number of recent items with a known run time; each further chunk halves the past. 0: nothing is known."""
-        self._item_bytes = 1.0
-        """Mean size of recent pickled items (bytes), by which ``CHUNK_BYTES`` bounds the items of a chunk."""
-        self._result_bytes = 1.0
-        """Mean size of recent pickled results (bytes), by which ``CHUNK_BYTES`` bounds the items of a chunk, too."""
+        self._signal: Wakes = Signal()
+        """Wakes the consumer while it waits for the first chunk of the window; ``steps`` is given one."""
+        self._costs = ItemCosts()
+        """Run time and sizes of items, by which the next chunk gets as many as take ``CHUNK_S``."""
 
     # The engine's side.
 
@@ -178,13 +174,43 @@ class Mapping:
             batches.close()
 
     def batches(self) -> Generator[list[Any], None, None]:
-        """Send the first chunks, yield an empty list, then yield the results of each chunk, as ``results`` does."""
+        """Send the first chunks, yield an empty list, then yield the results of each chunk, as ``results`` does.
+
+        Raises:
+            TimeoutError: The next result has not come at ``Options.until``.
+        """
+        signal = Signal()
+        steps = self.steps(signal)
+        try:
+            for results in steps:
+                if results is not None:
+                    yield results
+                elif not signal.wait(self.has_news, self.until):
+                    raise self.late()
+        finally:
+            steps.close()
+
+    def steps(self, signal: Wakes) -> Generator[list[Any] | None, None, None]:
+        """Do all that ``batches`` does but wait, for consumers that wait in ways of their own.
+
+        Yields an empty list once the first chunks are sent, then the results of each chunk, or None when there is
+        nothing to do before ``has_news``. Whoever closes the generator ends the map.
+
+        Args:
+            signal: Wakes the consumer when there are news.
+        """
+        self._signal = signal
         try:
             self._fill()
             yield []
             window = self._window
             while window:
-                self._wait_first()
+                while True:
+                    if self._note_ended():
+                        self._fill()
+                    if window[0].is_final or self._is_stopped:
+                        break
+                    yield None
                 if self._is_stopped:
                     return
                 chunk = window.popleft()
@@ -213,24 +239,15 @@ class Mapping:
         self._error = None
         self._way = (False, False, None, 0)  # lets go of the constants that were put
 
-    def _has_news(self) -> bool:
+    def has_news(self) -> bool:
         """True if a chunk has ended or CPUs have come or gone, which the consumer has not noted yet."""
         return bool(self._ended) or self._has_other_nodes
 
-    def _wait_first(self) -> None:
-        """Wait until the first chunk of the window has ended, and keep the window filled meanwhile.
-
-        Raises:
-            TimeoutError: The chunk has not ended at ``Options.until``.
-        """
-        while True:
-            if self._note_ended():
-                self._fill()
-            if self._window[0].is_final or self._is_stopped:
-                return
-            if not self._signal.wait(self._has_news, self._until):
-                first = self._window[0].first
-                raise TimeoutError(f"item {first} of the map of {self._session.name} has not ended in time")
+    def late(self) -> TimeoutError:
+        """Returns the error for a first chunk that has not ended at ``Options.until``."""
+        return TimeoutError(
+            f"item {self._window[0].first} of the map of {self._session.name} has not ended in time"
+        )
 
     def _note_ended(self) -> bool:
         """Note chunks that have ended, learn from them, and cut anew what they have given back.
@@ -241,7 +258,7 @@ class Mapping:
         Raises:
             JobError: Items that a worker has given back cannot be unpickled here, and errors are not kept.
         """
-        is_news = self._has_news()
+        is_news = self.has_news()
         self._has_other_nodes = False
         while self._ended:
             chunk = self._ended.popleft()
@@ -251,7 +268,8 @@ class Mapping:
             if chunk.status == FINISHED:
                 count = chunk.results()
                 if count:
-                    self._learn(chunk, count)
+                    seconds = (chunk.end_time or 0.0) - (chunk.start_time or 0.0)
+                    self._costs.learn(seconds, len(chunk.value), count)
                 if count < chunk.count:
                     self._cut_rest(chunk, count)
                 chunk.items = b""
@@ -272,17 +290,6 @@ class Mapping:
     def _is_over(self) -> bool:
         """True if the cluster is closed, or is ending its jobs to be closed: then nothing is sent anew."""
         return self._session.is_closed or self._session.is_ending
-
-    def _learn(self, chunk: Chunk, count: int) -> None:
-        """Update mean run time and result size of items, for ``_size``, by a finished chunk that ran ``count``."""
-        seconds = (chunk.end_time or 0.0) - (chunk.start_time or 0.0)
-        if seconds * self._runs > self._runs_s * count:
-            # Slower than expected: forget the past at once, or chunks stay too long.
-            self._runs_s, self._runs = seconds, count
-        else:
-            self._runs_s = self._runs_s / 2 + seconds
-            self._runs = self._runs / 2 + count
-        self._result_bytes = _learnt(self._result_bytes, len(chunk.value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
         """Send a chunk's items behind its first ``count`` again, as smaller chunks that follow it in the window."""
@@ -336,10 +343,11 @@ class Mapping:
         """Returns the number of items of the next chunk: as chosen, else by run times and sizes (1 at first)."""
         if self._chosen_size is not None:
             return self._size_max
-        if self._runs == 0 or self._session.options.isolate:
+        costs = self._costs
+        if costs.runs == 0 or self._session.options.isolate:
             return 1
-        item_s = max(self._runs_s / self._runs, 1e-9)
-        size = min(CHUNK_S / item_s, CHUNK_BYTES / max(self._item_bytes, self._result_bytes))
+        item_s = costs.item_s()
+        size = min(CHUNK_S / item_s, CHUNK_BYTES / max(costs.item_bytes, costs.result_bytes))
         size = min(size, self._size_max)
         if self._left is not None:
             spread = self._left / (4 * max(1, self._session.cpus()))
@@ -379,7 +387,7 @@ class Mapping:
         except Exception as error:
             self._submit_sendable(items, first, place, error)
             return
-        self._item_bytes = _learnt(self._item_bytes, len(data) / len(items))
+        self._costs.learn_item(len(data) / len(items))
         chunk = Chunk(self, data, first, len(items))
         # Into the window before it is sent: Ctrl-C may end this at any point, and what is in the window is cancelled.
         self._open += 1
@@ -480,11 +488,3 @@ class Mapping:
             return [], chunk_results.chunk_error(chunk, self._session.name, reason)
         self._size_max = max(1, min(self._size_max, chunk.count // FEWER))
         return chunk_results.failed_whole(chunk, self._session.name, reason), None
-
-
-def _learnt(past: float, mean: float) -> float:
-    """Returns the new mean size of an item (bytes) from the past one and that of the last chunk.
-
-    Grows at once and falls by halves: one large item does not keep chunks small for ever.
-    """
-    return max(mean, (past + mean) / 2)

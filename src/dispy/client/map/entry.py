@@ -6,10 +6,11 @@ import operator
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingType
 from functools import partial
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, overload
 
 from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
+from dispy.client.jobs.type_parameters import R
 from dispy.client.map.chunks import Mapping
 from dispy.client.map.options import Options
 from dispy.client.session import cancellation, objects, submission
@@ -25,12 +26,30 @@ OPTIONS = ("timeout", "return_exceptions", "constants", "chunksize")
 been meant."""
 
 
-class ClusterMaps:
+class ClusterMaps(Generic[R]):
     """The methods of ``JobCluster`` that run the computation over iterables."""
 
     _session: Session
     """The record of the cluster."""
 
+    @overload
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        return_exceptions: Literal[False] = False,
+        constants: MappingType[str, Any] | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        return_exceptions: bool,
+        constants: MappingType[str, Any] | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[R | Exception]: ...
     @briefly
     def map(
         self,
@@ -70,17 +89,33 @@ class ClusterMaps:
             PicklingError: Constants cannot be sent.
             UsageError: The cluster is closed, or was closed meanwhile; or an argument cannot be used.
         """
-        _refuse_others("map", others)
-        if not iterables:
-            raise UsageError("map takes at least one iterable", hint="cluster.map(range(10))")
-        for number, iterable in enumerate(iterables, 1):
-            hint = "cluster.map([value]) for one item"
-            if callable(iterable):
-                hint = "the function is the cluster's, and not given again: cluster.map(items)"
-            _check_iterable(f"argument {number} of map", iterable, hint)
-        options = Options(False, deadline(timeout), check_flag("return_exceptions", return_exceptions))
-        return _begin_map(self._session, iterables, options, constants, chunksize)
+        mapping = checked_map(
+            "map", self._session, iterables, timeout, return_exceptions, constants, chunksize, others
+        )
+        return _begun(mapping)
 
+    @overload
+    def starmap(
+        self,
+        iterable: Iterable[Iterable[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        return_exceptions: Literal[False] = False,
+        constants: MappingType[str, Any] | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def starmap(
+        self,
+        iterable: Iterable[Iterable[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool,
+        constants: MappingType[str, Any] | None = None,
+        chunksize: int | None = None,
+    ) -> Iterator[R | Exception]: ...
     @briefly
     def starmap(
         self,
@@ -100,21 +135,48 @@ class ClusterMaps:
         _refuse_others("starmap", others)
         _check_iterable("the argument of starmap", iterable, "cluster.starmap([(1, 2), (3, 4)])")
         options = Options(True, deadline(timeout), check_flag("return_exceptions", return_exceptions))
-        return _begin_map(self._session, (iterable,), options, constants, chunksize)
+        return _begun(make_map(self._session, (iterable,), options, constants, chunksize))
 
 
-def _begin_map(
+def checked_map(
+    name: str,
     session: Session,
     iterables: tuple[Iterable[Any], ...],
-    options: Options,
+    timeout: float | None,
+    return_exceptions: bool,
     constants: MappingType[str, Any] | None,
     chunksize: int | None,
-) -> Iterator[Any]:
-    """Send the first chunks, and return the iterator over the results, in the order of the items.
+    others: dict[str, Any],
+) -> Mapping:
+    """Check the arguments of ``map`` or of a relative of it, and make the map. Nothing is sent yet.
 
-    Arguments are those of ``make_map``.
+    Args:
+        name: Name of the public function, for errors.
+        session: The cluster.
+        iterables: As in ``map``.
+        timeout: As in ``map``.
+        return_exceptions: As in ``map``.
+        constants: As in ``map``.
+        chunksize: As in ``map``.
+        others: Keyword arguments that are no options.
     """
-    results = make_map(session, iterables, options, constants, chunksize).results()
+    _refuse_others(name, others)
+    if not iterables:
+        raise UsageError(f"{name} takes at least one iterable", hint=f"cluster.{name}(range(10))")
+    for number, iterable in enumerate(iterables, 1):
+        hint = f"cluster.{name}([value]) for one item"
+        if hasattr(iterable, "__aiter__"):
+            hint = "items come from an ordinary iterable; submit what an asynchronous one yields by asubmit"
+        elif callable(iterable):
+            hint = f"the function is the cluster's, and not given again: cluster.{name}(items)"
+        _check_iterable(f"argument {number} of {name}", iterable, hint)
+    options = Options(False, deadline(timeout), check_flag("return_exceptions", return_exceptions))
+    return make_map(session, iterables, options, constants, chunksize)
+
+
+def _begun(mapping: Mapping) -> Iterator[Any]:
+    """Send the first chunks of a map, and return the iterator over its results, in the order of the items."""
+    results = mapping.results()
     next(results)
     return results
 

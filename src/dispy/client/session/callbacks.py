@@ -86,7 +86,7 @@ def wait_called(session: Session, until: float | None) -> Waited:
 
 
 def has_callbacks(session: Session) -> bool:
-    """True if the program has given a callback (``job_status``, ``cluster_status``, ``job_output``) to wait for."""
-    return not (
+    """True if the program has given a callback to wait for, of the cluster or by ``DispyJob.add_done_callback``."""
+    return session.has_done_callbacks or not (
         session.job_status is None and session.cluster_status is None and session.watching.callback is None
     )

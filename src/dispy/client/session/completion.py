@@ -216,8 +216,9 @@ def _load_ended(session: Session, job: DispyJob, item: Ended, info: NodeInfo) ->
         job._is_final = True  # pyright: ignore[reportPrivateUsage]  # woken below
         session.held.pop(item.number, None)
         session.tally.ended += 1
-        _call_back(session, [job], _count(session, 1, item.end - item.start, info))
-    job._finish()  # pyright: ignore[reportPrivateUsage]
+        shown = _count(session, 1, item.end - item.start, info)
+        job._finish()  # pyright: ignore[reportPrivateUsage]  # done callbacks come before ``job_status``
+        _call_back(session, [job], shown)
 
 
 def _fill(session: Session, job: DispyJob, item: Ended, info: NodeInfo) -> None:

@@ -33,7 +33,15 @@ _refs: weakref.WeakValueDictionary[int, Ref] = weakref.WeakValueDictionary()
 if that is gone, unpickling the result fails."""
 
 
-class Ref(payload.Reference):
+if TYPE_CHECKING:
+    # A checker takes a reference for an argument of any type, since jobs get the object in its place.
+    class _Reference(payload.Reference, Any):  # type: ignore[misc]  # ``Any`` as a base is the point
+        """Reference of any type."""
+else:
+    _Reference = payload.Reference
+
+
+class Ref(_Reference):
     """Reference to an object that was put into a cluster. A job that gets it in an argument sees the object instead.
 
     The object is freed on all nodes when the reference is gone from the program and from the arguments of unfinished

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import config, payload
@@ -16,7 +17,7 @@ from dispy.client.backend.backend import Access, Wishes
 from dispy.client.backend.open_clusters import reach_fault
 from dispy.client.backend.scheduler_link import Address
 from dispy.client.nodes import parse_nodes
-from dispy.client.session import submission
+from dispy.client.session import cancellation, submission
 from dispy.client.session.live_output import Watching
 from dispy.client.session.state import Session
 from dispy.net.discovery import SCHEDULERS, Lookout
@@ -177,6 +178,7 @@ def make_session(
         PicklingError: Arguments of ``setup`` for one of the nodes cannot be sent.
     """
     session = Session(options, wishes, shipped, held_files, threads, backend, number, cluster)
+    session.cancel = partial(cancellation.cancel, session)
     for allocation in wishes.allocations:
         session.code_for(
             tuple(allocation.setup_args or ())

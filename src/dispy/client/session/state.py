@@ -145,6 +145,13 @@ class RunningMap(Protocol):
         """The cluster has more or fewer CPUs."""
 
 
+class WaitingCalls(Protocol):
+    """Calls of ``asubmit`` that wait for room, as their session sees them. False if there are none."""
+
+    def add(self, call: Any) -> None:
+        """Queue a call."""
+
+
 class Session:
     """All data of one cluster: the choices of its program, its unfinished jobs, its nodes, and who waits for it.
 
@@ -165,6 +172,8 @@ class Session:
     """Name of the computation (of the function, or the path of the program), shown in messages and on nodes."""
     job_status: Callable[[DispyJob], object] | None = None
     """The user's callback, called with the job at each provisional result and at its end; None: there is none."""
+    has_done_callbacks: bool = False
+    """True once a function was to be called at the end of a job (``add_done_callback``, futures)."""
     cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None = None
     """The user's callback for each change of a job or node, called with the new status, and with the node and the job
     that it is about (None: none). None: there is no callback."""
@@ -225,6 +234,8 @@ class Session:
     """True while a call of ``take_inbox`` is posted to the loop. Do not post another: one serves all jobs."""
     cancels: deque[int]
     """Numbers of jobs that the program has cancelled and the loop has not, in the order of the calls."""
+    cancel: Callable[[Any], int]
+    """Function that cancels a job of this cluster, set by ``startup``; jobs call it for their futures."""
     has_posted_cancels: bool = False
     """True while a call that takes ``cancels`` is posted to the loop. Do not post another: one serves all."""
     objects: set[int]
@@ -273,6 +284,8 @@ class Session:
     ends: int = 0
     """Number of events in which jobs have ended; several jobs in one count once. ``wait`` compares two values to see
     whether more jobs have ended while it waited for callbacks."""
+    waiting_calls: WaitingCalls | None = None
+    """Calls of ``asubmit`` that wait for room; None: none has waited yet."""
     closers: int = 0
     """Number of threads in ``close``. While there are any, a ``submit`` that would wait for ``max_queued`` raises."""
 

@@ -158,6 +158,35 @@ def submit_bounded(
         return submit_at_once(session, job_id, node, args, kwargs)
 
 
+def submit_nowait(session: Session, args: Args, kwargs: Kwargs) -> DispyJob | None:
+    """Submit a job if the caller does not have to wait for that; returns None if he has to. For asyncio loops."""
+    journal = session.journal
+    if (journal is None or not journal.thread.is_behind) and session.room.acquire(blocking=False):
+        try:
+            if not session.full and len(session.jobs) < session.options.queued_max:
+                return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
+        finally:
+            session.room.release()
+    if session.engine.is_current():
+        return session.submit(session, next(DispyJob.id_iter), None, args, kwargs)
+    return None
+
+
+def with_room(session: Session, then: Callable[[], None]) -> None:
+    """Wait as ``submit`` does until a job may be submitted, and call a function that submits one.
+
+    Raises:
+        UsageError: The cluster is closed, or begins to be.
+    """
+    session.check_open()
+    if session.journal is not None and session.journal.thread.is_behind:
+        session.journal.thread.wait_for_room()
+    with session.room:
+        if session.full or len(session.jobs) >= session.options.queued_max:
+            _wait_for_room(session)
+        then()
+
+
 def _submit_noted(
     submit: Submit, session: Session, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:

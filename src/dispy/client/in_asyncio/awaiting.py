@@ -8,13 +8,12 @@ per loop, and no task blocks a thread.
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import types
 from collections import deque
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    import asyncio
+from typing import Any, Protocol
 
 
 class Awaited(Protocol):
@@ -32,23 +31,42 @@ class Awaited(Protocol):
         ...
 
 
-def wait_in_loop(job: Awaited) -> Generator[Any, None, None]:
+def wait_in_loop(job: Awaited, limit_s: float | None = None) -> Generator[Any, None, None]:
     """Wait for a job in the running asyncio loop: what ``await job`` does. If the task is cancelled the job goes on.
+
+    Args:
+        job: The job.
+        limit_s: Seconds to wait at most, after which this returns as well; None: no limit.
 
     Raises:
         RuntimeError: No loop runs in this thread.
     """
-    from asyncio import get_running_loop
-
-    loop = get_running_loop()
+    loop = asyncio.get_running_loop()
     future = loop.create_future()
     waiter = _LoopWaiter(_post_of(loop), future)
+    timer = None if limit_s is None else loop.call_later(limit_s, complete, future)
     job._add_waiter(waiter)  # pyright: ignore[reportPrivateUsage]  # not for programs
     try:
         yield from future
     except BaseException:
         job._drop_waiter(waiter)  # pyright: ignore[reportPrivateUsage]  # not for programs
         raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+            job._drop_waiter(waiter)  # pyright: ignore[reportPrivateUsage]  # the time may be over
+
+
+@types.coroutine
+def wait_at_most(job: Awaited, limit_s: float | None) -> Generator[Any, None, None]:
+    """Wait for a job in a coroutine, at most ``limit_s`` seconds (None: no limit). See ``wait_in_loop``."""
+    yield from wait_in_loop(job, limit_s)
+
+
+def complete(future: asyncio.Future[None]) -> None:
+    """Complete a future, on its loop, unless it is done or cancelled: its task goes on."""
+    if not future.done():
+        future.set_result(None)
 
 
 class _LoopWaiter:
@@ -103,9 +121,7 @@ class _LoopPost:
         self.is_posted = False
         ended = self.ended
         while ended:
-            future = ended.popleft()
-            if not future.done():
-                future.set_result(None)
+            complete(ended.popleft())
 
 
 _posts: dict[asyncio.AbstractEventLoop, _LoopPost] = {}

@@ -1,0 +1,1 @@
+"""Clusters and jobs in asyncio loops: nothing here blocks the loop that it is called in."""
