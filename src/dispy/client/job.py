@@ -22,8 +22,9 @@ from dispy import payload
 from dispy.client.arguments import check_timeout
 from dispy.client.awaiting import wait_in_loop
 from dispy.client.job_waiters import Several, guard, pack, release, waiters_in
-from dispy.client.session.failures import summary
 from dispy.client.session.missing_files import advice_in, explain
+from dispy.client.shown.job_looks import STATUS_NAMES as STATUS_NAMES
+from dispy.client.shown.job_looks import JobLooks
 from dispy.errors import JobError, UsageError
 from dispy.protocol.output_reader import Final, Reader
 from dispy.system import process_identity
@@ -41,19 +42,8 @@ TERMINATED = 9
 ABANDONED = 10
 FINISHED = 11
 
-STATUS_NAMES = {
-    CREATED: "Created",
-    RUNNING: "Running",
-    PROVISIONAL_RESULT: "ProvisionalResult",
-    CANCELLED: "Cancelled",
-    TERMINATED: "Terminated",
-    ABANDONED: "Abandoned",
-    FINISHED: "Finished",
-}
-"""Names of the statuses of jobs, for messages, by the number that is the status."""
 
-
-class DispyJob(msgspec.Struct, gc=False, eq=False):
+class DispyJob(JobLooks, msgspec.Struct, gc=False, eq=False):
     """One call of a computation. Made by ``submit``, never by the program itself.
 
     Of its attributes only ``id`` and ``result`` may be assigned.
@@ -462,11 +452,6 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         shot = msgspec.structs.replace(self)
         shot._status = PROVISIONAL_RESULT
         return shot
-
-    def __repr__(self) -> str:
-        status = STATUS_NAMES[self._status]
-        reason = self.exception if self._is_final else None
-        return f"<DispyJob id={self.id!r} status={status}{f': {summary(reason)}' if reason else ''}>"
 
 
 class Raw(NamedTuple):

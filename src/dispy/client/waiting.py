@@ -44,7 +44,7 @@ def as_completed(jobs: Iterable[DispyJob], timeout: float | None = None) -> Iter
         TimeoutError: From the iterator: the next job has not ended in time; says how many are left.
         UsageError: The argument is not several jobs, or one of them belongs to a parent process.
     """
-    return _as_completed(_check_jobs(jobs, "as_completed"), deadline(timeout))
+    return _as_completed(check_jobs(jobs, "as_completed"), deadline(timeout))
 
 
 def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[DispyJob, None, None]:
@@ -96,7 +96,7 @@ def wait(
         UsageError: The argument is not several jobs, one of them belongs to a parent process, or ``return_when`` has
             another value.
     """
-    left = _check_jobs(jobs, "wait")
+    left = check_jobs(jobs, "wait")
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
         raise UsageError(
             f"return_when={return_when!r} is unknown",
@@ -119,12 +119,15 @@ def wait(
     return DoneAndNotDone(done, set(left) - done)
 
 
-def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
+def check_jobs(
+    jobs: Iterable[DispyJob], name: str, hint: str = "jobs are what submit returns"
+) -> dict[DispyJob, None]:
     """Returns jobs without repetitions, in order, as the keys of a dictionary.
 
     Args:
         jobs: What the program has given.
         name: Name of the public function that was called, for errors.
+        hint: What to give it, for errors.
 
     Raises:
         UsageError: The value is not several jobs; or a job that has not ended belongs to a parent process.
@@ -132,13 +135,11 @@ def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
     if isinstance(jobs, DispyJob):
         raise UsageError(f"{name} takes several jobs", hint="put the job into a list")
     if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
-        raise UsageError(
-            f"{name} takes several jobs, not {describe(jobs)}", hint="jobs are what submit returns"
-        )
+        raise UsageError(f"{name} takes several jobs, not {describe(jobs)}", hint=hint)
     several = list(jobs)
     for job in several:
         if not isinstance(job, DispyJob):
-            raise UsageError(f"{name} takes jobs, not {describe(job)}", hint="jobs are what submit returns")
+            raise UsageError(f"{name} takes jobs, not {describe(job)}", hint=hint)
     found = dict.fromkeys(several)
     for job in found:
         job._check_process()  # pyright: ignore[reportPrivateUsage]  # not for programs

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Never
 from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
 from dispy.client.map.chunks import Mapping
+from dispy.client.map.map_results import MapResults
 from dispy.client.map.options import Options
 from dispy.client.session import cancellation, objects, submission
 from dispy.client.tracebacks import briefly
@@ -114,9 +115,10 @@ def _begin_map(
 
     Arguments are those of ``make_map``.
     """
-    results = make_map(session, iterables, options, constants, chunksize).results()
+    mapping = make_map(session, iterables, options, constants, chunksize)
+    results = mapping.results()
     next(results)
-    return results
+    return MapResults(results, session.name, mapping.left)
 
 
 def make_map(

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dispy.client.map.chunk_job import Chunk
     from dispy.client.nodes import DispyNode
     from dispy.client.session.live_output import Watching
+    from dispy.client.shown.overview import Display
     from dispy.journal.writer import Journal
     from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry
@@ -143,6 +144,10 @@ class RunningMap(Protocol):
 
     def on_nodes(self) -> None:
         """The cluster has more or fewer CPUs."""
+
+    def left(self) -> tuple[int, int, bool]:
+        """Returns numbers of chunks and items that have not ended, and if these are all items; on any thread."""
+        ...
 
 
 class Session:
@@ -248,6 +253,8 @@ class Session:
     """Source of numbers for calls of ``map``, from 1. Seeds of items depend on them: each map draws other numbers."""
     maps: set[RunningMap]
     """Calls of ``map`` that are running. Each is woken when the cluster has more or fewer CPUs (``tell_maps``)."""
+    displays: set[Display]
+    """Displays of the cluster in notebooks, which end with it. Threads of the program add them."""
     status_guard: threading.RLock
     """Held to set the status of jobs, as any thread may cancel them. Reentrant: signal handlers cancel, too."""
     loading: dict[int, int]
@@ -336,6 +343,7 @@ class Session:
         self.numbers = Numbers()
         self.map_numbers = itertools.count(1)
         self.maps = set()
+        self.displays = set()
         self.status_guard = threading.RLock()
         self.loading = {}
         self.ended = set()
