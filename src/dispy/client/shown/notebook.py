@@ -97,6 +97,7 @@ class Follower:
         """Show each new state until ``finish``, or until nothing can be shown any more; on the display's thread."""
         while not self._ending.wait(UPDATE_S):
             if self._session.is_closed or not self._try_show():
+                self._session.displays.discard(self)  # another look at the cluster begins anew
                 return
 
     def _try_show(self) -> bool:
