@@ -170,31 +170,42 @@ class Progress:
 
     def _begin(self) -> None:
         """Draw the first state, and start the thread that draws the others."""
+        begun = time.thread_time()
+        shown = self._take()
+        used_s = time.thread_time() - begun  # of what comes again: what is imported now is not
         self._begun = time.monotonic()
-        self._meter = Meter(self._take().ended, self._begun)
+        self._meter = Meter(shown.ended, self._begun)
         self._ending.clear()
-        self._surface = choose_surface(self._quiet)
-        if self._surface is None:
-            return
-        atexit.register(self._end)  # a loop that the end of the program has left is not told of it
-        self._thread = threading.Thread(target=self._run, name="dispy progress", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        """Draw states until the display ends, or until nothing can be drawn any more; on the display's thread."""
-        surface = self._surface
+        surface = self._surface = choose_surface(self._quiet)
         if surface is None:
             return
-        pause_s = 0.0
+        atexit.register(self._end)  # a loop that the end of the program has left is not told of it
+        if self._draw(surface, shown):
+            args = surface, _pause_s(surface, used_s)
+            self._thread = threading.Thread(target=self._run, args=args, name="dispy progress", daemon=True)
+            self._thread.start()
+
+    def _run(self, surface: Surface, pause_s: float) -> None:
+        """Draw states until the display ends, or until nothing can be drawn any more; on the display's thread.
+
+        Args:
+            surface: Where.
+            pause_s: Pause before the first of them (seconds).
+        """
         while not self._ending.wait(pause_s):
             begun = time.thread_time()
-            try:
-                surface.show(self._look())
-            except Exception as error:  # the terminal is gone, say: the work goes on
-                logger.debug("progress is not drawn any more: %r", error)
+            if not self._draw(surface, self._look()):
                 return
-            used_s = time.thread_time() - begun
-            pause_s = min(max(surface.least_s, SHARE * used_s), PAUSE_MAX_S)
+            pause_s = _pause_s(surface, time.thread_time() - begun)
+
+    def _draw(self, surface: Surface, shown: Overview) -> bool:
+        """Draw a state; False, with a line in the log, if that fails, as the terminal is gone: the work goes on."""
+        try:
+            surface.show(shown)
+        except Exception as error:
+            logger.debug("progress is not drawn any more: %r", error)
+            return False
+        return True
 
     def _look(self) -> Overview:
         """Returns the present state."""
@@ -223,6 +234,11 @@ class Progress:
                 logger.debug("the end of progress is not drawn: %r", error)
 
 
+def _pause_s(surface: Surface, used_s: float) -> float:
+    """Returns the pause after a state (seconds), by the CPU time that it has taken (seconds)."""
+    return min(max(surface.least_s, SHARE * used_s), PAUSE_MAX_S)
+
+
 def _since(session: Session) -> Callable[[], Overview]:
     """Returns a function that surveys a cluster, without the jobs that have ended by now."""
     before = survey(session)
@@ -247,14 +263,10 @@ class Lines:
 
     least_s = LINE_S
 
-    def __init__(self) -> None:
-        self._is_first = True
-
     def show(self, shown: Overview) -> None:
         """Log a line; none in the first moment, when there is nothing to say."""
-        if not self._is_first:
+        if shown.age_s is not None:
             notice(progress_line(shown))
-        self._is_first = False
 
     def close(self, shown: Overview) -> None:
         """Log the last line."""
