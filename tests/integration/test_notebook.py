@@ -74,8 +74,8 @@ client = Client(notebook, timeout=25, kernel_name="python3", resources={"metadat
 client.execute()
 Path("ran").write_text(json.dumps({"shown": client.shown, "outputs": [cell.outputs for cell in notebook.cells]}))
 """
-"""Program that runs a notebook, as ``jupyter execute`` does, and keeps all that was displayed; a file has the number of
-displays so far. In a process of its own, as the client of kernels leaves threads and descriptors behind."""
+"""Program that runs a notebook, as ``jupyter execute`` does, and keeps all that was displayed; a file has the number
+of displays so far. In a process of its own, as the client of kernels leaves threads and descriptors behind."""
 
 
 def test_a_notebook(place: Place, run_program: RunProgram) -> None:
