@@ -430,3 +430,34 @@ def test_a_map_says_how_far_it_is(make_cluster: MakeCluster) -> None:
     assert repr(ref).startswith("<Ref ")
     cluster.close()
     assert repr(ref).endswith(", gone with its cluster, which is closed>")
+
+
+def test_a_prompt_without_a_notebook(make_cluster: MakeCluster) -> None:
+    """IPython asks for more than ``repr``; a cluster that was never made says so."""
+    from IPython.core.formatters import DisplayFormatter
+
+    cluster = make_cluster(jobs.name_and)
+    formatter = DisplayFormatter()
+    formatter.active_types = formatter.format_types
+    data, _ = formatter.format(cluster)
+    assert data["text/plain"].startswith("<JobCluster name_and: ") or data["text/plain"].startswith(
+        "<SharedJob"
+    )
+    assert "<b>name_and</b>" in data["text/html"]
+    unmade = object.__new__(dispy.JobCluster)
+    assert repr(unmade) == "<JobCluster that was not made>"
+
+
+@pytest.mark.parametrize("stream", ["sys.stdout.close()", "sys.stdout = None", "sys.stdout = object()"])
+def test_output_that_is_none(terminal: OnTerminalMaker, stream: str) -> None:
+    shown = terminal(f"""
+cluster = dispy.JobCluster(compute)
+kept = sys.stdout
+{stream}
+for job in dispy.progress([cluster.submit(n) for n in range(3)]):
+    pass
+cluster.shutdown()
+os._exit(0)
+""")
+    assert shown.wait() == 0, shown.screen.text
+    assert "  3 done; 1 node" in shown.screen.text

@@ -39,6 +39,7 @@ class ClusterLooks:
         """
         from dispy.client.shown import notebook
 
-        if not notebook.is_here() or self._session.is_closed:
+        session = getattr(self, "_session", None)
+        if session is None or session.is_closed or not notebook.is_here():
             raise NotImplementedError
-        notebook.follow(self._session)
+        notebook.follow(session)

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from dispy.client.arguments import check_flag
 from dispy.client.job import DispyJob
@@ -285,7 +285,7 @@ def choose_surface(quiet: bool) -> Surface | None:
 
     if notebook.is_here():
         return notebook.ProgressOutput()
-    if _is_terminal():
+    if _is_terminal(sys.stderr):
         with _guard:
             bars = None if _drawing else _bars()
             if bars is not None:
@@ -302,11 +302,11 @@ def _release(surface: Surface) -> None:
             _drawing.remove(surface)
 
 
-def _is_terminal() -> bool:
-    """True if error output is a terminal that can move its cursor."""
+def _is_terminal(stream: Any) -> bool:
+    """True if a stream is a terminal; False, too, of a closed one, and of what a program has put in its place."""
     try:
-        return sys.stderr is not None and sys.stderr.isatty()
-    except ValueError:  # closed
+        return bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):
         return False
 
 
@@ -318,4 +318,4 @@ def _bars() -> Surface | None:
         from dispy.client.shown.terminal import Bars
     except ImportError:
         return None
-    return Bars()
+    return Bars(takes_stdout=_is_terminal(sys.stdout))

@@ -7,7 +7,6 @@ program that is killed could not bring it back.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
@@ -37,19 +36,23 @@ BAR = 24
 
 class Bars:
     """Progress on a terminal (``progress.Surface``). Made when the display begins; draws on error output, so that
-    output which goes to a file or a pipe stays as it is."""
+    output which goes to a file or a pipe stays as it is.
+
+    Args:
+        takes_stdout: True if standard output goes to the terminal, too: what the program prints appears above then.
+    """
 
     least_s = 0.5
     """Least time between two states (seconds): faster than people read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_stdout: bool) -> None:
         self._console = Console(
             stderr=True, force_terminal=True, markup=False, emoji=False, highlight=False, soft_wrap=False
         )
         self._live = Live(
             console=self._console,
             auto_refresh=False,
-            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+            redirect_stdout=takes_stdout,
             redirect_stderr=True,
             vertical_overflow="ellipsis",
         )
