@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import re
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from typing import Any
@@ -395,3 +397,21 @@ def test_jobs_are_counted_once() -> None:
         shown = survey.take()
         assert shown[1:6] == (1, 2, 1, 1, 1)
     assert (shown.name, shown.total, shown.ended) == ("jobs", 6, 4)
+
+
+def test_threads_that_look_at_once_count_once() -> None:
+    jobs = [DispyJob(number, _status=TERMINATED, _exception="ValueError: 1") for number in range(20_000)]
+    survey = JobSurvey(jobs)
+    for job in jobs[::2]:
+        job._finish()
+    together = threading.Barrier(4)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            seen = list(pool.map(lambda _: (together.wait(5), survey.take())[1], range(16)))
+    finally:
+        sys.setswitchinterval(before)
+    assert {shown.failed for shown in seen} == {10_000}
+    assert {shown.waiting for shown in seen} == {10_000}
+    assert seen[0].failure == "ValueError: 1"

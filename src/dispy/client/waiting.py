@@ -119,7 +119,7 @@ def wait(
     return DoneAndNotDone(done, set(left) - done)
 
 
-def check_jobs(
+def several_jobs(
     jobs: Iterable[DispyJob], name: str, hint: str = "jobs are what submit returns"
 ) -> dict[DispyJob, None]:
     """Returns jobs without repetitions, in order, as the keys of a dictionary.
@@ -130,7 +130,7 @@ def check_jobs(
         hint: What to give it, for errors.
 
     Raises:
-        UsageError: The value is not several jobs; or a job that has not ended belongs to a parent process.
+        UsageError: The value is not several jobs.
     """
     if isinstance(jobs, DispyJob):
         raise UsageError(f"{name} takes several jobs", hint="put the job into a list")
@@ -140,7 +140,18 @@ def check_jobs(
     for job in several:
         if not isinstance(job, DispyJob):
             raise UsageError(f"{name} takes jobs, not {describe(job)}", hint=hint)
-    found = dict.fromkeys(several)
+    return dict.fromkeys(several)
+
+
+def check_jobs(
+    jobs: Iterable[DispyJob], name: str, hint: str = "jobs are what submit returns"
+) -> dict[DispyJob, None]:
+    """Returns ``several_jobs`` that can be waited for; arguments are the same.
+
+    Raises:
+        UsageError: The value is not several jobs; or a job that has not ended belongs to a parent process.
+    """
+    found = several_jobs(jobs, name, hint)
     for job in found:
         job._check_process()  # pyright: ignore[reportPrivateUsage]  # not for programs
     return found

@@ -18,7 +18,7 @@ class MapResults(Iterator[Any]):
         left: Returns the numbers of chunks and of items that have not ended, and whether these are all items.
     """
 
-    __slots__ = ("_left", "_name", "_results")
+    __slots__ = ("__weakref__", "_left", "_name", "_results")
 
     def __init__(
         self, results: Generator[Any, None, None], name: str, left: Callable[[], tuple[int, int, bool]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dispy.client.job import DispyJob
 from dispy.client.session.failures import summary
 from dispy.client.shown.job_looks import STATUS_NAMES
-from dispy.client.waiting import check_jobs
+from dispy.client.waiting import several_jobs
 from dispy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def frame(jobs: Iterable[DispyJob]) -> DataFrame:
     pandas = _pandas("dispy.frame")
     rows = [
         _row(job)
-        for job in check_jobs(jobs, "frame", "give the list of jobs: a cluster keeps none that ended")
+        for job in several_jobs(jobs, "frame", "give the list of jobs: a cluster keeps none that ended")
     ]
     columns = ["id", "status", "node", "submitted", "started", "ended", "error"]
     made = pandas.DataFrame(rows, columns=columns)

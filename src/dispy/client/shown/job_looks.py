@@ -69,7 +69,7 @@ class JobLooks:
         name = STATUS_NAMES.get(status) or short_repr(status)
         if self._is_final:
             if status != self.Finished:
-                return f"{name}: {summary(self._exception)}" if self._exception else name
+                return f"{name}: {summary(str(self._exception))}" if self._exception else name
             return f"{name}{self._shown_run(self.start_time, self.end_time)}"
         if status >= self.Cancelled:
             return f"{name}, and has not ended yet"

@@ -182,8 +182,12 @@ class Progress:
         atexit.register(self._end)  # a loop that the end of the program has left is not told of it
         if self._draw(surface, shown):
             args = surface, _pause_s(surface, used_s)
-            self._thread = threading.Thread(target=self._run, args=args, name="dispy progress", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, args=args, name="dispy progress", daemon=True)
+            try:
+                thread.start()
+                self._thread = thread
+            except RuntimeError as error:  # there are too many: the work goes on, and its end is drawn
+                logger.debug("progress is not drawn meanwhile: %r", error)
 
     def _run(self, surface: Surface, pause_s: float) -> None:
         """Draw states until the display ends, or until nothing can be drawn any more; on the display's thread.
@@ -228,7 +232,7 @@ class Progress:
             try:
                 shown = self._look()
                 if shown.age_s:  # over the whole time: what one wants to know in the end
-                    shown = shown._replace(rate=self._meter.mean(shown.ended, shown.age_s), why="")
+                    shown = shown._replace(rate=self._meter.mean(shown.ended, shown.age_s))
                 surface.close(shown)
             except Exception as error:
                 logger.debug("the end of progress is not drawn: %r", error)

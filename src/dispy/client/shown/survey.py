@@ -6,12 +6,14 @@ node, however many jobs wait. One of jobs looks at each that has not ended: 50 n
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dispy.client.allocation import node_views
 from dispy.client.job import CANCELLED, CREATED, FINISHED, DispyJob
 from dispy.client.session import explain
+from dispy.client.session.failures import summary
 from dispy.client.shown.overview import Overview
 from dispy.system import process_identity
 
@@ -87,13 +89,38 @@ class JobSurvey:
     def __init__(self, jobs: Iterable[DispyJob]) -> None:
         self._open = list(jobs)
         """Jobs that had not ended when they were looked at last."""
+        self._guard = threading.Lock()
+        """Held while the jobs are looked at: two threads would count an end twice."""
+        self._failure = ""
+        """Why the first of them that was seen to fail has failed, in one line."""
         self._ended = {"done": 0, "failed": 0, "cancelled": 0}
         """Number of the other jobs by how they ended, as fields of ``Overview``."""
         found = {id(job._session): job._session for job in self._open if job._session is not None}  # pyright: ignore[reportPrivateUsage]  # not for programs
         self.sessions: list[Session] = list(found.values())
 
     def take(self) -> Overview:
-        """Returns the overview of the jobs, with the nodes of their clusters; on any thread, one at a time."""
+        """Returns the overview of the jobs, with the nodes of their clusters; on any thread."""
+        with self._guard:
+            left, running = self._look()
+            done, failed, cancelled = self._ended.values()
+        views = [survey(session) for session in self.sessions]
+        names = list(dict.fromkeys([view.name for view in views]))
+        more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+        return Overview(
+            ", ".join(names[:NAMES_MAX]) + more or "jobs",
+            done,
+            failed,
+            cancelled,
+            running=running,
+            waiting=left - running,
+            is_endless=False,
+            nodes=[node for view in views for node in view.nodes],
+            why="; ".join([view.why for view in views if view.why]) if left and not running else "",
+            failure=self._failure,
+        )
+
+    def _look(self) -> tuple[int, int]:
+        """Count the jobs that have ended since the last look. Returns how many are left, and how many run."""
         left = []
         running = 0
         ended = self._ended
@@ -104,21 +131,10 @@ class JobSurvey:
                 running += CREATED < status < CANCELLED
             elif job._status == FINISHED:  # pyright: ignore[reportPrivateUsage]  # read again: it may have ended since
                 ended["done"] += 1
+            elif job._status == CANCELLED:  # pyright: ignore[reportPrivateUsage]
+                ended["cancelled"] += 1
             else:
-                ended["cancelled" if job._status == CANCELLED else "failed"] += 1  # pyright: ignore[reportPrivateUsage]
+                ended["failed"] += 1
+                self._failure = self._failure or summary(job._exception or "")  # pyright: ignore[reportPrivateUsage]
         self._open = left
-        views = [survey(session) for session in self.sessions]
-        names = list(dict.fromkeys([view.name for view in views]))
-        more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
-        return Overview(
-            ", ".join(names[:NAMES_MAX]) + more or "jobs",
-            done=ended["done"],
-            failed=ended["failed"],
-            cancelled=ended["cancelled"],
-            running=running,
-            waiting=len(left) - running,
-            is_endless=False,
-            nodes=[node for view in views for node in view.nodes],
-            why="; ".join([view.why for view in views if view.why]) if left and not running else "",
-            failure=next(filter(None, [view.failure for view in views]), "") if ended["failed"] else "",
-        )
+        return len(left), running
