@@ -13,8 +13,8 @@ from dispy import config as config
 
 if TYPE_CHECKING:
     from dispy import job as job
-    from dispy.client.cluster import ClusterStatus as ClusterStatus
     from dispy.client.cluster import JobCluster as JobCluster
+    from dispy.client.cluster_status import ClusterStatus as ClusterStatus
     from dispy.client.compat import AddrInfo as AddrInfo
     from dispy.client.compat import host_addrinfo as host_addrinfo
     from dispy.client.compat import num_max as num_max
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from dispy.client.recovery.dead_programs import recoverable as recoverable
     from dispy.client.session.objects import Ref as Ref
     from dispy.client.shared import SharedJobCluster as SharedJobCluster
+    from dispy.client.shown.frames import frame as frame
+    from dispy.client.shown.progress import progress as progress
     from dispy.client.waiting import ALL_COMPLETED as ALL_COMPLETED
     from dispy.client.waiting import FIRST_COMPLETED as FIRST_COMPLETED
     from dispy.client.waiting import FIRST_EXCEPTION as FIRST_EXCEPTION
@@ -56,7 +58,9 @@ __all__ = [
     "WorkerDied",
     "aas_completed",
     "as_completed",
+    "frame",
     "logger",
+    "progress",
     "wait",
 ]
 
@@ -72,7 +76,7 @@ _HOMES = {
     "host_addrinfo": "dispy.client.compat",
     "num_max": "dispy.client.compat",
     "num_min": "dispy.client.compat",
-    "ClusterStatus": "dispy.client.cluster",
+    "ClusterStatus": "dispy.client.cluster_status",
     "DeadProgram": "dispy.client.recovery.dead_programs",
     "DispyError": "dispy.errors",
     "DispyJob": "dispy.client.job",
@@ -85,7 +89,9 @@ _HOMES = {
     "Ref": "dispy.client.session.objects",
     "SharedJobCluster": "dispy.client.shared",
     "WorkerDied": "dispy.integrations.executor",
+    "frame": "dispy.client.shown.frames",
     "logger": "dispy.client.logger",
+    "progress": "dispy.client.shown.progress",
     "recover_jobs": "dispy.client.recover",
     "recoverable": "dispy.client.recovery.dead_programs",
 }

@@ -52,7 +52,7 @@ except ValueError as error:
     print(error)
 cluster.wait()
 """,
-    "repr": "cluster.wait(); print(jobs[0])",
+    "frame": "cluster.wait(); print(dispy.frame(jobs).status.to_list())",
     "print_status": "cluster.wait(); cluster.print_status()",
     "in a callback": """
 with dispy.JobCluster(compute, job_status=lambda job: print(job.exception)) as other:
@@ -87,8 +87,15 @@ TOLD: dict[str, tuple[str, str]] = {
     "closed": ("cluster.close()", SAID),
     "shut down": ("cluster.shutdown()", SAID),
     "nothing": ("", SAID),
+    "repr": ("cluster.wait(); print(jobs, cluster, cluster.status())", SAID),
+    "table": ("cluster.wait(); print(jobs[0]._repr_html_(), cluster._repr_html_())", SAID),
+    "progress": (
+        "print([job.result for job in dispy.progress(jobs, quiet=True)])\n"
+        "with dispy.progress(cluster, quiet=True): cluster.wait()",
+        SAID,
+    ),
     "callback": (
-        "cluster.wait(); print(jobs[0])\n"
+        "cluster.wait(); print(jobs[0].exception)\n"
         "with dispy.JobCluster(compute, job_status=lambda job: print(job.result)) as other: other.submit(7)",
         "dispy: 1 of 1 job of compute failed and nobody looked at why: ValueError: bad 7\n",
     ),

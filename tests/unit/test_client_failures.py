@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import dispy
 from dispy.client.job import ABANDONED, CANCELLED, FINISHED, TERMINATED, DispyJob
 from dispy.client.session import failures, missing_files
 from dispy.client.session.failures import KINDS_MAX, SUMMARY_MAX, Tally, summary
@@ -160,8 +161,8 @@ LOOKS: dict[str, Callable[[DispyJob], object]] = {
     "exception": lambda job: job.exception,
     "error": lambda job: job.error,
     "status": lambda job: job.status,
-    "repr": repr,
     "get": gets,
+    "frame": lambda job: dispy.frame([job]),
 }
 
 
@@ -182,6 +183,8 @@ def test_other_attributes_are_no_look(said: Said, name: str) -> None:
     getattr(job, name)
     assert job() is None
     assert job.wait()
+    assert "ValueError" in repr(job)
+    assert "ValueError" in job._repr_html_()
     failures.say_all()
     assert len(said()) == 1
 

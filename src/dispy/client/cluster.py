@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from dispy import payload
 from dispy.client.allocation import node_views
@@ -28,6 +28,7 @@ from dispy.client.arguments import (
 )
 from dispy.client.cluster_jobs import ClusterJobs
 from dispy.client.cluster_nodes import ClusterNodes
+from dispy.client.cluster_status import ClusterStatus as ClusterStatus
 from dispy.client.code.computation import Computation
 from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.callback_thread import Waited
@@ -38,7 +39,7 @@ from dispy.client.job_numbers import FIRST
 from dispy.client.jobs.type_parameters import P, R
 from dispy.client.logger import set_level
 from dispy.client.map.entry import ClusterMaps
-from dispy.client.nodes import DispyNode
+from dispy.client.nodes import DispyNode, NodeList
 from dispy.client.recovery import journaling
 from dispy.client.session import (
     callbacks,
@@ -53,6 +54,7 @@ from dispy.client.session import (
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
 from dispy.client.session.state import Options
+from dispy.client.shown.cluster_looks import ClusterLooks
 from dispy.client.tracebacks import briefly
 from dispy.errors import PicklingError
 from dispy.files.manifest import is_file_item
@@ -63,19 +65,7 @@ from dispy.system import current_directory
 logger = logging.getLogger("dispy.client")
 
 
-class ClusterStatus(NamedTuple):
-    """The state of a cluster, as ``JobCluster.status()`` returns it.
-
-    Attributes:
-        nodes: Nodes that the cluster used before, then those that it uses, then those that still receive its files.
-        jobs_pending: Number of jobs that have not ended. A ``map`` counts by its chunks that have not ended.
-    """
-
-    nodes: list[DispyNode]
-    jobs_pending: int
-
-
-class JobCluster(ClusterJobs[P, R], ClusterMaps[R], ClusterNodes[R], ClusterInLoop[P, R]):
+class JobCluster(ClusterJobs[P, R], ClusterMaps[R], ClusterNodes[R], ClusterInLoop[P, R], ClusterLooks):
     """Run a function on all CPUs that can be found.
 
     For type checkers a ``JobCluster[P, R]`` runs a function of parameters ``P`` and result ``R``, as they find it in
@@ -381,7 +371,7 @@ class JobCluster(ClusterJobs[P, R], ClusterMaps[R], ClusterNodes[R], ClusterInLo
 
     def status(self) -> ClusterStatus:
         """Returns the nodes as they are now, and the number of jobs that have not ended."""
-        return ClusterStatus(node_views.current(self._session), len(self._session.jobs))
+        return ClusterStatus(NodeList(node_views.current(self._session)), len(self._session.jobs))
 
     def print_status(self, wall_time: float | None = None) -> None:
         """Print a table of the nodes, the number of failed jobs and why the first failed, and total times.
@@ -449,9 +439,3 @@ class JobCluster(ClusterJobs[P, R], ClusterMaps[R], ClusterNodes[R], ClusterInLo
             f"cluster {self.name} cannot be sent to a node: it stays in the process that has made it",
             hint="have the job return what is to be submitted, or make a cluster in the job",
         )
-
-    def __repr__(self) -> str:
-        session = self._session
-        done = sum([node.jobs_done for node in node_views.last(session)])
-        closed = ", closed" if session.is_closed else ""
-        return f"<JobCluster {self.name}: pending={len(session.jobs)}, done={done}{closed}>"

@@ -23,8 +23,8 @@ from dispy.client.jobs.state import STATUS_NAMES as STATUS_NAMES
 from dispy.client.jobs.state import TERMINATED as TERMINATED
 from dispy.client.jobs.state import JobState, Raw
 from dispy.client.jobs.type_parameters import R_co
-from dispy.client.session.failures import summary
 from dispy.client.session.missing_files import advice_in, explain
+from dispy.client.shown.job_looks import JobLooks
 from dispy.errors import JobError
 from dispy.protocol.output_reader import Final, Reader
 from dispy.system.wording import of_error
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dispy.protocol.output_reader import Output
 
 
-class DispyJob(JobState, Generic[R_co], gc=False, eq=False):
+class DispyJob(JobLooks, JobState, Generic[R_co], gc=False, eq=False):
     """One call of a computation. Made by ``submit``, never by the program itself.
 
     For type checkers a ``DispyJob[int]`` is a job whose function returns an ``int``. A failed job has the result None
@@ -302,11 +302,6 @@ class DispyJob(JobState, Generic[R_co], gc=False, eq=False):
         attempt which it was reading.
         """
         return Final(None, (_bytes(self._stdout), _bytes(self._stderr)))
-
-    def __repr__(self) -> str:
-        status = STATUS_NAMES[self._status]
-        reason = self.exception if self._is_final else None
-        return f"<DispyJob id={self.id!r} status={status}{f': {summary(reason)}' if reason else ''}>"
 
 
 class _Owner:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dispy.client.arguments import describe, warn
 from dispy.client.job import CREATED
+from dispy.client.shown.overview import NAME_MAX, clean, node_line
 from dispy.errors import UsageError
 from dispy.files.manifest import is_file_item
 from dispy.system import current_directory
@@ -94,7 +95,23 @@ class DispyNode:
         self.update_time = time.time()
 
     def __repr__(self) -> str:
-        return f"<DispyNode {self.name} {self.ip_addr} cpus={self.cpus}>"
+        return f"<DispyNode {node_line(self)}>"
+
+    def _repr_html_(self) -> str:
+        """Returns the node as a table of one row, for notebooks."""
+        from dispy.client.shown.tables import nodes_html
+
+        return nodes_html([self])
+
+
+class NodeList(list[DispyNode]):
+    """Nodes of a cluster, as ``JobCluster.status`` returns them: a list that notebooks show as a table."""
+
+    def _repr_html_(self) -> str:
+        """Returns the nodes as a table, for notebooks."""
+        from dispy.client.shown.tables import nodes_html
+
+        return nodes_html(self)
 
 
 class NodeAllocate:
@@ -172,6 +189,22 @@ class NodeAllocate:
         self._pattern = re.compile("".join(".*" if c == "*" else re.escape(c) for c in pattern))
         """Regular expression that the whole address of a node has to match: ``ip_addr``, or ``host`` with any text in
         the place of each ``*``."""
+
+    def __repr__(self) -> str:
+        """Returns what is asked for, and whether it can be had; also before ``__init__`` was called."""
+        host, cpus = getattr(self, "host", None), getattr(self, "cpus", 0)
+        if not isinstance(host, str):
+            return (
+                f"<{type(self).__name__} without a host: its __init__ has to call super().__init__(host)>"
+            )
+        parts = [
+            clean(host, NAME_MAX) + (f" port {self.port}" if getattr(self, "port", None) else ""),
+            ("all CPUs" if not cpus else f"at most {cpus} CPUs" if cpus > 0 else f"all but {-cpus} CPUs")
+            if isinstance(cpus, int)
+            else "",
+            "" if hasattr(self, "_pattern") and self.is_usable else "not used: the host cannot be resolved",
+        ]
+        return f"<{type(self).__name__} {', '.join(filter(None, parts))}>"
 
     @property
     def is_usable(self) -> bool:

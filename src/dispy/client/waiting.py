@@ -149,27 +149,39 @@ def wait(
     return DoneAndNotDone(done, set(left) - done)
 
 
-def check_jobs(jobs: Iterable[DispyJob[R]], name: str) -> dict[DispyJob[R], None]:
+def several_jobs(
+    jobs: Iterable[DispyJob], name: str, hint: str = "jobs are what submit returns"
+) -> dict[DispyJob, None]:
     """Returns jobs without repetitions, in order, as the keys of a dictionary.
 
     Args:
         jobs: What the program has given.
         name: Name of the public function that was called, for errors.
+        hint: What to give it, for errors.
 
     Raises:
-        UsageError: The value is not several jobs; or a job that has not ended belongs to a parent process.
+        UsageError: The value is not several jobs.
     """
     if isinstance(jobs, DispyJob):
         raise UsageError(f"{name} takes several jobs", hint="put the job into a list")
     if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
-        raise UsageError(
-            f"{name} takes several jobs, not {describe(jobs)}", hint="jobs are what submit returns"
-        )
+        raise UsageError(f"{name} takes several jobs, not {describe(jobs)}", hint=hint)
     several = list(jobs)
     for job in several:
         if not isinstance(job, DispyJob):
-            raise UsageError(f"{name} takes jobs, not {describe(job)}", hint="jobs are what submit returns")
-    found = dict.fromkeys(several)
+            raise UsageError(f"{name} takes jobs, not {describe(job)}", hint=hint)
+    return dict.fromkeys(several)
+
+
+def check_jobs(
+    jobs: Iterable[DispyJob], name: str, hint: str = "jobs are what submit returns"
+) -> dict[DispyJob, None]:
+    """Returns ``several_jobs`` that can be waited for; arguments are the same.
+
+    Raises:
+        UsageError: The value is not several jobs; or a job that has not ended belongs to a parent process.
+    """
+    found = several_jobs(jobs, name, hint)
     for job in found:
         job._check_process()  # pyright: ignore[reportPrivateUsage]  # not for programs
     return found

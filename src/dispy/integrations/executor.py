@@ -32,6 +32,8 @@ from dispy.client.jobs.state import JobState
 from dispy.client.map.entry import make_map
 from dispy.client.map.options import Options
 from dispy.client.shared import SharedJobCluster
+from dispy.client.shown.overview import WHY_MAX, clean, counts, used
+from dispy.client.shown.survey import survey
 from dispy.errors import PicklingError, UsageError
 from dispy.integrations import outcomes
 from dispy.integrations.eager_map import EagerMap
@@ -330,7 +332,9 @@ class Executor(futures.Executor):
 
     def __repr__(self) -> str:
         state = "broken" if self._broken else "shut down" if self._is_shut_down else "open"
-        return f"<dispy.Executor {state}: {self._max_workers} CPUs, {len(self._session.jobs)} calls to end>"
+        shown = survey(self._session)
+        why = f"; {clean(shown.why, WHY_MAX)}" if shown.why else ""
+        return f"<dispy.Executor {state}: {counts(shown)}; {used(shown.nodes)}{why}>"
 
 
 _executors: weakref.WeakSet[Executor] = weakref.WeakSet()

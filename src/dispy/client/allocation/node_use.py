@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy.client.allocation import node_views
+from dispy.client.allocation.node_files import files_for, with_sent
 from dispy.client.session import explain
 from dispy.errors import DispyError, UsageError
 from dispy.protocol.views import PlacementStatus
@@ -80,7 +81,7 @@ def _read_files(session: Session, info: NodeInfo, cpus: int, code: bytes, depend
         depends: Paths and modules for this node.
     """
     try:
-        files = session.files_for(depends)
+        files = files_for(session, depends)
     except DispyError as error:
         session.engine.post(_refuse, session, info, error)
         return
@@ -96,7 +97,7 @@ def _use(session: Session, info: NodeInfo, cpus: int, code: bytes, files: list[F
     if session.is_closed or info.node in session.set_aside:
         return
     try:
-        files = session.with_sent(info, files)
+        files = with_sent(session, info, files)
     except UsageError as error:
         _refuse(session, info, error)
         return

@@ -148,6 +148,12 @@ class Mapping:
     _has_other_nodes = False
     """True if CPUs have come or gone since the consumer last filled the window."""
 
+    def left(self) -> tuple[int, int, bool]:
+        """Returns numbers of chunks and items that have not ended, and if these are all items; on any thread."""
+        items = [chunk.count for chunk in list(self._window) if chunk.mapping is not None]
+        unread = 0 if self._is_exhausted else self._left
+        return len(items), sum(items) + (unread or 0), unread is not None
+
     def stop(self) -> None:
         """Have the consumer end the map, as if it had been dropped, and cancel its chunks; on any thread."""
         self._is_stopped = True
@@ -391,15 +397,8 @@ class Mapping:
         chunk = Chunk(self, data, first, len(items))
         # Into the window before it is sent: Ctrl-C may end this at any point, and what is in the window is cancelled.
         self._open += 1
-        self._enter(chunk, place)
+        self._window.insert(len(self._window) if place is None else place, chunk)
         self._submit_chunk(chunk, data)
-
-    def _enter(self, chunk: Chunk, place: int | None) -> None:
-        """Put a chunk into the window: at the index ``place``, or at the end if that is None."""
-        if place is None:
-            self._window.append(chunk)
-        else:
-            self._window.insert(place, chunk)
 
     def _submit_sendable(self, items: list[Any], first: int, place: int | None, error: Exception) -> None:
         """Send those items that can be pickled, as not all of them can (``error``).
@@ -434,7 +433,7 @@ class Mapping:
         """Put a chunk that is never sent into the window: its results are these errors, from item ``first`` on."""
         count = len(failed)
         chunk = Chunk(None, b"", first, count, ready=failed, status=TERMINATED, is_final=True)
-        self._enter(chunk, place)
+        self._window.insert(len(self._window) if place is None else place, chunk)
 
     def _dump(self, items: list[Any], first: int) -> payload.Buffer:
         """Returns the pickle of a chunk: items, way of calling, and the run time after which it gives items back."""

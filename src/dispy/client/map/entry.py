@@ -12,6 +12,7 @@ from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
 from dispy.client.jobs.type_parameters import R
 from dispy.client.map.chunks import Mapping
+from dispy.client.map.map_results import MapResults
 from dispy.client.map.options import Options
 from dispy.client.session import cancellation, objects, submission
 from dispy.client.tracebacks import briefly
@@ -92,7 +93,7 @@ class ClusterMaps(Generic[R]):
         mapping = checked_map(
             "map", self._session, iterables, timeout, return_exceptions, constants, chunksize, others
         )
-        return _begun(mapping)
+        return _begun(mapping, self._session.name)
 
     @overload
     def starmap(
@@ -135,7 +136,8 @@ class ClusterMaps(Generic[R]):
         _refuse_others("starmap", others)
         _check_iterable("the argument of starmap", iterable, "cluster.starmap([(1, 2), (3, 4)])")
         options = Options(True, deadline(timeout), check_flag("return_exceptions", return_exceptions))
-        return _begun(make_map(self._session, (iterable,), options, constants, chunksize))
+        mapping = make_map(self._session, (iterable,), options, constants, chunksize)
+        return _begun(mapping, self._session.name)
 
 
 def checked_map(
@@ -174,11 +176,14 @@ def checked_map(
     return make_map(session, iterables, options, constants, chunksize)
 
 
-def _begun(mapping: Mapping) -> Iterator[Any]:
-    """Send the first chunks of a map, and return the iterator over its results, in the order of the items."""
+def _begun(mapping: Mapping, name: str) -> Iterator[Any]:
+    """Send the first chunks of a map, and return the iterator over its results, in the order of the items.
+
+    ``name``: that of the cluster.
+    """
     results = mapping.results()
     next(results)
-    return results
+    return MapResults(results, name, mapping.left)
 
 
 def make_map(

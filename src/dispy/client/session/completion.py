@@ -178,8 +178,12 @@ def _finish_chunks(session: Session, chunks: list[tuple[Chunk, Ended]], info: No
         session.held.pop(item.number, None)
         if item.status == TERMINATED and item.ran and item.reason != "cancelled":
             session.tally.failed += 1
+            session.tally.items += 1
             _count_failed(session, info)
-        calls += chunk.end(item)
+        run = chunk.end(item)
+        if item.status == FINISHED:
+            session.tally.items += run
+        calls += run
         seconds += item.end - item.start
     _count(session, calls, seconds, info)
 

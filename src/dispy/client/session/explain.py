@@ -11,6 +11,7 @@ from dispy.client.job import STATUS_NAMES, DispyJob
 from dispy.client.nodes import covers_loopback, say_blind
 from dispy.client.session.cancellation import JOBS_ARE, unfinished
 from dispy.client.session.inbox import take_inbox
+from dispy.client.shown.overview import IDLE_S
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
 from dispy.protocol.views import PlacementStatus
@@ -102,6 +103,18 @@ def check_waiting(session: Session) -> None:
     if waiting.is_due(held or "no node", HELD_S if held else WARN_S, session.engine.clock.monotonic()):
         reason = held or _why_loading(session)
         logger.warning("%s", f"{_waiting(session)}: {reason}" if reason else _why_no_node(session))
+
+
+def why_idle(session: Session) -> str:
+    """Returns, in words, why no job of a cluster runs; empty if one does, if none waits, or if none has waited for
+    ``IDLE_S`` seconds. On the loop."""
+    since = session.waiting.since
+    if not session.jobs or since is None or session.engine.clock.monotonic() - since < IDLE_S:
+        return ""
+    held = _why_held(session) if session.dispy_nodes else _why_loading(session)
+    if held:
+        return f"{_waiting(session)}: {held}"
+    return "" if session.dispy_nodes else _why_no_node(session)
 
 
 def _waiting(session: Session) -> str:

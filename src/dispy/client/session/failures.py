@@ -2,9 +2,10 @@
 
 A kind is the type of the exception, or the beginning of another reason why jobs ended: a program that has seen one
 ``ValueError`` knows that there are some, and a million failed jobs take no more memory than one. The program looks at
-a failure by what shows it: ``exception``, ``error`` or ``status`` of a failed job, ``get()``, its ``repr``, and the
-reason that ``print_status`` prints. A callback with the job is no look at its failure, nor is a wait for it: progress
-bars and savers of results do that.
+a failure by what shows it: ``exception``, ``error`` or ``status`` of a failed job, ``get()``, ``dispy.frame``, and
+the reason that ``print_status`` prints. A callback with the job is no look at its failure, nor is a wait for it:
+progress bars and savers of results do that. Nor is its ``repr``: debuggers, logs and notebooks ask for that of all
+that they meet.
 """
 
 from __future__ import annotations
@@ -76,12 +77,24 @@ class Tally:
         name: Name of the cluster, for messages. At the end failures of clusters with the same name share a line.
     """
 
-    __slots__ = ("_last", "_last_kind", "abandoned", "cancelled", "ended", "failed", "kinds", "name")
+    __slots__ = (
+        "_last",
+        "_last_kind",
+        "abandoned",
+        "cancelled",
+        "ended",
+        "failed",
+        "items",
+        "kinds",
+        "name",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ended = 0
         """Number of jobs that have ended, in whatever way; chunks of maps are not counted."""
+        self.items = 0
+        """Number of items of maps that have a result, and of failed chunks of maps."""
         self.failed = 0
         """Number of jobs that ended without a result and were not cancelled, and of failed chunks of maps."""
         self.abandoned = 0
@@ -143,6 +156,10 @@ class Tally:
     def unheard(self) -> list[Kind]:
         """Returns the kinds of failures that the program has not looked at, oldest first: they are to be reported."""
         return [kind for kind in list(self.kinds.values()) if not kind.is_heard]
+
+    def done(self) -> int:
+        """Returns the number of jobs and items of maps that have a result."""
+        return max(0, self.ended + self.items - self.failed - self.cancelled)
 
     def first(self) -> str:
         """Returns why the first job failed, in one line; empty if none failed, except those that ``close`` ended."""

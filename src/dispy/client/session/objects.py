@@ -19,7 +19,7 @@ from dispy.errors import UsageError
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import PutObject
 from dispy.system import process_identity
-from dispy.system.wording import counted
+from dispy.system.wording import brief, counted
 
 if TYPE_CHECKING:
     from dispy.client.code.shipped_files import Held
@@ -74,7 +74,9 @@ class Ref(_Reference):
         return self._session is session
 
     def __repr__(self) -> str:
-        return f"<Ref {self.number} of cluster {self._session.name}: {counted(self.size, 'byte')}>"
+        session = self._session
+        state = ", gone with its cluster, which is closed" if session.is_closed else ""
+        return f"<Ref {self.number} of cluster {brief(session.name)}: {counted(self.size, 'byte')}{state}>"
 
 
 def put(session: Session, value: Any) -> Ref:

@@ -140,6 +140,8 @@ def _release(session: Session) -> bool:
     session.tell_maps()
     session.tally.name = session.name
     failures.leave(session.tally)
+    for display in list(session.displays):
+        display.finish()
     if session.journal is not None:
         session.journal.close(remove=not session.keeps_journal)
         if session.keeps_journal:

@@ -27,7 +27,7 @@ from msgspec import Struct
 from dispy import config
 from dispy.client.allocation.node_faults import NodeFaults
 from dispy.client.backend.backend import Access, ClusterSpec, Wishes
-from dispy.client.code.shipped_files import Sent, listed
+from dispy.client.code.shipped_files import Sent
 from dispy.client.job_numbers import Numbers
 from dispy.client.session.failures import Tally
 from dispy.errors import UsageError
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dispy.client.map.chunk_job import Chunk
     from dispy.client.nodes import DispyNode
     from dispy.client.session.live_output import Watching
+    from dispy.client.shown.overview import Display
     from dispy.journal.writer import Journal
     from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry
@@ -143,6 +144,10 @@ class RunningMap(Protocol):
 
     def on_nodes(self) -> None:
         """The cluster has more or fewer CPUs."""
+
+    def left(self) -> tuple[int, int, bool]:
+        """Returns numbers of chunks and items that have not ended, and if these are all items; on any thread."""
+        ...
 
 
 class WaitingCalls(Protocol):
@@ -259,6 +264,8 @@ class Session:
     """Source of numbers for calls of ``map``, from 1. Seeds of items depend on them: each map draws other numbers."""
     maps: set[RunningMap]
     """Calls of ``map`` that are running. Each is woken when the cluster has more or fewer CPUs (``tell_maps``)."""
+    displays: set[Display]
+    """Displays of the cluster in notebooks, which end with it. Threads of the program add them."""
     status_guard: threading.RLock
     """Held to set the status of jobs, as any thread may cancel them. Reentrant: signal handlers cancel, too."""
     loading: dict[int, int]
@@ -349,6 +356,7 @@ class Session:
         self.numbers = Numbers()
         self.map_numbers = itertools.count(1)
         self.maps = set()
+        self.displays = set()
         self.status_guard = threading.RLock()
         self.loading = {}
         self.ended = set()
@@ -462,39 +470,3 @@ class Session:
             PicklingError: One of the arguments cannot be sent.
         """
         return self.computation.code_with(setup_args) if setup_args else b""
-
-    def files_for(self, depends: list[Any]) -> list[FileEntry]:
-        """Returns descriptions of all files for a node that gets files of its own, besides the common ones.
-
-        Reads and hashes the node's own files, which may take a while: not on the loop. Their holders are kept until
-        the cluster is gone. A common file with the path and content of an own one is listed once.
-
-        Args:
-            depends: Paths and modules for that node.
-
-        Raises:
-            UsageError: One of them cannot be sent or has the path of a common file with another content; or there
-                are too many for a message.
-        """
-        own, held = self.shipped.take(depends, self.options.files)
-        self.held_files += held
-        paths = {entry.path for entry in own}
-        return listed([entry for entry in self.options.files if entry.path not in paths] + own)
-
-    def with_sent(self, info: NodeInfo, files: list[FileEntry] | None) -> list[FileEntry] | None:
-        """Returns descriptions of a node's files and those of ``send_file``: a node that comes back gets all again.
-
-        Args:
-            info: The node.
-            files: Descriptions of the files for this node; None: the node gets the common files.
-
-        Returns:
-            Descriptions of all these files; where paths are equal the file of ``send_file`` is taken. ``files``
-            itself, or None, if ``send_file`` has put nothing there.
-
-        Raises:
-            UsageError: Together there are too many files for a message.
-        """
-        known = self.options.files if files is None else files
-        every = self.sent.with_files((info.ip_addr, info.port), known)
-        return files if every is known else listed(every)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dispy.client.allocation import node_views
 from dispy.client.nodes import DispyNode
 from dispy.client.session.failures import Tally
+from dispy.client.shown.overview import size
 
 if TYPE_CHECKING:
     from dispy.client.session.state import Session
@@ -97,8 +98,8 @@ def _row(node: DispyNode) -> tuple[str, ...]:
         str(node.jobs_done),
         seconds(per_job),
         seconds(node.cpu_time),
-        _bytes(node.tx),
-        _bytes(node.rx),
+        size(node.tx),
+        size(node.rx),
     )
 
 
@@ -117,14 +118,3 @@ def speedup(job_time_s: float, wall_time_s: float) -> str:
     """
     ratio = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
     return f"{ratio:.3f}" if ratio >= 0.1 or not ratio else "below 0.1 (most of that time no job ran)"
-
-
-def _bytes(count: float) -> str:
-    """Returns a number of bytes as text in B, K, M, G or T (powers of 1024), as "1.5 M"."""
-    if count < 1024:
-        return f"{count:g} B"
-    for unit in ("K", "M", "G"):
-        count /= 1024
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} T"
