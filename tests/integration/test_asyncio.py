@@ -273,7 +273,7 @@ def test_what_waits_for_room_when_the_cluster_closes(make_cluster: MakeCluster, 
         await turns(lambda: cluster._session.room_waiters, "the first of them waits")
         await asyncio.to_thread(cluster.close, terminate=True)
         for task in tasks:
-            with pytest.raises(UsageError, match="clos"):
+            with pytest.raises(UsageError, match="closed"):
                 await task
         assert first.done()
         with pytest.raises(UsageError, match="is closed"):
