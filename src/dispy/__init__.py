@@ -14,7 +14,6 @@ from dispy import config as config
 if TYPE_CHECKING:
     from dispy import job as job
     from dispy.client.cluster import JobCluster as JobCluster
-    from dispy.client.cluster_status import ClusterStatus as ClusterStatus
     from dispy.client.compat import AddrInfo as AddrInfo
     from dispy.client.compat import host_addrinfo as host_addrinfo
     from dispy.client.compat import num_max as num_max
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from dispy.client.recovery.dead_programs import recoverable as recoverable
     from dispy.client.session.objects import Ref as Ref
     from dispy.client.shared import SharedJobCluster as SharedJobCluster
+    from dispy.client.shown.cluster_status import ClusterStatus as ClusterStatus
     from dispy.client.shown.frames import frame as frame
     from dispy.client.shown.progress import progress as progress
     from dispy.client.waiting import ALL_COMPLETED as ALL_COMPLETED
@@ -76,7 +76,7 @@ _HOMES = {
     "host_addrinfo": "dispy.client.compat",
     "num_max": "dispy.client.compat",
     "num_min": "dispy.client.compat",
-    "ClusterStatus": "dispy.client.cluster_status",
+    "ClusterStatus": "dispy.client.shown.cluster_status",
     "DeadProgram": "dispy.client.recovery.dead_programs",
     "DispyError": "dispy.errors",
     "DispyJob": "dispy.client.job",

@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 import dispy
-from dispy.client.cluster_status import ClusterStatus
 from dispy.client.job import ABANDONED, CANCELLED, FINISHED, RUNNING, TERMINATED, DispyJob
 from dispy.client.map.map_results import MapResults
 from dispy.client.nodes import DispyNode, NodeAllocate, NodeList
+from dispy.client.shown.cluster_status import ClusterStatus
 from dispy.client.shown.overview import (
     RATE_S,
     WHY_MAX,

@@ -28,7 +28,6 @@ from dispy.client.arguments import (
 )
 from dispy.client.cluster_jobs import ClusterJobs
 from dispy.client.cluster_nodes import ClusterNodes
-from dispy.client.cluster_status import ClusterStatus as ClusterStatus
 from dispy.client.code.computation import Computation
 from dispy.client.code.shipped_files import Shipped
 from dispy.client.engine.callback_thread import Waited
@@ -55,6 +54,7 @@ from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
 from dispy.client.session.state import Options
 from dispy.client.shown.cluster_looks import ClusterLooks
+from dispy.client.shown.cluster_status import ClusterStatus as ClusterStatus
 from dispy.client.tracebacks import briefly
 from dispy.errors import PicklingError
 from dispy.files.manifest import is_file_item

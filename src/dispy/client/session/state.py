@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dispy.client.engine.threads import Threads
     from dispy.client.job import DispyJob
     from dispy.client.map.chunk_job import Chunk
+    from dispy.client.map.running_map import RunningMap
     from dispy.client.nodes import DispyNode
     from dispy.client.session.live_output import Watching
     from dispy.client.shown.overview import Display
@@ -137,17 +138,6 @@ class Waiting:
             return False
         self.warned = reason
         return True
-
-
-class RunningMap(Protocol):
-    """A call of ``map`` that is running, as its session sees it."""
-
-    def on_nodes(self) -> None:
-        """The cluster has more or fewer CPUs."""
-
-    def left(self) -> tuple[int, int, bool]:
-        """Returns numbers of chunks and items that have not ended, and if these are all items; on any thread."""
-        ...
 
 
 class WaitingCalls(Protocol):
