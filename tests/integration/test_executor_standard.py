@@ -1,8 +1,8 @@
 """The interpreter's own tests of executors, run with ours: all that does not reach into the insides of the pool.
 
-They are imported from the standard library of the interpreter that runs this, or from Debian's package of its tests,
-and never copied: ``test.test_concurrent_futures`` is a package from Python 3.12 on, a single module before. Each class
-is mixed with ``Standard`` here.
+They are imported from the standard library of the interpreter that runs this, or from Debian's package of its
+tests, and never copied: ``test.test_concurrent_futures`` is a package from Python 3.12 on, a single module before.
+Each class is mixed with ``Standard`` here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 DEBIAN = Path(f"/usr/lib/python{VERSION}/test")
 """Directory of the tests in Debian's package, which other builds of the same minor version can use."""
 
-INSTALL = f"no {NAME} in this Python: apt-get install libpython{VERSION}-testsuite, or take a build that has its tests"
+INSTALL = f"no {NAME} in this Python: apt-get install libpython{VERSION}-testsuite, or take another build"
 
 pytestmark = [
     # Their tests fork processes beside threads, for managers.

@@ -28,6 +28,7 @@ from dispy.client.cluster import JobCluster
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.map.entry import make_map
 from dispy.client.map.options import Options
+from dispy.client.session import objects
 from dispy.client.shared import SharedJobCluster
 from dispy.errors import PicklingError, UsageError
 from dispy.integrations.eager_map import EagerMap
@@ -37,6 +38,7 @@ from dispy.integrations.node_limits import limited
 from dispy.integrations.outcomes import SendingError, WorkerDied
 
 if TYPE_CHECKING:
+    from dispy.client.session.objects import Ref
     from dispy.client.session.state import Session
 
 __all__ = ["Executor", "WorkerDied"]
@@ -117,6 +119,19 @@ class Executor(futures.Executor):
     def _max_workers(self) -> int:
         """CPUs that are used, as the pool calls them; libraries read it to cut their work."""
         return self._given_workers or max(1, self._session.cpus())
+
+    def cpus(self) -> int:
+        """Returns the number of CPUs that are used now, over all nodes; 0 without a node."""
+        return self._session.cpus()
+
+    def put(self, value: Any) -> Ref:
+        """Send an object to all nodes, once; calls that get the ``Ref`` as argument see the object as it is now.
+
+        Raises:
+            PicklingError: The object cannot be sent; says what in it.
+            UsageError: The executor is shut down.
+        """
+        return objects.put(self._session, value)
 
     # Submitting.
 
@@ -397,7 +412,13 @@ def _on_unusable(owner: weakref.ref[Executor], reason: str) -> None:
 def _close_later(cluster: JobCluster) -> None:
     """Close a cluster when its last job has ended, on a thread of its own: the program has dropped the executor."""
     with suppress(RuntimeError):  # the program ends, and the engine closes the cluster
-        threading.Thread(target=cluster.close, name="dispy shutdown", daemon=True).start()
+        threading.Thread(target=_close, args=(cluster,), name="dispy shutdown", daemon=True).start()
+
+
+def _close(cluster: JobCluster) -> None:
+    """Close a cluster, unless the end of the program has done so meanwhile."""
+    with suppress(UsageError):
+        cluster.close()
 
 
 def _at_exit() -> None:
