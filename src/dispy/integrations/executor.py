@@ -49,6 +49,12 @@ T = TypeVar("T")
 logger = logging.getLogger("concurrent.futures")
 """Logger of the library's own pools, where programs expect the error of an initializer."""
 
+FIRST_S = 10.0
+"""Longest time that is waited for the first nodes (seconds), by those who ask how many CPUs there are."""
+
+STILL_S = 0.03
+"""Time without a new node (seconds) after which the first ones have come."""
+
 SCHEDULER = frozenset({"scheduler_host", "scheduler_node", "scheduler_port"})
 """Parameters that only ``SharedJobCluster`` has: with one of them the executor uses a shared scheduler."""
 
@@ -94,6 +100,8 @@ class Executor(futures.Executor):
         self._is_shut_down = False
         self._guard = threading.Lock()
         """Held to begin a map, and to note that the executor is shut down: no map begins after that."""
+        self._is_counted = False
+        """True once the first nodes have come, and no other for ``STILL_S``."""
         self._maps: set[EagerMap] = set()
         """Maps that are running."""
         self._owns_cluster = cluster is None
@@ -117,12 +125,28 @@ class Executor(futures.Executor):
 
     @property
     def _max_workers(self) -> int:
-        """CPUs that are used, as the pool calls them; libraries read it to cut their work."""
-        return self._given_workers or max(1, self._session.cpus())
+        """CPUs that are used, as the pool calls them. Libraries read it to cut their work, so this waits for nodes."""
+        return self._given_workers or max(1, self.wait_cpus())
+
+    def _used(self) -> int:
+        """Returns how many calls run at once, at most, with the nodes of now."""
+        return self._given_workers or max(1, self.cpus())
 
     def cpus(self) -> int:
         """Returns the number of CPUs that are used now, over all nodes; 0 without a node."""
         return self._session.cpus()
+
+    def wait_cpus(self) -> int:
+        """Returns the number of CPUs, once nodes have come: at first it waits for one, and a moment for the others.
+
+        0 if none comes within ``FIRST_S``, or the executor is shut down: calls wait for nodes then, as always.
+        """
+        end = time.monotonic() + FIRST_S
+        while not self._is_counted and not self._session.is_closed and time.monotonic() < end:
+            before = self.cpus()
+            time.sleep(STILL_S)
+            self._is_counted = 0 < before == self.cpus()
+        return self.cpus()
 
     def put(self, value: Any) -> Ref:
         """Send an object to all nodes, once; calls that get the ``Ref`` as argument see the object as it is now.
@@ -302,7 +326,7 @@ class Executor(futures.Executor):
         """
         while True:
             try:
-                return set(islice(self._session.jobs, self._max_workers + 1))
+                return set(islice(self._session.jobs, self._used() + 1))
             except RuntimeError:  # a job has ended on the engine's thread meanwhile
                 continue
 
@@ -341,7 +365,7 @@ class Executor(futures.Executor):
 
     def __repr__(self) -> str:
         state = "broken" if self._broken else "shut down" if self._is_shut_down else "open"
-        return f"<dispy.Executor {state}: {self._max_workers} CPUs, {len(self._session.jobs)} calls to end>"
+        return f"<dispy.Executor {state}: {self._used()} CPUs, {len(self._session.jobs)} calls to end>"
 
 
 _executors: weakref.WeakSet[Executor] = weakref.WeakSet()

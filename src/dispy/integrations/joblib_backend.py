@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -42,12 +41,6 @@ NOT_OURS = frozenset({"context", "mmap_mode", "prefer", "require", "temp_folder"
 PRELOADED = ("joblib", "sklearn")
 """Modules that are imported once on each node, and not in each worker, if the program has imported them."""
 
-NODES_S = 0.5
-"""Time for other nodes to come after the first (seconds), before the CPUs are counted."""
-
-STILL_S = 0.05
-"""Time without a new node after which the CPUs are counted (seconds)."""
-
 
 class Pool:
     """The executor of a backend and its copies, made when it is first needed.
@@ -60,8 +53,6 @@ class Pool:
         self.parameters = parameters
         self._guard = threading.Lock()
         self._executor: Executor | None = None
-        self._is_counted = False
-        """True once the first nodes have come."""
 
     def executor(self, threads: int | None) -> Executor:
         """Returns the executor; a new one if its initializer has failed.
@@ -76,20 +67,7 @@ class Pool:
         with self._guard:
             if self._executor is None or self._executor.why_broken() is not None:
                 self._executor = Executor(**_with_threads(self.parameters, threads))
-                self._is_counted = False
             return self._executor
-
-    def cpus(self, threads: int | None) -> int:
-        """Returns the number of CPUs of the cluster. Waits for the first node, and a moment for the others."""
-        executor = self.executor(threads)
-        if not self._is_counted:
-            executor.submit(int).result()
-            end = time.monotonic() + NODES_S
-            before = 0
-            while time.monotonic() < end and before < (before := executor.cpus()):
-                time.sleep(STILL_S)
-            self._is_counted = True
-        return executor.cpus()
 
 
 def _with_threads(parameters: dict[str, Any], threads: int | None) -> dict[str, Any]:
@@ -183,7 +161,7 @@ class DispyBackend(AutoBatchingMixin, ParallelBackendBase):
         if n_jobs is None or joblib_calls.is_in_batch:
             return 1
         if n_jobs < 0:
-            return max(2, self._shared.cpus(self.inner_max_num_threads) + 1 + n_jobs)
+            return max(2, self._shared.executor(self.inner_max_num_threads).wait_cpus() + 1 + n_jobs)
         return n_jobs
 
     def configure(
