@@ -14,6 +14,7 @@ CLAIMS = (
     "journal",
     "mapping",
     "executor",
+    "joblib_fits",
     "put",
     "files",
     "files_beside",

@@ -125,7 +125,7 @@ class Executor(futures.Executor):
 
     @property
     def _max_workers(self) -> int:
-        """CPUs that are used, as the pool calls them. Libraries read it to cut their work, so this waits for nodes."""
+        """CPUs that are used, as the pool calls them. Libraries cut their work by it: it waits for nodes."""
         return self._given_workers or max(1, self.wait_cpus())
 
     def _used(self) -> int:

@@ -41,6 +41,9 @@ NOT_OURS = frozenset({"context", "mmap_mode", "prefer", "require", "temp_folder"
 PRELOADED = ("joblib", "sklearn")
 """Modules that are imported once on each node, and not in each worker, if the program has imported them."""
 
+PUT_BYTES = 65536
+"""Size from which on arguments that come again are put (bytes), unless joblib has a smaller one."""
+
 
 class Pool:
     """The executor of a backend and its copies, made when it is first needed.
@@ -190,7 +193,7 @@ class DispyBackend(AutoBatchingMixin, ParallelBackendBase):
             self._shared = Pool({**self._shared.parameters, **own})
         wanted = self.effective_n_jobs(n_jobs)
         self._running_max = None if n_jobs == -1 else wanted
-        self._put_bytes = max_nbytes
+        self._put_bytes = None if max_nbytes is None else min(max_nbytes, PUT_BYTES)
         self._workers = self._shared.executor(self.inner_max_num_threads)
         return wanted
 
