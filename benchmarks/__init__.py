@@ -15,6 +15,7 @@ CLAIMS = (
     "mapping",
     "executor",
     "peers",
+    "joblib_fits",
     "put",
     "files",
     "files_beside",

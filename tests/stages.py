@@ -44,6 +44,8 @@ STAGED = (
     "integration/test_heard.py",
     "integration/test_how_to.py",
     "integration/test_interrupts.py",
+    "integration/test_joblib.py",
+    "integration/test_joblib_standard.py",
     "integration/test_random_numbers.py",
     "integration/test_setup.py",
     "integration/test_signals.py",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dispy.errors import DispyError as DispyError
     from dispy.integrations.executor import Executor as Executor
     from dispy.integrations.executor import WorkerDied as WorkerDied
+    from dispy.integrations.registering import register_joblib as register_joblib
     from dispy.protocol.output_reader import Output as Output
 
 __version__ = "5.0"
@@ -61,6 +62,7 @@ __all__ = [
     "frame",
     "logger",
     "progress",
+    "register_joblib",
     "wait",
 ]
 
@@ -94,6 +96,7 @@ _HOMES = {
     "progress": "dispy.client.shown.progress",
     "recover_jobs": "dispy.client.recover",
     "recoverable": "dispy.client.recovery.dead_programs",
+    "register_joblib": "dispy.integrations.registering",
 }
 """Module of each public name, by the name. A module is loaded when the name is first used: importing dispy costs a
 program little until it makes a cluster."""

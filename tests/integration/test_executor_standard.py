@@ -1,16 +1,19 @@
 """The interpreter's own tests of executors, run with ours: all that does not reach into the insides of the pool.
 
-They are imported from the standard library of the interpreter that runs this, where it has its tests, and never
-copied: ``test.test_concurrent_futures`` is a package from Python 3.12 on. Each class is mixed with ``Standard`` here.
+They are imported from the standard library of the interpreter that runs this, or from Debian's package of its
+tests, and never copied: ``test.test_concurrent_futures`` is a package from Python 3.12 on, a single module before.
+Each class is mixed with ``Standard`` here.
 """
 
 from __future__ import annotations
 
 import importlib
 import multiprocessing
+import sys
 import tempfile
 import unittest
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,13 @@ import dispy
 from .conftest import StartNode
 
 NAME = "test.test_concurrent_futures"
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+DEBIAN = Path(f"/usr/lib/python{VERSION}/test")
+"""Directory of the tests in Debian's package, which other builds of the same minor version can use."""
+
+INSTALL = f"no {NAME} in this Python: apt-get install libpython{VERSION}-testsuite, or take another build"
 
 pytestmark = [
     # Their tests fork processes beside threads, for managers.
@@ -58,8 +68,8 @@ EXCEPTIONS = {
 }
 """Tests that are not run, with the reason."""
 
-COUNT = 46
-"""Tests that are run, of Python 3.13."""
+COUNT = 46 if sys.version_info >= (3, 12) else 44
+"""Tests that are run, at least: those of Python 3.13, and of 3.11."""
 
 
 class _Ended:
@@ -84,9 +94,20 @@ def _take_key(key: bytes) -> None:
 
 
 def _theirs() -> dict[str, Any]:
-    """Returns the modules of the interpreter's tests, by name; empty if it has none."""
+    """Returns the modules of the interpreter's tests, by name; empty if there are none.
+
+    The modules have one name each from Python 3.12 on; before, all names stand for the same one.
+    """
+    names = ["util", *CLASSES]
     try:
-        return {name: importlib.import_module(f"{NAME}.{name}") for name in ["util", *CLASSES]}
+        package = importlib.import_module("test")
+        if DEBIAN.is_dir() and str(DEBIAN) not in package.__path__:
+            # Behind the interpreter's own, whose test.support is of the same version.
+            package.__path__.append(str(DEBIAN))
+        whole = importlib.import_module(NAME)
+        if not hasattr(whole, "__path__"):
+            return dict.fromkeys(names, whole)
+        return {name: importlib.import_module(f"{NAME}.{name}") for name in names}
     except ImportError:
         return {}
 
@@ -138,7 +159,7 @@ def _node(start_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 def test_they_are_all_run() -> None:
     """Nothing is left out but the exceptions: the number is that of the interpreter that the table was made with."""
     if not MADE:
-        pytest.skip(f"this Python has no {NAME}, or an older one in a single file")
+        pytest.skip(INSTALL)
     found = [
         test
         for kind in MADE.values()

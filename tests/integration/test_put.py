@@ -313,3 +313,16 @@ def test_isolated_jobs(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(lambda array, at: float(array[at]), isolate=True)
     ref = cluster.put(numpy.arange(100_000.0))
     assert [job() for job in [cluster.submit(ref, n) for n in range(10)]] == [float(n) for n in range(10)]
+
+
+def test_a_job_that_imports_the_client_finds_it(make_cluster: MakeCluster, a_node: Node) -> None:
+    """The client sets where references lead in programs; not in a worker, where objects are."""
+
+    def imports(value: list[int]) -> list[int]:
+        import dispy.client.cluster  # noqa: F401
+
+        return value
+
+    cluster = make_cluster(imports)
+    for number in range(3):
+        assert cluster.submit([cluster.put(number)])() == [number]

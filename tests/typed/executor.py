@@ -24,3 +24,4 @@ def main() -> None:
         assert_type(pool.map(area, [1.0, 2.0], [3.0, 4.0], chunksize=2), Iterator[str])
         pool.submit(area, 2.0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
         pool.shutdown(wait=False, cancel_futures=True)
+    dispy.register_joblib()

@@ -31,6 +31,7 @@ from dispy.client.job_numbers import oldest
 from dispy.client.jobs.state import JobState
 from dispy.client.map.entry import make_map
 from dispy.client.map.options import Options
+from dispy.client.session import objects
 from dispy.client.shared import SharedJobCluster
 from dispy.client.shown.overview import WHY_MAX, clean, counts, used
 from dispy.client.shown.survey import survey
@@ -43,6 +44,7 @@ from dispy.integrations.node_limits import limited
 from dispy.integrations.outcomes import SendingError, WorkerDied
 
 if TYPE_CHECKING:
+    from dispy.client.session.objects import Ref
     from dispy.client.session.state import Session
 
 __all__ = ["Executor", "WorkerDied"]
@@ -52,6 +54,12 @@ T = TypeVar("T")
 
 logger = logging.getLogger("concurrent.futures")
 """Logger of the library's own pools, where programs expect the error of an initializer."""
+
+FIRST_S = 10.0
+"""Longest time that is waited for the first nodes (seconds), by those who ask how many CPUs there are."""
+
+STILL_S = 0.03
+"""Time without a new node (seconds) after which the first ones have come."""
 
 SCHEDULER = frozenset({"scheduler_host", "scheduler_node", "scheduler_port"})
 """Parameters that only ``SharedJobCluster`` has: with one of them the executor uses a shared scheduler."""
@@ -98,6 +106,8 @@ class Executor(futures.Executor):
         self._is_shut_down = False
         self._guard = threading.Lock()
         """Held to begin a map, and to note that the executor is shut down: no map begins after that."""
+        self._is_counted = False
+        """True once the first nodes have come, and no other for ``STILL_S``."""
         self._maps: set[EagerMap] = set()
         """Maps that are running."""
         self._owns_cluster = cluster is None
@@ -121,8 +131,37 @@ class Executor(futures.Executor):
 
     @property
     def _max_workers(self) -> int:
-        """CPUs that are used, as the pool calls them; libraries read it to cut their work."""
-        return self._given_workers or max(1, self._session.cpus())
+        """CPUs that are used, as the pool calls them. Libraries cut their work by it: it waits for nodes."""
+        return self._given_workers or max(1, self.wait_cpus())
+
+    def _used(self) -> int:
+        """Returns how many calls run at once, at most, with the nodes of now."""
+        return self._given_workers or max(1, self.cpus())
+
+    def cpus(self) -> int:
+        """Returns the number of CPUs that are used now, over all nodes; 0 without a node."""
+        return self._session.cpus()
+
+    def wait_cpus(self) -> int:
+        """Returns the number of CPUs, once nodes have come: at first it waits for one, and a moment for the others.
+
+        0 if none comes within ``FIRST_S``, or the executor is shut down: calls wait for nodes then, as always.
+        """
+        end = time.monotonic() + FIRST_S
+        while not self._is_counted and not self._session.is_closed and time.monotonic() < end:
+            before = self.cpus()
+            time.sleep(STILL_S)
+            self._is_counted = 0 < before == self.cpus()
+        return self.cpus()
+
+    def put(self, value: Any) -> Ref:
+        """Send an object to all nodes, once; calls that get the ``Ref`` as argument see the object as it is now.
+
+        Raises:
+            PicklingError: The object cannot be sent; says what in it.
+            UsageError: The executor is shut down.
+        """
+        return objects.put(self._session, value)
 
     # Submitting.
 
@@ -252,7 +291,7 @@ class Executor(futures.Executor):
             was_shut_down, self._is_shut_down = self._is_shut_down, True
         if cancel_futures and not self._session.is_closed:
             self.stop_maps()
-            begun = oldest(self._session.jobs, self._max_workers + 1)
+            begun = oldest(self._session.jobs, self._used() + 1)
             self._cluster.cancel([job for job in self._waiting() if job.number not in begun])
         if not wait:
             if not was_shut_down:
@@ -289,7 +328,7 @@ class Executor(futures.Executor):
 
     def cancel_job(self, job: JobState) -> bool:
         """Cancel a job unless it may have begun; True if it is cancelled."""
-        if self._session.is_closed or job.number in oldest(self._session.jobs, self._max_workers + 1):
+        if self._session.is_closed or job.number in oldest(self._session.jobs, self._used() + 1):
             return False
         return self._session.cancel(job) == 0
 
@@ -405,7 +444,13 @@ def _on_unusable(owner: weakref.ref[Executor], reason: str) -> None:
 def _close_later(cluster: JobCluster) -> None:
     """Close a cluster when its last job has ended, on a thread of its own: the program has dropped the executor."""
     with suppress(RuntimeError):  # the program ends, and the engine closes the cluster
-        threading.Thread(target=cluster.close, name="dispy shutdown", daemon=True).start()
+        threading.Thread(target=_close, args=(cluster,), name="dispy shutdown", daemon=True).start()
+
+
+def _close(cluster: JobCluster) -> None:
+    """Close a cluster, unless the end of the program has done so meanwhile."""
+    with suppress(UsageError):
+        cluster.close()
 
 
 def _at_exit() -> None:

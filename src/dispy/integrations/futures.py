@@ -19,6 +19,7 @@ class FailedFuture(JobFuture[T]):
 
     def __init__(self, error: Exception) -> None:
         Future.__init__(self)
+        self._is_whole = True
         self.set_exception(error)
 
     def running(self) -> bool:

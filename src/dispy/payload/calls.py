@@ -52,7 +52,7 @@ def dump_call(
     """
     if used:
         take_used()  # references that were pickled for something else, or for a job that could not be sent
-    has_stand_ins = False
+    stand_ins = 0
     marks = 0
     reference_type = object_references.reference_type
     for value in args:
@@ -61,11 +61,16 @@ def dump_call(
             args = tuple([out_of_band(value) for value in args])
             break
         if kind is reference_type or kind is SentFunction:
-            has_stand_ins = True
+            stand_ins += 1
     call: tuple[Any, ...] = (args,)
-    if has_stand_ins:
-        marks = args[0].marks if type(args[0]) is SentFunction else 0
-        call = _without_stand_ins(args, kwargs, job_id)
+    if stand_ins:
+        first = args[0]
+        if type(first) is SentFunction:
+            marks = first.marks
+        if stand_ins == 1 and type(first) is SentFunction and first.reference is None:
+            call = (args[1:], kwargs, job_id, None, first.data)
+        else:
+            call = _without_stand_ins(args, kwargs, job_id)
     elif kwargs or job_id is not None:
         call = (args, kwargs) if job_id is None else (args, kwargs, job_id)
     try:
@@ -88,17 +93,9 @@ def _without_stand_ins(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: An
     """Returns the call ``(args, kwargs, job_id, None, numbers)``: None in place of each stand-in among ``args``.
 
     ``numbers``, by index of the stand-in in ``args``: number of an object that was put, or bytes of a function. A
-    reference takes 1 us this way, and 5 us pickled. References are added to ``used``, as if they had been pickled. If
-    there is nothing but a function, as the first of ``args``, that is the fifth part itself, and ``args`` lacks it.
+    reference takes 1 us this way, and 5 us pickled. References are added to ``used``, as if they had been pickled. A
+    function alone is not for this: see ``dump_call``.
     """
-    first = args[0]
-    if type(first) is SentFunction and first.reference is None:
-        rest = args[1:]
-        for value in rest:
-            if type(value) is SentFunction or type(value) is object_references.reference_type:
-                break
-        else:
-            return rest, kwargs, job_id, None, first.data
     this = threading.get_ident()
     numbers: dict[int, int | bytes] = {}
     bare = list(args)

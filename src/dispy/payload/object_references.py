@@ -43,6 +43,12 @@ find_object: Callable[[int], Any] = _find_nothing
 ``worker.loop`` and ``client.session.objects`` set it; before that, it raises LookupError.
 """
 
+
+def is_nowhere() -> bool:
+    """True if this process is neither a worker nor a client yet: ``find_object`` finds nothing."""
+    return find_object is _find_nothing
+
+
 reference_type: type[Reference] = Reference
 """Class of references in this program: ``calls`` knows references among arguments by it. The client sets its ``Ref``.
 

@@ -60,6 +60,9 @@ class JobFuture(Future[T]):
         owner: Who cancels it, and says how it has ended.
     """
 
+    _is_whole = False
+    """True once this is a whole ``Future``. A look at ``__dict__`` would make that, for each future."""
+
     def __init__(self, job: JobState, owner: Owner) -> None:
         self._job = job
         self._owner = owner
@@ -73,12 +76,13 @@ class JobFuture(Future[T]):
     def _become_whole(self) -> None:
         """Make this a whole ``Future``, which is told the end of its job."""
         with _guard:
-            if "_state" in self.__dict__:
+            if self._is_whole:
                 return
             made: Future[T] = Future()
             state = made.__dict__.pop("_state")
             self.__dict__.update(made.__dict__)
-            self.__dict__["_state"] = state  # last: by it other threads see that all is there
+            self.__dict__["_state"] = state
+            self._is_whole = True  # last: by it other threads see that all is there
         if self._job._is_final:  # pyright: ignore[reportPrivateUsage]  # see module
             self._settle()
         else:
@@ -124,7 +128,7 @@ class JobFuture(Future[T]):
             Exception: What the job has raised, with the remote traceback as cause; or the process or node of the job
                 was lost: ``WorkerDied`` of an executor, else ``JobError``.
         """
-        if "_state" not in self.__dict__:
+        if not self._is_whole:
             job = self._job
             if not job._is_final:  # pyright: ignore[reportPrivateUsage]  # see module
                 if not job.wait(None if timeout is None else max(0, timeout)):
@@ -159,7 +163,7 @@ class JobFuture(Future[T]):
 
     def done(self) -> bool:
         """True if the job has ended or was cancelled."""
-        if "_state" not in self.__dict__:
+        if not self._is_whole:
             return self._job._is_final  # pyright: ignore[reportPrivateUsage]  # see module
         return super().done()
 
