@@ -8,8 +8,8 @@ from pathlib import Path
 
 from docs_site.log_lines import last_name
 
-NOT_OURS = {"worker/between_jobs/state_restore.py"}
-"""Modules that handle variables of whatever name, as the user's jobs set them."""
+NOT_OURS = {"worker/between_jobs/state_restore.py", "integrations/joblib_backend.py"}
+"""Modules that handle variables of whatever name: those that the user's jobs set, and those of joblib's list."""
 
 
 def read_in(source: Path) -> tuple[set[str], list[str]]:

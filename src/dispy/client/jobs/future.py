@@ -129,12 +129,11 @@ class JobFuture(Future[T]):
                 was lost: ``WorkerDied`` of an executor, else ``JobError``.
         """
         if not self._is_whole:
-            job = self._job
-            if not job._is_final:  # pyright: ignore[reportPrivateUsage]  # see module
-                if not job.wait(None if timeout is None else max(0, timeout)):
-                    raise TimeoutError
-            if job._status == FINISHED:  # pyright: ignore[reportPrivateUsage]
-                result: T = self._owner.outcome(job)[0]
+            job: Any = self._job  # a ``DispyJob``, whose module imports this one
+            if not job._is_final and not job.wait(None if timeout is None else max(0, timeout)):
+                raise TimeoutError
+            if job._status == FINISHED:  # the way of most calls: 0.2 us less than by ``outcome``
+                result: T = job.result
                 return result
         else:
             timeout = self._wait_here(timeout)
