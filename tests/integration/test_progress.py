@@ -359,7 +359,7 @@ def test_a_display_takes_no_more_than_its_share(
 ) -> None:
     """One that takes long is drawn less often: without its pauses it would be drawn twenty times here."""
     surface = Slow()
-    monkeypatch.setattr(drawing, "choose_surface", lambda quiet: surface)
+    monkeypatch.setattr(drawing, "choose_surface", lambda _: surface)
     cluster = make_cluster(jobs.name_and)
     with dispy.progress(cluster):
         wait_for(lambda: surface.count, lambda count: count >= 2, what="two states")
@@ -381,7 +381,7 @@ def test_a_surface_that_fails_is_left_alone(
     make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     surface = Broken()
-    monkeypatch.setattr(drawing, "choose_surface", lambda quiet: surface)
+    monkeypatch.setattr(drawing, "choose_surface", lambda _: surface)
     cluster = make_cluster(jobs.name_and)
     assert [job.result[1] for job in dispy.progress([cluster.submit(n, 0.05) for n in range(3)])]
     assert surface.count == 2, "the first state and the last one"
