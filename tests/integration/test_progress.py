@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -318,7 +319,7 @@ def test_no_standard_error(run_program: RunProgram) -> None:
 def test_lines_now_and_then(
     make_cluster: MakeCluster, gate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the log of a program that has one; a bar that is slow to draw is drawn less often."""
+    """In the log of a program that has one."""
     monkeypatch.setattr(drawing.Lines, "least_s", 0.02)
     monkeypatch.setattr(drawing, "SHARE", 0)
     caplog.set_level(logging.INFO, "dispy")
@@ -333,6 +334,57 @@ def test_lines_now_and_then(
         gate.touch()
         job()
     assert re.match(r"until: 1 of 1 done; 1 node, \d+ CPUs?; .*/s$", said()[-1])
+
+
+class Slow:
+    """A surface that takes 20 ms of a CPU to draw."""
+
+    least_s = 0.01
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def show(self, shown: Any) -> None:
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+        self.count += 1
+
+    def close(self, shown: Any) -> None:
+        pass
+
+
+def test_a_display_takes_no_more_than_its_share(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes long is drawn less often: without its pauses it would be drawn twenty times here."""
+    surface = Slow()
+    monkeypatch.setattr(drawing, "choose_surface", lambda _: surface)
+    cluster = make_cluster(jobs.name_and)
+    with dispy.progress(cluster):
+        wait_for(lambda: surface.count, lambda count: count >= 2, what="two states")
+        cluster.submit(1, 0.6)()
+        assert surface.count <= 3
+
+
+class Broken(Slow):
+    """A surface that cannot be drawn on."""
+
+    def show(self, shown: Any) -> None:
+        self.count += 1
+        raise OSError("no terminal")
+
+    close = show
+
+
+def test_a_surface_that_fails_is_left_alone(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surface = Broken()
+    monkeypatch.setattr(drawing, "choose_surface", lambda _: surface)
+    cluster = make_cluster(jobs.name_and)
+    assert [job.result[1] for job in dispy.progress([cluster.submit(n, 0.05) for n in range(3)])]
+    assert surface.count == 2, "the first state and the last one"
 
 
 def test_loops_that_are_left(make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
