@@ -21,7 +21,7 @@ from typing import NoReturn
 import msgspec
 
 from dispy.core.execution.dispatch import workers_max
-from dispy.errors import DispyError, StateDirectoryError
+from dispy.errors import DispyError, StateDirectoryError, UsageError
 from dispy.files.stores import Stores
 from dispy.net.port_holders import holder
 from dispy.net.terminal import Console, has_terminal
@@ -106,6 +106,7 @@ def run(settings: NodeSettings) -> int:
         tls = check(Tls(settings.certfile, settings.keyfile, settings.cafile, settings.tls))
         secret = secrets.choose(settings.secret, settings.secret_file)
         os.environ.pop(secrets.VARIABLE, None)
+        settings = _named(settings, secret)
         if fault := reach.listen_fault(secret, address, is_forced=settings.force_weak_secret):
             raise fault
         users = accounts.find(settings.user)
@@ -131,6 +132,27 @@ def run(settings: NodeSettings) -> int:
         return 1
     finally:
         log.close(LOG_S)
+
+
+def _named(settings: NodeSettings, secret: secrets.Secret) -> NodeSettings:
+    """Returns the settings with the name of the node's derived key; unchanged with a master.
+
+    A private node has the key of its program.
+
+    Raises:
+        UsageError: The key opens nothing here, has expired, or is that of another name.
+    """
+    identity = secret.keys.identity
+    if identity is None or settings.owner:
+        return settings
+    if fault := reach.use_fault(secret, "node", "client", time.time()):
+        raise fault
+    if settings.name not in ("", identity.name):
+        raise UsageError(
+            f"the key is that of {identity}, and the name is {settings.name!r}",
+            hint=f"leave --name out, or ask for another key: 'dispy secret derive node {settings.name}'",
+        )
+    return msgspec.structs.replace(settings, name=identity.name)
 
 
 def _tls_maker(tls: Tls, address: str) -> Callable[[], ListenerTls] | None:

@@ -193,7 +193,7 @@ class Entrance:
         made = Connection(
             self._owner,
             to_node_decoder,
-            self._secret.key,
+            self._secret.keys,
             "node",
             "client",
             is_dialer=False,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dispy.client.backend.backend import Access, Wishes
     from dispy.net.discovery import Listing
     from dispy.scheduler.service import SchedulerService
+    from dispy.security.keys import Keys
     from dispy.security.secrets import Secret
 
 logger = logging.getLogger("dispy.client")
@@ -78,7 +79,7 @@ class Discovery:
         self._on_unreachable = on_unreachable
         self.listed = listed
         self._clock = clock
-        self._private: dict[bytes, PrivateNode] = {}
+        self._private: dict[Keys, PrivateNode] = {}
         """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._guard = threading.Lock()
         """Held to start a private node: threads that make clusters must not start two for the same secret."""
@@ -157,14 +158,14 @@ class Discovery:
                 is_listed = is_loopback(allocation.ip_addr) and bool(listed) and not allocation.port
                 if not is_listed:
                     self._reach(cluster, cluster.target(allocation.ip_addr, port, allocation.host))
-        private = self._private.get(secret.key)
+        private = self._private.get(secret.keys)
         if private is not None and private.has_ended():
             self._replace_private(private, is_needed=wishes.wants_private and not listed)
             private = None
         if private is not None:
             if private.address is not None:
                 host, port = private.address
-                target = Target(host, port, secret.key, tls=private_tls, socket=private.socket)
+                target = Target(host, port, secret.keys, tls=private_tls, socket=private.socket)
                 self._reach(cluster, target)
             private.set_draining(bool(listed))
             for other in list(self._opened.values()):
@@ -220,7 +221,7 @@ class Discovery:
 
         def on_doubted() -> None:
             for cluster in list(self._opened.values()):
-                if cluster.key == target.key and cluster.spec.wishes.wants_private and config.LocalNode:
+                if cluster.keys == target.keys and cluster.spec.wishes.wants_private and config.LocalNode:
                     self._start_private(cluster.spec.access.secret)
 
         self.listed.doubt(target.host, target.port, on_doubted)
@@ -236,16 +237,16 @@ class Discovery:
             NoNodesError: The node cannot be started.
         """
         with self._guard:
-            if secret.key in self._private or self.listed.of(secret.fingerprint()):
+            if secret.keys in self._private or self.listed.of(secret.fingerprint()):
                 return
             others = self.listed.count_others(secret.fingerprint())
-            private = self._private[secret.key] = PrivateNode(secret, others)
+            private = self._private[secret.keys] = PrivateNode(secret, others)
         self._post(private.watch, self._on_private_ready)
 
     def _replace_private(self, private: PrivateNode, *, is_needed: bool) -> None:
         """Forget a private node that has ended, and start another one if that is needed."""
         # ``has_ended`` waits a while after the start: the next one may end at once as well.
-        del self._private[private.secret.key]
+        del self._private[private.secret.keys]
         private.wait()
         if is_needed and config.LocalNode:
             logger.warning("the node that was started for this program has ended; starting another")
@@ -257,7 +258,7 @@ class Discovery:
     def _on_private_ready(self, private: PrivateNode) -> None:
         """Dial a private node, which listens now, for the clusters that have its secret."""
         for cluster in list(self._opened.values()):
-            if cluster.key == private.secret.key:
+            if cluster.keys == private.secret.keys:
                 self._look(cluster)
 
     def private_of(self, info: NodeInfo) -> PrivateNode | None:
@@ -266,7 +267,7 @@ class Discovery:
         As a side effect the node's identity is noted in ``PrivateNode.node``, by which ``drain`` finds the node.
         """
         target = self._service.links.target_of(info.node)
-        private = self._private.get(target.key)
+        private = self._private.get(target.keys)
         if private is not None and private.address == (target.host, target.port):
             private.node = info.node
             return private
@@ -278,7 +279,7 @@ class Discovery:
         is_barred = private is not None and (
             not cluster.spec.wishes.wants_private or cluster.number in private.drained
         )
-        return self._service.links.target_of(info.node).key == cluster.key and not is_barred
+        return self._service.links.target_of(info.node).keys == cluster.keys and not is_barred
 
     def on_used(self, cluster: OpenCluster, info: NodeInfo) -> None:
         """Give the private node no new jobs of a cluster that begins to use it and has another node."""
@@ -292,7 +293,7 @@ class Discovery:
         Condition: another node than the private one is listed on this machine, and the cluster uses any other node.
         Jobs that run on the private node go on.
         """
-        is_its = cluster.key == private.secret.key and cluster.spec.wishes.wants_private
+        is_its = cluster.keys == private.secret.keys and cluster.spec.wishes.wants_private
         if private.node is None or not is_its:
             return
         is_draining = private.is_draining and any(node != private.node for node in cluster.usable)

@@ -31,6 +31,7 @@ from dispy.net.links.file_exchange import FileExchange
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import shared
 from dispy.protocol.shared import from_scheduler_decoder
+from dispy.security.keys import Keys
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
@@ -57,14 +58,14 @@ class Address(Struct, frozen=True):
     Attributes:
         host: Host name or IP address.
         port: TCP port.
-        key: Key of the secret (32 bytes).
+        keys: Our keys.
         tls: TLS of the link; None: none.
         socket: Path of its Unix socket; empty: none.
     """
 
     host: str
     port: int
-    key: bytes
+    keys: Keys
     tls: DialerTls | None = None
     socket: str = ""
 
@@ -178,7 +179,7 @@ class SchedulerLink:
         self._made = Connection(
             self,
             from_scheduler_decoder,
-            address.key,
+            address.keys,
             "client",
             "scheduler",
             is_dialer=True,

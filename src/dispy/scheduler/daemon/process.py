@@ -11,6 +11,7 @@ import secrets as randomness
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -98,6 +99,11 @@ def _run_checked(settings: SchedulerSettings) -> int:
     node_secret = secrets.choose(settings.node_secret, settings.node_secret_file)
     secret = secrets.choose(settings.cluster_secret, settings.cluster_secret_file)
     os.environ.pop(secrets.VARIABLE, None)
+    for option, held, role, peer_role in (
+        ("node", node_secret, "client", "node"), ("cluster", secret, "scheduler", "client")
+    ):  # fmt: skip
+        if fault := reach.use_fault(held, role, peer_role, time.time()):
+            raise UsageError(f"--{option}_secret: {fault}")
     addresses = [resolve(host) for host in settings.hosts]
     for address in addresses:
         if fault := reach.listen_fault(secret, address, is_forced=settings.force_weak_secret):
@@ -326,7 +332,7 @@ class _Server:
         connection: Connection = Connection(
             hub,
             shared.to_scheduler_decoder,
-            self._secret.key,
+            self._secret.keys,
             "scheduler",
             "client",
             is_dialer=False,
