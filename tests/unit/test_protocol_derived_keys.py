@@ -206,7 +206,12 @@ def test_the_peer_is_known_by_its_key_and_not_by_what_it_claims() -> None:
 def test_masters_prove_no_identity() -> None:
     dialer, listener = end(MASTER, "client", "node", dials=True), end(MASTER, "node", "client", dials=False)
     said = talk(dialer, listener)
-    assert (dialer.peer, listener.peer, dialer.until, listener.until) == (None, None, None, None)
+    assert (dialer.peer, listener.peer, dialer.first_to_expire, listener.first_to_expire) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert msgspec.msgpack.decode(said[0], type=Hello).identity == ""
     assert msgspec.msgpack.decode(said[1], type=Challenge).identities == []
 
@@ -297,7 +302,9 @@ def test_a_key_ends_at_its_moment_by_the_peers_clock(
     honest = end(MASTERS, peer_role, role, dials=not dials, now=NOW + late)
     assert is_refused(lambda: meet(holder, honest, one_dials=dials)) == (not is_valid)
     if is_valid:
-        assert honest.until == holder.until == NOW
+        for side in (honest, holder):
+            assert side.first_to_expire is not None
+            assert side.first_to_expire.until == NOW
 
 
 def test_a_key_ends_by_the_clock_of_its_holder_before_a_word_is_said() -> None:

@@ -198,8 +198,9 @@ class Connection(asyncio.BufferedProtocol):
     def _on_proven(self) -> None:
         self._timer.stop()
         proven = self.machine.proven
-        if proven is not None and proven.until is not None:
-            self._timer.end_at(proven.until, self._clock)
+        expires = None if proven is None else proven.first_to_expire
+        if expires is not None:
+            self._timer.end_with(expires, self._clock)
         self.peer = None if proven is None else proven.peer
         self._sender.open_to_threads()
         self._settle()

@@ -14,7 +14,7 @@ from dispy.errors import AuthenticationError, RemoteProtocolError
 from dispy.net.sender import Sender
 from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.stranger import HANDSHAKE_S
-from dispy.security.identities import when
+from dispy.security.identities import Identity, another_key, when
 from dispy.system.clock import Clock
 
 EXPIRY_LOOK_S = 60.0
@@ -76,20 +76,23 @@ class ConnectionTimer:
         if not self._is_closed:
             self._look_later()
 
-    def end_at(self, until: int, clock: Clock) -> None:
+    def end_with(self, identity: Identity, clock: Clock) -> None:
         """End the connection with ``AuthenticationError`` once a derived key of one side has expired.
 
         Args:
-            until: When it expires (seconds since the epoch).
+            identity: Identity of the key, which expires.
             clock: Source of the time.
         """
-        left_s = until - clock.time()
+        left_s = (identity.until or 0) - clock.time()
         if self._is_closed:
             return
         if left_s > 0:
-            self._expiry = self._call_later(min(left_s, EXPIRY_LOOK_S), lambda: self.end_at(until, clock))
+            self._expiry = self._call_later(
+                min(left_s, EXPIRY_LOOK_S), lambda: self.end_with(identity, clock)
+            )
             return
-        self._machine.refuse(AuthenticationError(f"a key of this connection has expired at {when(until)}"))
+        text = f"the key of {identity} has expired at {when(identity.until or 0)}"
+        self._machine.refuse(AuthenticationError(text, hint=another_key(identity)))
         self._sender.flush_guarded()
 
     def _look_later(self) -> None:

@@ -226,10 +226,10 @@ class Handshake:
         self.done = False
 
     @property
-    def until(self) -> int | None:
-        """Time (seconds since the epoch) at which the first of both sides' derived keys expires; None: none does."""
-        ends = [each.until for each in (self.peer, self.used) if each is not None]
-        return min([end for end in ends if end is not None], default=None)
+    def first_to_expire(self) -> Identity | None:
+        """Identity of that of both sides' derived keys which expires first; None: none does."""
+        ends = [each for each in (self.used, self.peer) if each is not None and each.until is not None]
+        return min(ends, key=lambda each: each.until or 0, default=None)
 
     def start(self) -> bytes | None:
         """Returns the encoded ``Hello`` to send first; None for the listener, which waits for the dialer's.

@@ -97,6 +97,10 @@ class Keys(Struct, frozen=True):
         """True if a derived key is not taken any more."""
         return any(each.covers(identity) for each in self.revoked)
 
+    def overlap(self, other: Keys) -> bool:
+        """True if two secrets have a key in common: what lets the one in lets the other in, too."""
+        return any(line in other.lines for line in self.lines)
+
     def shared_with(self, identity: Identity) -> bytes | None:
         """Returns the key in common with the holder of a derived key; None: there is none."""
         for line in self.lines:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from dispy.client.backend.backend import Access, Wishes
     from dispy.net.discovery import Listing
     from dispy.scheduler.service import SchedulerService
-    from dispy.security.keys import Keys
     from dispy.security.secrets import Secret
 
 logger = logging.getLogger("dispy.client")
@@ -79,7 +78,7 @@ class Discovery:
         self._on_unreachable = on_unreachable
         self.listed = listed
         self._clock = clock
-        self._private: dict[Keys, PrivateNode] = {}
+        self._private: dict[bytes, PrivateNode] = {}
         """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._guard = threading.Lock()
         """Held to start a private node: threads that make clusters must not start two for the same secret."""
@@ -158,7 +157,7 @@ class Discovery:
                 is_listed = is_loopback(allocation.ip_addr) and bool(listed) and not allocation.port
                 if not is_listed:
                     self._reach(cluster, cluster.target(allocation.ip_addr, port, allocation.host))
-        private = self._private.get(secret.keys)
+        private = self._private.get(secret.key)
         if private is not None and private.has_ended():
             self._replace_private(private, is_needed=wishes.wants_private and not listed)
             private = None
@@ -221,7 +220,11 @@ class Discovery:
 
         def on_doubted() -> None:
             for cluster in list(self._opened.values()):
-                if cluster.keys == target.keys and cluster.spec.wishes.wants_private and config.LocalNode:
+                if (
+                    cluster.keys.overlap(target.keys)
+                    and cluster.spec.wishes.wants_private
+                    and config.LocalNode
+                ):
                     self._start_private(cluster.spec.access.secret)
 
         self.listed.doubt(target.host, target.port, on_doubted)
@@ -237,16 +240,16 @@ class Discovery:
             NoNodesError: The node cannot be started.
         """
         with self._guard:
-            if secret.keys in self._private or self.listed.of(secret.fingerprint()):
+            if secret.key in self._private or self.listed.of(secret.fingerprint()):
                 return
             others = self.listed.count_others(secret.fingerprint())
-            private = self._private[secret.keys] = PrivateNode(secret, others)
+            private = self._private[secret.key] = PrivateNode(secret, others)
         self._post(private.watch, self._on_private_ready)
 
     def _replace_private(self, private: PrivateNode, *, is_needed: bool) -> None:
         """Forget a private node that has ended, and start another one if that is needed."""
         # ``has_ended`` waits a while after the start: the next one may end at once as well.
-        del self._private[private.secret.keys]
+        del self._private[private.secret.key]
         private.wait()
         if is_needed and config.LocalNode:
             logger.warning("the node that was started for this program has ended; starting another")
@@ -258,7 +261,7 @@ class Discovery:
     def _on_private_ready(self, private: PrivateNode) -> None:
         """Dial a private node, which listens now, for the clusters that have its secret."""
         for cluster in list(self._opened.values()):
-            if cluster.keys == private.secret.keys:
+            if cluster.keys.overlap(private.secret.keys):
                 self._look(cluster)
 
     def private_of(self, info: NodeInfo) -> PrivateNode | None:
@@ -267,7 +270,7 @@ class Discovery:
         As a side effect the node's identity is noted in ``PrivateNode.node``, by which ``drain`` finds the node.
         """
         target = self._service.links.target_of(info.node)
-        private = self._private.get(target.keys)
+        private = self._private.get(target.key)
         if private is not None and private.address == (target.host, target.port):
             private.node = info.node
             return private
@@ -279,7 +282,7 @@ class Discovery:
         is_barred = private is not None and (
             not cluster.spec.wishes.wants_private or cluster.number in private.drained
         )
-        return self._service.links.target_of(info.node).keys == cluster.keys and not is_barred
+        return self._service.links.is_opened_by(info.node, cluster.keys) and not is_barred
 
     def on_used(self, cluster: OpenCluster, info: NodeInfo) -> None:
         """Give the private node no new jobs of a cluster that begins to use it and has another node."""
@@ -293,7 +296,7 @@ class Discovery:
         Condition: another node than the private one is listed on this machine, and the cluster uses any other node.
         Jobs that run on the private node go on.
         """
-        is_its = cluster.keys == private.secret.keys and cluster.spec.wishes.wants_private
+        is_its = cluster.keys.overlap(private.secret.keys) and cluster.spec.wishes.wants_private
         if private.node is None or not is_its:
             return
         is_draining = private.is_draining and any(node != private.node for node in cluster.usable)

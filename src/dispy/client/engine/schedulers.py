@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dispy.client.backend.embedded import Embedded
     from dispy.client.backend.scheduler_link import Address
     from dispy.client.engine.threads import Threads
-    from dispy.security.keys import Keys
 
 
 class Schedulers:
@@ -30,8 +29,8 @@ class Schedulers:
         self._threads = threads
         self._listener = listener
         self._embedded = embedded
-        self._remotes: dict[tuple[str, int, Keys], Remote] = {}
-        """Schedulers by address and keys."""
+        self._remotes: dict[tuple[str, int, bytes], Remote] = {}
+        """Schedulers by address and key."""
         self._left: list[Remote] = []
         """Schedulers that the program has left, whose journals may still be written."""
 
@@ -45,7 +44,7 @@ class Schedulers:
 
     def at(self, address: Address) -> Remote:
         """Returns the scheduler at an address; begins to dial it if no cluster uses it yet."""
-        place = address.host, address.port, address.keys
+        place = address.host, address.port, address.keys.first.key
         remote = self._remotes.get(place)
         if remote is None or not remote.is_usable:
             self._left = [left for left in self._left if not left.journal.is_written]
