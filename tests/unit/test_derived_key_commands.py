@@ -171,3 +171,27 @@ def test_help_says_what_each_role_does(master: Path) -> None:
     for role in ROLES:
         assert role in said
     assert "derive" in CliRunner().invoke(command, ["secret", "-h"]).stdout
+
+
+@pytest.mark.parametrize("page", ["security", "shared"])
+def test_the_commands_of_the_documents_work(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand there, in their order; secrets that a page has made elsewhere are there already."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("people.secret", "nodes.secret"):
+        Path(name).write_text(key_text.generate())
+        Path(name).chmod(0o600)
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text()
+    lines = [
+        line.partition("#")[0].split()[2:] for line in text.splitlines() if line.startswith("dispy secret ")
+    ]
+    used = [words[0] for words in lines]
+    assert {"derive", "revoke"} < set(used)
+    for words in lines:
+        if words[0] == "new" and words[1:]:
+            Path(words[1]).unlink(missing_ok=True)
+        done = run(*words)
+        assert done.exit_code == 0, (words, done.stderr, done.exception)
+    assert secrets.choose(secret_file="alice.secret").keys.identity is not None
+    assert secrets.choose(secret_file="n7.secret").keys.identity is not None
