@@ -115,6 +115,8 @@ def test_a_user_comes_to_the_scheduler_by_the_name_of_the_key(
     )
     assert shared(scheduler, derive("user", "alice")).submit()() == "one"
     scheduler.wait_line(r"program .* of user alice is there", stream="stderr")
+    with dispy.SharedJobCluster(where, secret_file=derive("user", "alice")) as found:
+        assert found.submit()() == "one", "it is found by the list of this machine"
     with pytest.raises(NoSchedulerError, match="user 'bob' is not known here"):
         shared(scheduler, derive("user", "bob"))
 

@@ -485,6 +485,38 @@ def test_the_key_that_stands_in_for_an_unknown_one_opens_nothing() -> None:
         talk(forger, end(node, "node", "client", dials=False))
 
 
+@pytest.mark.parametrize(
+    ("dials", "listens"),
+    [(key_of("user", direct=True), MASTER), (MASTER, STOLEN), (key_of("scheduler"), MASTER)],
+    ids=["user", "node", "scheduler"],
+)
+def test_any_changed_byte_in_any_message_ends_the_handshake(dials: Key, listens: Key) -> None:
+    """Identities among them: nobody in between makes another one of them, or takes them out."""
+
+    def ends() -> list[Handshake]:
+        return [end(dials, "client", "node", dials=True), end(listens, "node", "client", dials=False)]
+
+    said = talk(*ends())
+    for index, message in enumerate(said):
+        for place in range(len(message)):
+            for mask in (0x01, 0x80, 0xFF):
+                dialer, listener = ends()
+                change = bytes([0] * place + [mask] + [0] * (len(message) - place - 1))
+                with pytest.raises(DispyError):
+                    _talk_changed(dialer, listener, index, change)
+                assert not dialer.done
+
+
+def _talk_changed(dialer: Handshake, listener: Handshake, index: int, change: bytes) -> None:
+    """Let both talk; somebody in between changes bits of one message."""
+    passed = dialer.start()
+    for number in range(4):
+        assert passed is not None
+        if number == index:
+            passed = bytes(one ^ other for one, other in zip(passed, change, strict=True))
+        passed = (dialer if number % 2 else listener).receive(passed)
+
+
 def test_identities_that_are_too_long_are_refused_as_no_protocol() -> None:
     with pytest.raises(DispyError, match="does not speak dispy's protocol"):
         end(MASTERS, "node", "client", dials=False).receive(hello_of("x" * (identities.TEXT_MAX + 1)))

@@ -96,7 +96,7 @@ def parse(text: str) -> Identity | None:
     until = None
     if match["until"] is not None:
         try:
-            until = int(datetime.strptime(match["until"], _TIME).replace(tzinfo=UTC).timestamp())
+            until = int(datetime.fromisoformat(match["until"]).timestamp())
         except ValueError:
             return None
     role = cast("Role", match["role"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from dispy.errors import DispyError, UsageError
 from dispy.security import secrets
@@ -45,26 +47,35 @@ class SecretWatch:
         """Inode, time of change (ns) and size of the file when it was last read; None: not since the start."""
         self._fault = ""
         """Last error about the file that was told; empty after a file without one."""
-        self._task: asyncio.Task[None] | None = None
+        self._is_closed = threading.Event()
 
     def begin(self) -> None:
-        """Look at the file from now on, on a thread: it may lie on a file server that does not answer."""
+        """Look at the file from now on, for the loop that runs.
+
+        On a thread that nobody waits for: the file may lie on a file server that does not answer any more.
+        """
         if self._path is not None:
-            self._task = asyncio.get_running_loop().create_task(self._run(self._path))
+            arguments = asyncio.get_running_loop(), self._path
+            threading.Thread(
+                target=self._run, args=arguments, name="dispy reads secrets", daemon=True
+            ).start()
 
     def close(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
+        self._is_closed.set()
 
-    async def _run(self, path: str) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            found = await asyncio.to_thread(self.look, path)
+    def _run(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
+        while not self._is_closed.wait(LOOK_S):
+            found = self.look(path)
             if found is not None:
                 self._secret = found
-                logger.info("%s was read again: %s", path, describe(found))
-                self._on_changed(found)
+                with suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(self._tell, path, found)
+
+    def _tell(self, path: str, found: Secret) -> None:
+        if not self._is_closed.is_set():
+            logger.info("%s was read again: %s", path, describe(found))
+            self._on_changed(found)
 
     def look(self, path: str) -> Secret | None:
         """Returns the secret in a file if the file has changed and holds another one that may be used; else None."""
