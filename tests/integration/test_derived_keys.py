@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -433,3 +434,41 @@ def test_a_direct_user_who_is_revoked_leaves_the_node_with_its_jobs(
     honest = make_own_cluster(where, secret_file=str(master), nodes=[("127.0.0.1", node.port)])
     assert honest.submit()() == "one", "the only CPU is free again"
     cluster.shutdown()
+
+
+# A program dies; its user fetches its jobs, and nobody else does.
+
+DIES = """
+import os, sys, time, dispy
+
+def work(n):
+    return n * n
+
+cluster = dispy.SharedJobCluster(
+    work, scheduler_host="127.0.0.1", scheduler_port=int(sys.argv[1]), secret_file=sys.argv[2], durable=True,
+)
+jobs = [cluster.submit(n) for n in range(5)]
+for job in jobs:
+    job.finish.wait(20)
+print("done", flush=True)
+time.sleep(60)
+"""
+
+
+def test_jobs_of_a_dead_program_come_to_its_user_only(
+    start_node: StartNode, schedulers: Schedulers, run_program: RunProgram, master: Path, derive: Derive
+) -> None:
+    start_node("--name", "one")
+    scheduler = schedulers.start("--cluster_secret_file", str(master))
+    program = run_program(DIES, str(scheduler.port), derive("user", "alice"))
+    program.wait_line("done")
+    program.send(signal.SIGKILL)
+    program.wait()
+    (dead,) = dispy.recoverable()
+    journal = str(dead.paths[0])
+    # Another user has come by the journal, in which the program's identity is.
+    jobs = dispy.recover_jobs(journal, timeout=3, secret_file=derive("user", "mallory"))
+    assert [job for job in jobs if job.status == dispy.DispyJob.Finished] == []
+    scheduler.wait_line("user mallory asks for a program of alice", stream="stderr")
+    jobs = dispy.recover_jobs(journal, secret_file=derive("user", "alice"))
+    assert [job.result for job in jobs] == [n * n for n in range(5)]
