@@ -16,6 +16,7 @@ STAGED = (
     "integration/test_other_users.py",
     "integration/test_shortage.py",
     # Hostile peers, and faults of our own.
+    "integration/test_derived_keys.py",
     "integration/test_faults.py",
     "integration/test_plain_results.py",
     "integration/test_strangers.py",
