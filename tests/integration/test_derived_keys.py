@@ -441,29 +441,36 @@ def test_a_direct_user_who_is_revoked_leaves_the_node_with_its_jobs(
 DIES = """
 import os, sys, time, dispy
 
-def work(n):
+def work(n, gate):
+    while not os.path.exists(gate): time.sleep(0.01)
     return n * n
 
+_, port, key, gate = sys.argv
 cluster = dispy.SharedJobCluster(
-    work, scheduler_host="127.0.0.1", scheduler_port=int(sys.argv[1]), secret_file=sys.argv[2], durable=True,
+    work, scheduler_host="127.0.0.1", scheduler_port=int(port), secret_file=key,
 )
-jobs = [cluster.submit(n) for n in range(5)]
-for job in jobs:
-    job.finish.wait(20)
-print("done", flush=True)
+jobs = [cluster.submit(n, gate) for n in range(5)]
+while jobs[0].status != dispy.DispyJob.Running: time.sleep(0.01)
+print("runs", flush=True)
 time.sleep(60)
 """
 
 
 def test_jobs_of_a_dead_program_come_to_its_user_only(
-    start_node: StartNode, schedulers: Schedulers, run_program: RunProgram, master: Path, derive: Derive
+    start_node: StartNode,
+    schedulers: Schedulers,
+    run_program: RunProgram,
+    gate: Path,
+    master: Path,
+    derive: Derive,
 ) -> None:
     start_node("--name", "one")
     scheduler = schedulers.start("--cluster_secret_file", str(master))
-    program = run_program(DIES, str(scheduler.port), derive("user", "alice"))
-    program.wait_line("done")
+    program = run_program(DIES, str(scheduler.port), derive("user", "alice"), str(gate))
+    program.wait_line("runs")
     program.send(signal.SIGKILL)
     program.wait()
+    gate.touch()
     (dead,) = dispy.recoverable()
     journal = str(dead.paths[0])
     # Another user has come by the journal, in which the program's identity is.

@@ -131,12 +131,15 @@ class NodeLinks:
         return found
 
     def is_opened_by(self, node_id: NodeId, keys: Keys) -> bool:
-        """True if a node has proved one of these keys, on its link or on a second one that was closed for it."""
+        """True if a node has proved one of these keys, on its link or on a second one that was closed for it.
+
+        Valid in ``Observer.on_node_gone``, too.
+        """
         node_link = self.by_node[node_id]
+        if node_link.target.keys.overlap(keys):
+            return True
         return any(
-            target.keys.overlap(keys)
-            for target, other in self.by_target.items()
-            if other is node_link and other.info is not None
+            target.keys.overlap(keys) for target, other in self.by_target.items() if other is node_link
         )
 
     def target_of(self, node_id: NodeId) -> Target:
