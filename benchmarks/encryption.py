@@ -26,7 +26,8 @@ from dispy.net.dialing import dial
 from dispy.net.listener import Listener
 from dispy.net.unix_listener import UnixListener
 from dispy.protocol import node
-from dispy.security.secrets import generate, stretch
+from dispy.security.key_text import generate, stretch
+from dispy.security.keys import Keys, alone
 from dispy.security.tls import DialerTls, Tls, dialer_tls, listener_tls
 
 WAYS = ("socket", "tcp", "tls")
@@ -113,7 +114,7 @@ def handshake_cpu_ms(way: str, count: int) -> float:
     """CPU time of one connection, both ends, from connect to proof (milliseconds)."""
 
     async def measure() -> float:
-        key = stretch(generate())
+        key = alone(stretch(generate()))
         encrypts = listener_tls(Tls()) if way == "tls" else None
         dials = dialer_tls(Tls()) if way == "tls" else None
 
@@ -148,7 +149,7 @@ def handshake_cpu_ms(way: str, count: int) -> float:
         return runner.run(measure())
 
 
-def connection_of(side: Side, key: bytes, dials: DialerTls | None, is_unix: bool) -> Connection:
+def connection_of(side: Side, key: Keys, dials: DialerTls | None, is_unix: bool) -> Connection:
     """The dialer's end."""
     side.connection = Connection(
         side, node.from_node_decoder, key, "client", "node", is_dialer=True, tls=dials, peer_name="node"

@@ -290,7 +290,7 @@ async def handshakes(port: int, is_tls: bool, count: int) -> list[float | None]:
     for _ in range(count):
         dialer = Dialer()
         make = partial(
-            Connection, dialer, messages.from_node_decoder, choose().key, "client", "node",
+            Connection, dialer, messages.from_node_decoder, choose().keys, "client", "node",
             is_dialer=True, tls=tls, peer_name="127.0.0.1",
         )  # fmt: skip
         start = time.perf_counter()

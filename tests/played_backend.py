@@ -25,11 +25,11 @@ from dispy.client.session.startup import Callbacks, make_session, open_session
 from dispy.client.session.state import Options, Session
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Ended, Job
 from dispy.protocol.views import NodeId, NodeInfo, PlacementStatus, PlacementView
-from dispy.security import secrets
+from dispy.security import key_text, secrets
 from dispy.security.tls import Tls
 from dispy.system import process_identity
 
-SECRET = secrets.choose(secrets.generate())
+SECRET = secrets.choose(key_text.generate())
 
 
 class Caller:

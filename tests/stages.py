@@ -18,6 +18,7 @@ STAGED = (
     # Type checkers, which read all of dispy.
     "unit/test_typed.py",
     # Hostile peers, and faults of our own.
+    "integration/test_derived_keys.py",
     "integration/test_faults.py",
     "integration/test_plain_results.py",
     "integration/test_strangers.py",

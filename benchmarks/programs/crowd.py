@@ -17,7 +17,8 @@ import uvloop
 from dispy.net.connection import Connection
 from dispy.net.listener import Listener
 from dispy.protocol import node
-from dispy.security.secrets import stretch
+from dispy.security.key_text import stretch
+from dispy.security.keys import Keys, alone
 from dispy.security.tls import ListenerTls, Tls, listener_tls
 
 
@@ -44,7 +45,7 @@ class Peer:
 
 
 def connection(
-    peer: Peer, key: bytes, tls: ListenerTls, on_settled: Callable[[Connection], None]
+    peer: Peer, key: Keys, tls: ListenerTls, on_settled: Callable[[Connection], None]
 ) -> Connection:
     """What a listener makes of somebody who comes."""
     return Connection(
@@ -52,7 +53,7 @@ def connection(
     )
 
 
-async def serve(key: bytes, count: int) -> None:
+async def serve(key: Keys, count: int) -> None:
     """Listen on so many ports, until the end."""
     tls = listener_tls(Tls(wanted=True))
     ports = []
@@ -66,6 +67,6 @@ async def serve(key: bytes, count: int) -> None:
 
 
 if __name__ == "__main__":
-    secret = stretch(sys.stdin.readline().strip())
+    secret = alone(stretch(sys.stdin.readline().strip()))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(secret, int(sys.argv[1])))

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from dispy.net.discovery import running_nodes
-from dispy.security import secrets
+from dispy.security import key_text
 from tests.integration.helpers import PYTHON, Node, Place, Program, Scheduler, wait_for
 from tests.integration.others import NAME, public_place
 from tests.integration.proxy import Proxy
@@ -45,7 +45,7 @@ FROZEN_S = (0.05, 0.3, 1.0, 2.5)
 PULLED_S = (0.3, 1.0, 2.5, 7.0)
 """How long a cable is out: also for longer than it takes to be dead."""
 
-SECRET = secrets.generate()
+SECRET = key_text.generate()
 
 
 @dataclass(slots=True)

@@ -4,6 +4,8 @@
     python -m tests.fuzz client --seconds 20 --user nobody       the same, with jobs of another account
     python -m tests.fuzz program --seconds 20                    an authenticated program, at a shared scheduler
     python -m tests.fuzz jobs --seconds 20                       jobs of another account attack directories (root)
+    python -m tests.fuzz keys --seconds 20                       handshakes with any keys, without a node
+    python -m tests.fuzz keys --mutations                        each known fault, put back, must be found
     python -m tests.fuzz program --mutations                     each known fault, put back, must be found
     python -m tests.fuzz jobs --mutations                        each known fault, put back, must be found
     python -m tests.fuzz.strangers --inputs 10000000             strangers, without a node
@@ -23,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 from . import reverts, sandbox
+from .key_talks import KeyTalks
 from .nodes import open_place, public_root, remove
 
 
@@ -31,6 +34,9 @@ def main() -> None:
     options = _options()
     if options.mutations:
         sys.exit(reverts.try_all(options.kind, options.seconds, options.seed))
+    if options.kind == "keys":
+        print(f"seed {options.seed}", flush=True)
+        sys.exit(_try_keys(options))
     if options.inside:
         sys.exit(_run_inside(options, Path(options.inside)))
     if (options.kind == "jobs" or options.user) and os.geteuid() != 0:
@@ -45,6 +51,15 @@ def main() -> None:
     finally:
         remove(root)
     sys.exit(code)
+
+
+def _try_keys(options: argparse.Namespace) -> int:
+    talks = KeyTalks(options.seed)
+    faults = talks.run(options.seconds, options.inputs)
+    print(f"{talks.played.total():,} talks: {dict(talks.played)}, {len(faults)} faults")
+    for fault in faults:
+        print(f"FAULT: {fault}")
+    return 1 if faults else 0
 
 
 def _run_inside(options: argparse.Namespace, root: Path) -> int:
@@ -62,7 +77,7 @@ def _run_inside(options: argparse.Namespace, root: Path) -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.fuzz", description="Fuzz a real node or scheduler.")
-    parser.add_argument("kind", choices=["client", "program", "jobs"])
+    parser.add_argument("kind", choices=["client", "program", "jobs", "keys"])
     parser.add_argument("--seconds", type=float, default=20.0, help="how long at most")
     parser.add_argument(
         "--inputs", type=int, default=sys.maxsize, help="how many, if that is reached before"

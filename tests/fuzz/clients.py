@@ -213,7 +213,7 @@ class HostileClients(Campaign):
         tls = dialer_tls(Tls(wanted=True)) if listing.tls else None
         await asyncio.get_running_loop().create_connection(
             lambda: Connection(
-                talk, from_node_decoder, self._secret.key, "client", "node", is_dialer=True, tls=tls,
+                talk, from_node_decoder, self._secret.keys, "client", "node", is_dialer=True, tls=tls,
                 peer_name=listing.host, make_sink=MemorySink,
             ),
             listing.host,

@@ -236,7 +236,15 @@ _ENDED = node.Ended(7, 1, node.FINISHED, 1e9, 1e9 + 1, b"\x80\x05N.", 0, "", b"o
 HELLO = Hello(MAGIC, [limits.VERSION], "client", bytes(32))
 HANDSHAKE = [
     Message.of(m)
-    for m in (HELLO, Challenge(1, bytes(32)), Proof(bytes(32)), Refused([1]), Refused([77], True))
+    for m in (
+        HELLO,
+        Hello(MAGIC, [limits.VERSION], "client", bytes(32), "user:x:serial=2:key=0123456789abcdef"),
+        Challenge(1, bytes(32)),
+        Challenge(limits.VERSION, bytes(32), ["node:x:key=0123456789abcdef"]),
+        Proof(bytes(32)),
+        Refused([1]),
+        Refused([77], True),
+    )
 ]
 TO_NODE = [
     Message.of(message)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dispy.security.secrets import generate
+from dispy.security.key_text import generate
 from tests.integration.helpers import Node, Place, Program
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -332,7 +332,7 @@ class HostilePrograms(Campaign):
         host, port = self._scheduler.address
         await asyncio.get_running_loop().create_connection(
             lambda: Connection(
-                talk, from_scheduler_decoder, self._secret.key, "client", "scheduler", is_dialer=True,
+                talk, from_scheduler_decoder, self._secret.keys, "client", "scheduler", is_dialer=True,
                 tls=dialer_tls(Tls(wanted=True)), peer_name=host, make_sink=MemorySink,
             ),
             host,

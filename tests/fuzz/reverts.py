@@ -22,7 +22,7 @@ class Mutation:
 
     Attributes:
         name: What is wrong with it.
-        kind: The fuzzer that must find it: "client", "program" or "jobs".
+        kind: The fuzzer that must find it: "client", "program", "jobs" or "keys".
         changes: File below ``src``, the text that is there exactly once, and what takes its place.
         options: Of the fuzzer, besides.
     """
@@ -155,6 +155,119 @@ MUTATIONS = [
             (
                 "dispy/scheduler/daemon/commands.py",
                 "if wish.ip_addr and not can_be_dialed(wish.ip_addr, wish.host):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutation(
+        "a key that has expired is taken",
+        "keys",
+        (
+            (
+                "dispy/security/keys.py",
+                "if identity.until is not None and has_expired(identity, now):",
+                "if False:",
+            ),
+        ),
+    ),
+    Mutation(
+        "a key is valid for one second too long",
+        "keys",
+        (("dispy/security/keys.py", "now >= identity.until", "now > identity.until"),),
+    ),
+    Mutation(
+        "a key of any role comes to a scheduler as a user",
+        "keys",
+        (("dispy/security/identities.py", 'return identity.role == "user"', "return True"),),
+    ),
+    Mutation(
+        "a key of any role is a node, or a scheduler",
+        "keys",
+        (("dispy/security/identities.py", "return identity.role == role", "return True"),),
+    ),
+    Mutation(
+        "each user may use nodes directly",
+        "keys",
+        (
+            (
+                "dispy/security/identities.py",
+                'identity.role == "scheduler" or identity.is_direct',
+                'identity.role in ("scheduler", "user")',
+            ),
+        ),
+    ),
+    Mutation(
+        "keys of one role are the same, whatever the name",
+        "keys",
+        (
+            (
+                "dispy/security/keys.py",
+                "_DERIVED + identity.encode()",
+                '_DERIVED + identity.split(":")[0].encode()',
+            ),
+        ),
+    ),
+    Mutation(
+        "the name that a dialer claims is believed without its key",
+        "keys",
+        (
+            (
+                "dispy/protocol/handshake.py",
+                'if hmac.compare_digest(proof.mac, self._mac(b"dialer", key)) and found is None:',
+                "if found is None:",
+            ),
+        ),
+    ),
+    Mutation(
+        "the name that a listener claims is believed without its key",
+        "keys",
+        (
+            (
+                "dispy/protocol/handshake.py",
+                'if not hmac.compare_digest(proof.mac, self._mac(b"listener", self._key)):',
+                "if False:",
+            ),
+        ),
+    ),
+    Mutation(
+        "revoked keys are taken",
+        "keys",
+        (
+            (
+                "dispy/security/keys.py",
+                "return any(each.covers(identity) for each in self.revoked)",
+                "return False",
+            ),
+        ),
+    ),
+    Mutation(
+        "revoking does not look at serial numbers",
+        "keys",
+        (("dispy/security/identities.py", "identity.serial <= self.serial", "True"),),
+    ),
+    Mutation(
+        "the key that stands in for an unknown one counts",
+        "keys",
+        (
+            (
+                "dispy/protocol/handshake.py",
+                "if found is None or (self._claim and claimed is None):",
+                "if found is None:",
+            ),
+        ),
+    ),
+    Mutation(
+        "keys are derived from typed secrets",
+        "keys",
+        (("dispy/security/keys.py", "and not line.is_typed ", ""),),
+    ),
+    Mutation(
+        "who claims nothing is let in by a key that opens nothing here",
+        "keys",
+        (
+            (
+                "dispy/protocol/handshake.py",
+                "if self.used is not None and claimed is None and (fault := self._fault_of_ours(self.used)):",
                 "if False:",
             ),
         ),

@@ -20,6 +20,7 @@ from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.states import HANDLED, PROVEN
 from dispy.protocol.handshake import MAGIC, Challenge, Hello, Proof
 from dispy.protocol.streams import MemorySink, MemorySource
+from dispy.security.keys import alone
 from dispy.security.tls import Cipher, DialerTls, ListenerTls, Tls, TlsError, dialer_tls, listener_tls
 
 from .mutations import HEADER, Mutator, encode
@@ -123,7 +124,7 @@ class Talk:
         decoder: Decoder[Any] = node.from_node_decoder if role == "client" else node.to_node_decoder
         self.machine = make(
             decoder,
-            KEY,
+            alone(KEY),
             role,
             self.peer_role,
             is_dialer=is_dialer,
@@ -131,7 +132,7 @@ class Talk:
             peer_name="peer",
             make_sink=PoolSink if role == "client" else MemorySink,
         )
-        self.machine.start(nonce)
+        self.machine.start(nonce, 0.0)
         self.send_all()
         if is_peer_encrypting:
             self._cipher = listening().cipher() if is_dialer else dialing().cipher("peer")

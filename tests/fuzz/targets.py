@@ -20,6 +20,7 @@ from dispy.protocol import frames, limits, node
 from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.frames import FrameReader, guess_protocol
 from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, TLS_REFUSAL, Handshake, Proof, find_fault
+from dispy.security.keys import alone
 from dispy.system.escaping import line
 
 from .mutations import (
@@ -411,7 +412,9 @@ class Targets:
         mutator = self.mutator
         is_dialer = mutator.chance() < 0.5
         role = "client" if is_dialer != (mutator.chance() < 0.2) else "node"
-        side = self._suspects.handshake(KEY, role, OTHER[role], bytes(32), is_dialer=is_dialer)
+        side = self._suspects.handshake(
+            alone(KEY), role, OTHER[role], bytes(32), is_dialer=is_dialer, now=0.0
+        )
         side.start()
         for _ in range(3):
             message = mutator.pick(HANDSHAKE if mutator.chance() < 0.9 else EVERYTHING)

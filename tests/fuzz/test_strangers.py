@@ -72,15 +72,18 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
 
 
 class TakesAnyProof(Handshake):
-    def _on_proof(self, proof: Proof) -> bytes | None:
+    def _on_dialers_proof(self, proof: Proof) -> bytes:
         self.done = True
-        return None if self._is_dialer else encode(Proof(self._mac(b"listener")))
+        return encode(Proof(self._mac(b"listener", self._key)))
+
+    def _on_listeners_proof(self, proof: Proof) -> None:
+        self.done = True
 
 
 class ProvesItselfFirst(Handshake):
     def _on_hello(self, hello: Any, body: bytes) -> bytes:
         super()._on_hello(hello, body)
-        return encode(Proof(self._mac(b"listener")))
+        return encode(Proof(self._mac(b"listener", self._key)))
 
 
 class AnswersChallengesTwice(Handshake):

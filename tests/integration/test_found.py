@@ -15,12 +15,12 @@ import pytest
 
 import dispy
 from dispy.client.backend.private_node import PrivateNode
-from dispy.security import secrets
+from dispy.security import key_text
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import PYTHON, Node, Place, Program, free_base_port, opened, wait_for
 
-RANDOM = secrets.generate()
+RANDOM = key_text.generate()
 """A secret that serves beyond loopback."""
 
 ASKS = """

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from dispy.security.secrets import generate, stretch
+from dispy.security.key_text import generate, stretch
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Node, Place, opened, wait_for

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import dispy
-from dispy.security.secrets import generate
+from dispy.security.key_text import generate
 
 from .conftest import MakeCluster, StartNode
 from .filing import stored

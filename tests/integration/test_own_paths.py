@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import dispy
-from dispy.security.secrets import generate
+from dispy.security.key_text import generate
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import PYTHON, Node, Place

@@ -6,6 +6,7 @@ import logging
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,7 +19,7 @@ from dispy.net.loopback import plain_channel
 from dispy.protocol import frames, node
 from dispy.protocol.frames import FrameReader
 from dispy.protocol.handshake import NONCE_SIZE, Handshake
-from dispy.security.secrets import stretch
+from dispy.security.secrets import choose
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Place, wait_for
@@ -49,7 +50,13 @@ class Peer:
         self._reader = FrameReader()
         channel = plain_channel(link.getsockname(), link.getpeername(), is_dialer=is_dialer)
         handshake = Handshake(
-            stretch(SECRET), role, peer_role, bytes(range(NONCE_SIZE)), is_dialer=is_dialer, channel=channel
+            choose(SECRET).keys,
+            role,
+            peer_role,
+            bytes(range(NONCE_SIZE)),
+            is_dialer=is_dialer,
+            now=time.time(),
+            channel=channel,
         )
         first = handshake.start()
         if first is not None:

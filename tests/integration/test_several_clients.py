@@ -84,7 +84,7 @@ def test_jobs_of_the_same_number_are_told_apart_after_a_reconnect(
 
     async def play() -> None:
         clients = Clients()
-        target = Target(node.host, node.port, secrets.own().key, tls=partial(dialer_tls, Tls()))
+        target = Target(node.host, node.port, secrets.own().keys, tls=partial(dialer_tls, Tls()))
         clients.service.links.reach(target)
         await clients.wait(lambda: clients.usable == {FIRST, SECOND})
         clients.submit(FIRST, 1, "first", str(signal))

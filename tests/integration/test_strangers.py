@@ -54,7 +54,7 @@ def framed(body: bytes) -> bytes:
 REFUSED = framed(REFUSAL)
 NO_TLS = framed(TLS_REFUSAL)
 HELLO = framed(msgspec.msgpack.encode(Hello(MAGIC, [limits.VERSION], "client", bytes(32))))
-CHALLENGE_SIZE = 53
+CHALLENGE_SIZE = 54
 HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SSH = b"SSH-2.0-OpenSSH_9.6 a stranger\r\n"
 CHUNK = frames.header(frames.CHUNK, 1 << 20, 1) + bytes(1000)

@@ -15,14 +15,14 @@ import pytest
 
 import dispy
 from dispy.errors import UsageError
-from dispy.security import secrets
+from dispy.security import key_text
 from dispy.security.certificates import Kind, new_ca, new_leaf
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Node, Place, Program
 from .pem import Files, options
 
-RANDOM = secrets.generate()
+RANDOM = key_text.generate()
 """A secret that serves beyond loopback."""
 
 

@@ -15,10 +15,10 @@ from dispy.scheduler.daemon import commands
 from dispy.scheduler.daemon.hub import Hub
 from dispy.scheduler.daemon.node_search import NodeAccess
 from dispy.scheduler.daemon.programs import Program
-from dispy.security import secrets
+from dispy.security import key_text, secrets
 from dispy.security.tls import Tls
 
-SECRET = secrets.choose(secrets.generate())
+SECRET = secrets.choose(key_text.generate())
 NODE = NodeId(b"n" * 16)
 GONE = NodeId(b"g" * 16)
 
@@ -55,6 +55,7 @@ class FakeConnection:
         self.said: list[Any] = []
         self.is_ready = True
         self.peer_address = "127.0.0.1"
+        self.peer = None
         self.unsent = 0
         self.aborted: Exception | None = None
 

@@ -26,6 +26,7 @@ from dispy.protocol import node
 from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.node import Available, Job
 from dispy.protocol.worker import SLOT_CLAIM
+from dispy.security.keys import alone
 from dispy.security.secrets import Secret
 from dispy.settings import NodeSettings
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from .jobs import Account, Entry
     from .network import End, Network
 
-SECRET = Secret(b"k" * 32, is_own=False)
+SECRET = Secret(alone(b"k" * 32), is_own=False)
 PORT = 51348
 
 PUT_MAX_S = 2.0

@@ -62,7 +62,7 @@ class SharedScheduler:
         self.name = "scheduler"
         self.host = HOST
         self.machine = network.machine(HOST)
-        self.address = Address(HOST, PORT, SECRET.key)
+        self.address = Address(HOST, PORT, SECRET.keys)
         self.party: Party | None = None
         self.hub: Hub | None = None
         self.identity = b""
@@ -161,7 +161,7 @@ class SharedScheduler:
         return Connection(
             self.hub,
             shared.to_scheduler_decoder,
-            SECRET.key,
+            SECRET.keys,
             "scheduler",
             "client",
             is_dialer=False,

@@ -21,12 +21,12 @@ from dispy.core.recovery import PlaceStatus
 from dispy.journal.rows import NodeRow, Options
 from dispy.net.dialing import Target
 from dispy.protocol.node import Compute
-from dispy.security import secrets
+from dispy.security import key_text, secrets
 from dispy.security.secrets import Secret
 from dispy.security.tls import Tls, dialer_tls
 
 TYPED = secrets.choose("correct horse battery staple orbit")
-RANDOM = secrets.choose(secrets.generate())
+RANDOM = secrets.choose(key_text.generate())
 ELSEWHERE = "192.0.2.1"
 
 
@@ -83,7 +83,7 @@ def test_each_dial_of_a_cluster_is_looked_at(
     """Also of nodes that no ``nodes`` names: those that the list of this machine has under another address."""
     service = Service()
     make = None if tls is None else partial(dialer_tls, tls)
-    service.reach_now(Access(secret, tls or Tls()), Target(host, 9701, secret.key, tls=make))
+    service.reach_now(Access(secret, tls or Tls()), Target(host, 9701, secret.keys, tls=make))
     assert service.dialed == [host] * is_dialed
     assert len(service.refused) == (not is_dialed)
     assert all(f"{host} is beyond loopback, and the secret was typed" in text for text in service.refused)
@@ -92,7 +92,7 @@ def test_each_dial_of_a_cluster_is_looked_at(
 def test_a_socket_is_dialed_whatever_the_secret() -> None:
     """Nobody but this user can have made it."""
     service = Service()
-    service.reach_now(Access(TYPED, Tls()), Target(ELSEWHERE, 9701, TYPED.key, socket="/path"))
+    service.reach_now(Access(TYPED, Tls()), Target(ELSEWHERE, 9701, TYPED.keys, socket="/path"))
     assert service.dialed == [ELSEWHERE]
     assert service.refused == []
 

@@ -23,9 +23,10 @@ from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.streams import MemorySource
 from dispy.security.certificates import new_ca, new_leaf
+from dispy.security.keys import Keys, alone
 from dispy.security.tls import Tls, dialer_tls, listener_tls
 
-KEY = bytes(range(32))
+KEY = alone(bytes(range(32)))
 
 DIRECTIONS = [("client", "node"), ("node", "client")]
 """Role of the dialer, role of the listener."""
@@ -88,7 +89,7 @@ class Side:
         """Wait until it was told something."""
         await self.wait_for(lambda: what in self.told, what)
 
-    def make(self, role: str, peer_role: str, *, key: bytes = KEY, **options: Any) -> Connection:
+    def make(self, role: str, peer_role: str, *, key: Keys = KEY, **options: Any) -> Connection:
         """Make its connection, on the loop."""
         options.setdefault("on_settled", self.on_settled)
         self.connection = Connection(
@@ -259,7 +260,7 @@ def timed() -> tuple[ConnectionTimer, ConnectionMachine, Timers, Written]:
     """The timer of a dialer's connection, and what it works on."""
     machine = ConnectionMachine(node.from_node_decoder, KEY, "client", "node", is_dialer=True)
     timers, sender = Timers(), Written()
-    machine.start(bytes(32))
+    machine.start(bytes(32), 0.0)
     machine.data_to_send()
     written: Any = sender
     return ConnectionTimer(machine, written, timers.call_later), machine, timers, sender
@@ -376,9 +377,7 @@ def secured(way: str, directory: Path) -> dict[str, Tls | None]:
     return dict.fromkeys(LANGUAGE, Tls(wanted=True) if way == "a secret alone" else None)
 
 
-async def dialed(
-    direction: tuple[str, str], by_role: dict[str, Tls | None], key: bytes = KEY
-) -> list[Side]:
+async def dialed(direction: tuple[str, str], by_role: dict[str, Tls | None], key: Keys = KEY) -> list[Side]:
     """Have a dialer connect to a real listener on loopback; returns both sides when they are settled."""
     loop = asyncio.get_running_loop()
     role, peer_role = direction
@@ -449,7 +448,7 @@ def test_with_another_secret_neither_role_gets_in(
     by_role = secured(way, tmp_path / "ca")
 
     async def story() -> None:
-        sides = await dialed(direction, by_role, key=bytes(32))
+        sides = await dialed(direction, by_role, key=alone(bytes(32)))
         for side in sides:
             await side.wait_told("closed")
             assert "ready" not in side.told

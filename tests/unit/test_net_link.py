@@ -16,8 +16,9 @@ from dispy.net.dialing import Target
 from dispy.net.links.link import Link, Patience, Roles
 from dispy.net.links.streams_under_way import ENTRIES_MIN, StreamsUnderWay
 from dispy.protocol import node
+from dispy.security.keys import alone
 
-KEY = bytes(range(32))
+KEY = alone(bytes(range(32)))
 CLIENT = Roles("client", "node", node.from_node_decoder)
 
 

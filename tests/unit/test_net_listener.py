@@ -20,9 +20,10 @@ from dispy.protocol import frames, limits
 from dispy.protocol.connection.stranger import HANDSHAKE_S
 from dispy.protocol.handshake import MAGIC, REFUSAL, Hello
 from dispy.protocol.node import from_node_decoder, to_node_decoder
+from dispy.security.keys import alone
 from dispy.security.tls import Tls, dialer_tls, listener_tls
 
-KEY = bytes(32)
+KEY = alone(bytes(32))
 FLOOD, HONEST = "127.0.0.2", "127.0.0.1"
 
 PROMPT_S = 1.5

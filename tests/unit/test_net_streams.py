@@ -15,9 +15,10 @@ from dispy.net.connection import Connection
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import limits, node
 from dispy.protocol.streams import MemorySink, MemorySource
+from dispy.security.keys import alone
 from dispy.security.tls import Tls, dialer_tls, listener_tls
 
-KEY = bytes(32)
+KEY = alone(bytes(32))
 
 
 class Side:

@@ -79,7 +79,9 @@ ALLOWED: dict[str, str] = {
         security/certificates.py _check_key_file: .lstat
         security/certificates.py _read: .is_file
         security/new_files.py write_new: os.path.lexists os.link .unlink os.unlink
+        security/new_files.py replace: .resolve .stat os.chown os.rename os.unlink
         security/new_files.py _write_temporary: tempfile.mkstemp os.unlink
+        security/secret_watch.py SecretWatch.look: os.stat
         security/secrets.py _read_file: .stat .read_text
         security/secrets.py _may_be_secret: .read_bytes
         security/secrets.py _read_own: os.open

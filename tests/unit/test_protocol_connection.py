@@ -16,9 +16,10 @@ from dispy.protocol.connection.states import HANDLED, PROVEN, State
 from dispy.protocol.connection.stranger import BYTES_MAX
 from dispy.protocol.handshake import REFUSAL
 from dispy.protocol.streams import Group, MemorySource
+from dispy.security.keys import alone
 from dispy.security.tls import Tls, dialer_tls, listener_tls
 
-KEY = bytes(32)
+KEY = alone(bytes(32))
 
 LISTENS = listener_tls(Tls(wanted=True))
 DIALS = dialer_tls(Tls(wanted=True))
@@ -93,7 +94,7 @@ class Side:
 def client(**options: Any) -> Side:
     """A client that dials, started."""
     side = Side(ConnectionMachine(node.from_node_decoder, KEY, "client", "node", is_dialer=True, **options))
-    side.machine.start(bytes([1]) * 32)
+    side.machine.start(bytes([1]) * 32, 0.0)
     return side
 
 
@@ -105,7 +106,7 @@ def server(**options: Any) -> Side:
             farewell=lambda error: node.Leaving(str(error)), **options,
         )
     )  # fmt: skip
-    side.machine.start(bytes([2]) * 32)
+    side.machine.start(bytes([2]) * 32, 0.0)
     return side
 
 
@@ -200,7 +201,7 @@ def test_nothing_is_sent_before_the_proof_or_after_the_end() -> None:
 def test_a_machine_that_was_ended_before_it_had_a_socket_does_not_start() -> None:
     machine = ConnectionMachine(node.from_node_decoder, KEY, "client", "node", is_dialer=True)
     machine.refuse(ConnectionError("not wanted any more"))
-    machine.start(bytes(32))
+    machine.start(bytes(32), 0.0)
     assert machine.is_over
     assert not machine.data_to_send()
 

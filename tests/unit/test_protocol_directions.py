@@ -18,10 +18,14 @@ from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.states import HANDLED, PROVEN
 from dispy.protocol.connection.stranger import BUFFER
 from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Handshake
+from dispy.security.keys import Keys, alone
 from dispy.security.tls import Cipher, Tls, TlsError, dialer_tls, explain, listener_tls
 
-KEY = bytes(range(32))
-OTHER_KEY = bytes(range(1, 33))
+KEY = alone(bytes(range(32)))
+OTHER_KEY = alone(bytes(range(1, 33)))
+
+NOW = 1.8e9
+"""The present (seconds since the epoch)."""
 
 LISTENS = listener_tls(Tls(wanted=True))
 DIALS = dialer_tls(Tls(wanted=True))
@@ -46,7 +50,7 @@ class End:
         role: str,
         *,
         dials: bool,
-        key: bytes = KEY,
+        key: Keys = KEY,
         peer: str = "",
         nonce: int = 1,
         channel: bytes = b"",
@@ -57,7 +61,7 @@ class End:
         self.machine = ConnectionMachine(decoder, key, role, peer or PEER[role], is_dialer=dials, **secured)
         self.events: list[Any] = []
         self.said: list[bytes] = []
-        self.machine.start(bytes([nonce]) * 32, channel)
+        self.machine.start(bytes([nonce]) * 32, NOW, channel)
 
     def hear(self, data: bytes) -> None:
         while data and not self.machine.is_over:
@@ -352,8 +356,8 @@ def test_the_listeners_role_is_never_said(direction: tuple[str, str]) -> None:
 def test_honest_handshakes_fit_a_frame_before_the_proof(direction: tuple[str, str]) -> None:
     """Whatever the roles are called."""
     long = "\N{SNOWMAN}" * 16
-    one = Handshake(KEY, long, direction[1], bytes(32), is_dialer=True)
-    other = Handshake(KEY, direction[1], long, bytes([1]) * 32, is_dialer=False)
+    one = Handshake(KEY, long, direction[1], bytes(32), is_dialer=True, now=NOW)
+    other = Handshake(KEY, direction[1], long, bytes([1]) * 32, is_dialer=False, now=NOW)
     message, sides = one.start(), [other, one]
     while message is not None:
         assert len(message) <= limits.HANDSHAKE_FRAME_MAX

@@ -24,23 +24,27 @@ from dispy.protocol.handshake import (
     Refused,
     find_fault,
 )
+from dispy.security.keys import Keys, alone
 
-KEY = bytes(range(32))
-OTHER_KEY = bytes(range(1, 33))
+KEY = alone(bytes(range(32)))
+OTHER_KEY = alone(bytes(range(1, 33)))
+
+NOW = 1.8e9
+"""The present (seconds since the epoch)."""
 
 encode = msgspec.msgpack.Encoder().encode
 
 
 def dialer(
-    key: bytes = KEY, role: str = "client", peer_role: str = "node", nonce: int = 1, channel: bytes = b""
+    key: Keys = KEY, role: str = "client", peer_role: str = "node", nonce: int = 1, channel: bytes = b""
 ) -> Handshake:
-    return Handshake(key, role, peer_role, bytes([nonce]) * 32, is_dialer=True, channel=channel)
+    return Handshake(key, role, peer_role, bytes([nonce]) * 32, is_dialer=True, now=NOW, channel=channel)
 
 
 def listener(
-    key: bytes = KEY, role: str = "node", peer_role: str = "client", nonce: int = 2, channel: bytes = b""
+    key: Keys = KEY, role: str = "node", peer_role: str = "client", nonce: int = 2, channel: bytes = b""
 ) -> Handshake:
-    return Handshake(key, role, peer_role, bytes([nonce]) * 32, is_dialer=False, channel=channel)
+    return Handshake(key, role, peer_role, bytes([nonce]) * 32, is_dialer=False, now=NOW, channel=channel)
 
 
 def unchanged(index: int, message: bytes) -> bytes:

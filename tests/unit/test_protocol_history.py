@@ -29,6 +29,7 @@ from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.history import EVENT_MAX, EVENTS_MAX, History, subject_of
 from dispy.protocol.streams import MemorySource
 from dispy.scheduler.service import SchedulerService
+from dispy.security.keys import alone
 from dispy.system.wording import say_fault
 
 SECRET = b"what the user has sent"
@@ -108,11 +109,11 @@ def give(side: ConnectionMachine, data: bytes) -> None:
 
 def connected() -> tuple[ConnectionMachine, ConnectionMachine]:
     """Both sides of a connection that have proved themselves."""
-    key = bytes(32)
+    key = alone(bytes(32))
     ours = ConnectionMachine(node.from_node_decoder, key, "client", "node", is_dialer=True)
     theirs = ConnectionMachine(node.to_node_decoder, key, "node", "client", is_dialer=False)
-    ours.start(bytes([1]) * 32)
-    theirs.start(bytes([2]) * 32)
+    ours.start(bytes([1]) * 32, 0.0)
+    theirs.start(bytes([2]) * 32, 0.0)
     while said := ours.data_to_send():
         give(theirs, said)
         answer = theirs.data_to_send()

@@ -12,8 +12,9 @@ from dispy.protocol import node
 from dispy.scheduler.node_link import NodeLink
 from dispy.scheduler.payloads import stop_jobs
 from dispy.scheduler.result_payloads import take_shared
+from dispy.security.keys import alone
 
-TARGET = Target("127.0.0.1", 1, b"")
+TARGET = Target("127.0.0.1", 1, alone(b""))
 
 
 def owner(**more: Any) -> Any:

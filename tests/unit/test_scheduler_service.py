@@ -12,6 +12,7 @@ from dispy.net.links.streams_under_way import StreamsUnderWay
 from dispy.protocol import limits, node
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.service import SchedulerService
+from dispy.security.keys import alone
 
 
 class Observer:
@@ -30,7 +31,7 @@ def link(number: int, said: list[tuple[int, str]]) -> Any:
     info = NodeInfo(core.NodeId(bytes([number]) * 16), "n", "127.0.0.1", 9701, 1, "")
     return SimpleNamespace(
         info=info,
-        target=Target("127.0.0.1", number, b""),
+        target=Target("127.0.0.1", number, alone(b"")),
         link=SimpleNamespace(connection=connection, is_closed=False),
         batches=SimpleNamespace(send_due=lambda: None),
     )

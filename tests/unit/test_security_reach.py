@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from dispy.security import reach, secrets
+from dispy.security import key_text, reach, secrets
 from dispy.security.certificates import new_ca, new_leaf
 from dispy.security.secrets import Secret
 from dispy.security.tls import Tls, dialer_tls
@@ -27,7 +27,7 @@ def secret_of(kind: Kind) -> Secret:
     """A secret of each kind, as users come by it."""
     if kind == "own":
         return secrets.own()
-    texts = {"generated": secrets.generate(), "weak": "a", "strong": "correct horse battery staple orbit"}
+    texts = {"generated": key_text.generate(), "weak": "a", "strong": "correct horse battery staple orbit"}
     return secrets.choose(texts[kind])
 
 

@@ -13,7 +13,8 @@ from threading import Barrier
 import pytest
 
 from dispy.errors import StateDirectoryError, UsageError
-from dispy.security import secrets
+from dispy.security import key_text, secrets
+from dispy.security.keys import SIZE
 
 STARTERS = 8
 
@@ -34,7 +35,7 @@ def put_own(home: Path, text: bytes, mode: int = 0o600) -> Path:
 def test_the_users_own_secret_is_made_on_first_use(home: Path) -> None:
     secret = secrets.choose()
     assert secret.is_own
-    assert len(secret.key) == secrets.KEY_SIZE
+    assert len(secret.key) == SIZE
     assert stat.S_IMODE(secret_path(home).stat().st_mode) == 0o600
 
 
@@ -67,7 +68,7 @@ def test_threads_that_start_at_once_get_one_secret(home: Path) -> None:
 
 
 def test_processes_that_start_at_once_get_one_secret(home: Path) -> None:
-    program = "from dispy.security import secrets; input(); print(secrets.own().fingerprint())"
+    program = "from dispy.security import key_text, secrets; input(); print(secrets.own().fingerprint())"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -84,21 +85,21 @@ def test_processes_that_start_at_once_get_one_secret(home: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
 def test_an_own_secret_that_others_can_reach_is_refused(home: Path, mode: int) -> None:
-    put_own(home, secrets.generate().encode(), mode)
+    put_own(home, key_text.generate().encode(), mode)
     with pytest.raises(StateDirectoryError, match="remove it"):
         secrets.own()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
 def test_an_own_secret_of_another_user_is_refused(home: Path) -> None:
-    os.chown(put_own(home, secrets.generate().encode()), 12345, 12345)
+    os.chown(put_own(home, key_text.generate().encode()), 12345, 12345)
     with pytest.raises(StateDirectoryError):
         secrets.own()
 
 
 def test_an_own_secret_that_is_a_link_is_refused(home: Path) -> None:
     path = put_own(home, b"")
-    (home / "elsewhere").write_text(secrets.generate())
+    (home / "elsewhere").write_text(key_text.generate())
     (home / "elsewhere").chmod(0o600)
     path.unlink()
     path.symlink_to(home / "elsewhere")
@@ -122,15 +123,15 @@ def test_a_given_secret_comes_before_that_of_the_environment(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(secrets.VARIABLE, "of the environment")
-    assert secrets.choose().key == secrets.stretch("of the environment")
-    assert secrets.choose("given").key == secrets.stretch("given")
+    assert secrets.choose().key == key_text.stretch("of the environment")
+    assert secrets.choose("given").key == key_text.stretch("given")
 
 
 def test_a_secret_may_lie_in_a_file(home: Path) -> None:
     path = home / "file"
     path.write_text("  of the file\n")
     path.chmod(0o600)
-    assert secrets.choose(secret_file=str(path)).key == secrets.stretch("of the file")
+    assert secrets.choose(secret_file=str(path)).key == key_text.stretch("of the file")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
@@ -162,24 +163,24 @@ def test_a_secret_and_a_file_together_are_refused(home: Path) -> None:
 
 
 def test_a_generated_secret_is_its_own_key() -> None:
-    text = secrets.generate()
-    assert secrets.stretch(text).hex() in text
+    text = key_text.generate()
+    assert key_text.stretch(text).hex() in text
 
 
 def test_generated_secrets_differ() -> None:
-    assert secrets.generate() != secrets.generate()
+    assert key_text.generate() != key_text.generate()
 
 
 def test_a_typed_secret_is_stretched_to_a_key_that_does_not_show_it() -> None:
-    key = secrets.stretch("pass")
-    assert len(key) == secrets.KEY_SIZE
+    key = key_text.stretch("pass")
+    assert len(key) == SIZE
     assert b"pass" not in key
-    assert secrets.stretch("pass") == key != secrets.stretch("Pass")
+    assert key_text.stretch("pass") == key != key_text.stretch("Pass")
 
 
 @pytest.mark.parametrize("text", ["dispy1-", "dispy1-zz", "dispy1-" + "ab" * 31, "dispy1-" + "ab" * 33])
 def test_what_only_looks_like_a_generated_secret_counts_as_typed(text: str) -> None:
-    assert len(secrets.stretch(text)) == secrets.KEY_SIZE
+    assert len(key_text.stretch(text)) == SIZE
 
 
 def test_a_fingerprint_tells_equal_secrets_and_does_not_show_the_key() -> None:

@@ -26,6 +26,7 @@ from dispy.protocol import node
 from dispy.protocol.streams import IncomingStreams
 from dispy.scheduler.node_link import NodeLink
 from dispy.scheduler.service import SchedulerService
+from dispy.security.keys import alone
 from dispy.system.shared_memory import SHARED_MIN, SharedPool
 from dispy.system.wording import facts, named
 
@@ -46,7 +47,7 @@ def test_a_scheduler_counts_jobs_and_the_traffic_of_its_links() -> None:
         jobs = [node.Job(number, 0, b"") for number in range(1, 4)]
         service.submit(scheduling.SubmitJobs(scheduling.EMBEDDED, 1, jobs))
         service.handle(scheduling.CancelJobs(scheduling.EMBEDDED, 1, [2]))
-        target = Target("127.0.0.1", 1, b"")
+        target = Target("127.0.0.1", 1, alone(b""))
         node_link = service.links.by_target[target] = NodeLink(service.links, target)
         node_link.link.connection = cast(
             Any, SimpleNamespace(bytes_sent=7, bytes_received=8, close=lambda: None)
@@ -142,10 +143,10 @@ def test_a_spool_counts_what_is_on_disk(tmp_path: Path) -> None:
 def test_a_connection_counts_bytes_and_payloads() -> None:
     async def play() -> None:
         connection = Connection(
-            Observer(), node.from_node_decoder, bytes(32), "client", "node", is_dialer=True
+            Observer(), node.from_node_decoder, alone(bytes(32)), "client", "node", is_dialer=True
         )
         connection.machine.incoming.open(1, 100)
-        connection.machine.start(bytes(32))
+        connection.machine.start(bytes(32), 0.0)
         sent = len(connection.machine.data_to_send())
         assert sent
         assert connection.statistics() == {"bytes_sent": sent, "bytes_received": 0, "payloads_arriving": 1}

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 import click
 
 from dispy import __version__
+from dispy.cli.derived_keys import derive, revoke
 from dispy.cli.options import Underscores, UserPath
 from dispy.cli.run import run
 from dispy.errors import DispyError, UsageError
-from dispy.security import certificates, new_files, secrets
+from dispy.security import certificates, key_text, new_files, secrets
+from dispy.security.identities import when
 from dispy.system.addresses import is_loopback
 from dispy.system.directories import state_directory
 
@@ -57,14 +59,18 @@ def list_recoverable() -> None:
 
 @command.group()
 def secret() -> None:
-    """The secret that clients and nodes share."""
+    """The secret that clients and nodes share, and keys that open a part of what it opens."""
+
+
+secret.add_command(derive)
+secret.add_command(revoke)
 
 
 @secret.command("new", cls=Underscores)
 @click.argument("file", required=False, type=UserPath(path_type=Path))
 def new_secret(file: Path | None) -> None:
     """Make a secret of 256 bits, and print it or write it to FILE (mode 0600), which must not exist."""
-    text = secrets.generate().encode()
+    text = key_text.generate().encode()
     if file is None:
         click.echo(text)
         return
@@ -96,7 +102,11 @@ def show_secret(secret_file: str | None) -> None:
     else:
         text, source = typed, f"the secret of the environment variable {secrets.VARIABLE}"
     click.echo(text.encode())
-    click.echo(f"{source}; fingerprint {chosen.fingerprint()}", err=True)
+    identity = chosen.keys.identity
+    opens = "" if identity is None else f", which is a key of {identity}"
+    if identity is not None and identity.until is not None:
+        opens += f", not valid from {when(identity.until)} on"
+    click.echo(f"{source}{opens}; fingerprint {chosen.fingerprint()}", err=True)
 
 
 @secret.command("path", cls=Underscores)

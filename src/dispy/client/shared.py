@@ -42,7 +42,8 @@ class SharedJobCluster(JobCluster[P, R]):
         poll_interval: Accepted without effect.
         reentrant: True if jobs may run again when their node is lost or their process dies.
         exclusive: Keep all other computations off the nodes, one node after the other.
-        secret: Secret shared with the scheduler (``--cluster_secret`` there); by default the user's own.
+        secret: Secret shared with the scheduler (``--cluster_secret`` there), or a key made of it for a user
+            (``dispy secret derive user``); by default the user's own.
         keyfile: Key of ``certfile``.
         certfile: Certificate shown to the scheduler (PEM).
         recover_file: File for a journal of all jobs and results, for ``recover_jobs``; must not exist. None: no file.

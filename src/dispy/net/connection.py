@@ -27,6 +27,8 @@ from dispy.protocol.connection.faults import is_of_peer
 from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.states import HANDLED, PROVEN
 from dispy.protocol.handshake import NONCE_SIZE, SAME_SECRET
+from dispy.security.identities import Identity
+from dispy.security.keys import Keys
 from dispy.security.tls import DialerTls, ListenerTls
 from dispy.system.addresses import LOOPBACK
 from dispy.system.clock import Clock
@@ -66,7 +68,7 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         owner: Object that is told what happens to the connection.
         decoder: Decodes the messages that the peer may send; all others end the connection.
-        key: The shared secret (32 bytes).
+        keys: Our keys.
         role: Our role ("client", "node"), whoever dials.
         peer_role: The role that the peer must have; its proof fails otherwise.
         is_dialer: True if we made the connection, whatever our role.
@@ -79,7 +81,7 @@ class Connection(asyncio.BufferedProtocol):
             the connection as half open until then. None: nothing is called.
         make_sink: Called with the size (bytes) of each payload that arrives as a stream; returns the sink that takes
             its bytes, and that ``take_stream`` hands out.
-        clock: Clock for the pacing of streams.
+        clock: Clock for the pacing of streams, and the time at which derived keys expire.
         farewell: Makes the message that the peer gets before a connection ends by our own fault (a message too large
             to be sent); None: the connection ends without.
     """
@@ -88,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         self,
         owner: Owner,
         decoder: msgspec.msgpack.Decoder[Any],
-        key: bytes,
+        keys: Keys,
         role: str,
         peer_role: str,
         *,
@@ -102,7 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         farewell: Callable[[InternalError], Any] | None = None,
     ) -> None:
         self.machine = ConnectionMachine(
-            decoder, key, role, peer_role, is_dialer=is_dialer, tls=tls, peer_name=peer_name,
+            decoder, keys, role, peer_role, is_dialer=is_dialer, tls=tls, peer_name=peer_name,
             make_sink=make_sink, farewell=farewell,
         )  # fmt: skip
         """Machine of the connection. Owners may read it; what changes it goes through this object."""
@@ -126,6 +128,8 @@ class Connection(asyncio.BufferedProtocol):
         """Function that begins the heartbeat, or changes its interval (seconds). The peer must be told, too."""
         self.peer_address = ""
         """IP address of the peer as text; empty before ``connection_made``."""
+        self.peer: Identity | None = None
+        """Identity of the peer's derived key, once it has proved itself; None: it has a master secret."""
         self.trace: Callable[[str, Any], None] | None = None
         """Function that logs messages: called with a direction ("is told", "says") and each message that is sent or
         arrives, on the loop or on the thread in ``try_send_now``. None: messages are not logged."""
@@ -148,7 +152,7 @@ class Connection(asyncio.BufferedProtocol):
         ours = transport.get_extra_info("sockname")
         channel = plain_channel(ours, peer, is_dialer=self._is_dialer) if self.cipher is None else b""
         advice = FORWARDED if len(channel) > len(SAME_USER) else SAME_SECRET
-        self.machine.start(secrets.token_bytes(NONCE_SIZE), channel, advice)
+        self.machine.start(secrets.token_bytes(NONCE_SIZE), self._clock.time(), channel, advice)
         if self.machine.has_work():
             self._sender.flush_soon()
 
@@ -193,6 +197,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_proven(self) -> None:
         self._timer.stop()
+        proven = self.machine.proven
+        expires = None if proven is None else proven.first_to_expire
+        if expires is not None:
+            self._timer.end_with(expires, self._clock)
+        self.peer = None if proven is None else proven.peer
         self._sender.open_to_threads()
         self._settle()
         self.owner.on_ready(self)

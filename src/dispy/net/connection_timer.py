@@ -1,7 +1,8 @@
 """The timer of a connection: up to the proof a dialer's deadline, then looks for signs of life of the peer.
 
 One timer runs at a time, as the first ends where the second begins. When they are due is said in
-``protocol.connection``: ``stranger.HANDSHAKE_S``, ``heartbeat``.
+``protocol.connection``: ``stranger.HANDSHAKE_S``, ``heartbeat``. Beside them there is one more where a derived key
+expires.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from dispy.errors import RemoteProtocolError
+from dispy.errors import AuthenticationError, RemoteProtocolError
 from dispy.net.sender import Sender
 from dispy.protocol.connection.machine import ConnectionMachine
 from dispy.protocol.connection.stranger import HANDSHAKE_S
+from dispy.security.identities import Identity, another_key, when
+from dispy.system.clock import Clock
+
+EXPIRY_LOOK_S = 60.0
+"""Most seconds between two looks at the clock for a key that expires: clocks are set, and machines sleep."""
 
 
 class ConnectionTimer:
@@ -35,6 +41,8 @@ class ConnectionTimer:
         self._call_later = call_later
         self._handle: asyncio.TimerHandle | None = None
         """The timer that runs; None: there is none."""
+        self._expiry: asyncio.TimerHandle | None = None
+        """Timer of the next look for a key that has expired; None: no key of this connection expires."""
         self._is_closed = False
         """True once the connection is gone: no timer runs any more."""
 
@@ -50,8 +58,10 @@ class ConnectionTimer:
             handle.cancel()
 
     def close(self) -> None:
-        """Stop the timer for good: the connection is gone."""
+        """Stop all timers for good: the connection is gone."""
         self._is_closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         self.stop()
 
     def set_pulse(self, pulse_s: float) -> None:
@@ -65,6 +75,25 @@ class ConnectionTimer:
         self.stop()
         if not self._is_closed:
             self._look_later()
+
+    def end_with(self, identity: Identity, clock: Clock) -> None:
+        """End the connection with ``AuthenticationError`` once a derived key of one side has expired.
+
+        Args:
+            identity: Identity of the key, which expires.
+            clock: Source of the time.
+        """
+        left_s = (identity.until or 0) - clock.time()
+        if self._is_closed:
+            return
+        if left_s > 0:
+            self._expiry = self._call_later(
+                min(left_s, EXPIRY_LOOK_S), lambda: self.end_with(identity, clock)
+            )
+            return
+        text = f"the key of {identity} has expired at {when(identity.until or 0)}"
+        self._machine.refuse(AuthenticationError(text, hint=another_key(identity)))
+        self._sender.flush_guarded()
 
     def _look_later(self) -> None:
         self._handle = self._call_later(self._machine.heartbeat.tick_s, self._on_look)

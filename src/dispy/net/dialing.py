@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dispy.net import unix_sockets
+from dispy.security.keys import Keys
 from dispy.security.tls import DialerTls
 
 logger = logging.getLogger("dispy.net")
@@ -16,12 +17,13 @@ logger = logging.getLogger("dispy.net")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Address at which a peer is expected, with the secret to use there. Links are found by it: host, port and key.
+    """Address at which a peer is expected, with the keys to use there. Links are found by it: host, port and key.
 
     Attributes:
         host: Host name or IP address.
         port: TCP port.
-        key: The secret (32 bytes).
+        keys: Our keys there.
+        key: The one of them that is used (32 bytes): the same address is another target with another key.
         name: Name that the peer's certificate must be for, where names are checked; empty: ``host``.
         tls: Returns how to speak TLS with the peer, called when its address is dialed; None: no TLS.
         socket: Path of the peer's Unix socket, dialed instead of the address if it can be reached; empty: none.
@@ -29,10 +31,14 @@ class Target:
 
     host: str
     port: int
-    key: bytes = field(repr=False)
+    keys: Keys = field(compare=False, repr=False)
     name: str = field(default="", compare=False)
     tls: Callable[[], DialerTls] | None = field(default=None, compare=False, repr=False)
     socket: str = field(default="", compare=False)
+    key: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.keys.first.key)  # the object is frozen
 
 
 async def dial(path: str, host: str, port: int, make: Callable[[bool], asyncio.BaseProtocol]) -> None:

@@ -21,7 +21,7 @@ from typing import NoReturn
 import msgspec
 
 from dispy.core.execution.dispatch import workers_max
-from dispy.errors import DispyError, StateDirectoryError
+from dispy.errors import AuthenticationError, DispyError, StateDirectoryError, UsageError
 from dispy.files.stores import Stores
 from dispy.net.port_holders import holder
 from dispy.net.terminal import Console, has_terminal
@@ -39,7 +39,9 @@ from dispy.node.processes.spared import Spared
 from dispy.node.service import NodeService
 from dispy.node.staging.workspace import WorkSpace
 from dispy.node.state import NodeParts
+from dispy.protocol import node
 from dispy.security import reach, secrets
+from dispy.security.secret_watch import SecretWatch
 from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.system import processes
@@ -106,6 +108,7 @@ def run(settings: NodeSettings) -> int:
         tls = check(Tls(settings.certfile, settings.keyfile, settings.cafile, settings.tls))
         secret = secrets.choose(settings.secret, settings.secret_file)
         os.environ.pop(secrets.VARIABLE, None)
+        settings = _named(settings, secret)
         if fault := reach.listen_fault(secret, address, is_forced=settings.force_weak_secret):
             raise fault
         users = accounts.find(settings.user)
@@ -131,6 +134,27 @@ def run(settings: NodeSettings) -> int:
         return 1
     finally:
         log.close(LOG_S)
+
+
+def _named(settings: NodeSettings, secret: secrets.Secret) -> NodeSettings:
+    """Returns the settings with the name of the node's derived key; unchanged with a master.
+
+    A private node has the key of its program.
+
+    Raises:
+        UsageError: The key opens nothing here, has expired, or is that of another name.
+    """
+    identity = secret.keys.identity
+    if identity is None or settings.owner:
+        return settings
+    if fault := reach.use_fault(secret, "node", "client", time.time()):
+        raise fault
+    if settings.name not in ("", identity.name):
+        raise UsageError(
+            f"the key is that of {identity}, and the name is {settings.name!r}",
+            hint=f"leave --name out, or ask for another key: 'dispy secret derive node {settings.name}'",
+        )
+    return msgspec.structs.replace(settings, name=identity.name)
 
 
 def _tls_maker(tls: Tls, address: str) -> Callable[[], ListenerTls] | None:
@@ -302,14 +326,48 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     if signal.SIGUSR1 in early:
         service.drain("SIGUSR1")
     _watch_owner(loop, service, settings.owner)
+    watch = _watch_secret(service, settings, parts.secret)
     is_typed_at = not settings.daemon and not settings.owner and has_terminal()
     with contextlib.suppress(OSError):  # stdout is closed: no reason to stop
         print(_greeting(settings, service, parts.cpus) + (f"\n{HINT}" if is_typed_at else ""), flush=True)
     console = Console(sys.stdin.fileno(), Prompt(service).answer, END_OF_FILE) if is_typed_at else None
     await service.run()
+    watch.close()
     if console is not None:
         console.close()
     return 70 if service.failed else 0  # EX_SOFTWARE
+
+
+def _watch_secret(service: NodeService, settings: NodeSettings, secret: secrets.Secret) -> SecretWatch:
+    """Read the file of the secret again when it changes; returns the watch, to be closed."""
+
+    def check(new: secrets.Secret) -> UsageError | None:
+        if _names(new) != _names(secret):
+            return UsageError("it is the key of another name", hint="start the node again with it")
+        fault = reach.use_fault(new, "node", "client", time.time())
+        return fault or reach.listen_fault(new, settings.host, is_forced=settings.force_weak_secret)
+
+    def renew(new: secrets.Secret) -> None:
+        service.entrance.renew(new)
+        if not service.machine.state.is_draining:
+            service.entrance.enter_list(service.cpus)
+        for connection, client in list(service.connections.items()):
+            if connection.peer is not None and new.keys.is_revoked(connection.peer):
+                logger.warning(
+                    "%s is refused from now on, and its jobs end: its key is revoked", connection.peer
+                )
+                if client is not None:
+                    service.on_message(connection, node.Detach())
+                connection.refuse(AuthenticationError("its key is revoked"))
+
+    watch = SecretWatch(None if settings.owner else settings.secret_file, secret, check, renew)
+    watch.begin()
+    return watch
+
+
+def _names(secret: secrets.Secret) -> str:
+    """Returns role and name of a derived key; empty for a master."""
+    return str(secret.keys.identity or "")
 
 
 async def _start(service: NodeService) -> None:

@@ -95,6 +95,10 @@ class Entrance:
         """Path of the Unix socket for programs of our user on this machine; empty if there is none."""
         return "" if self._unix_listener is None else str(self._unix_listener.path)
 
+    def renew(self, secret: Secret) -> None:
+        """Use another secret for connections to come."""
+        self._secret = secret
+
     def listen(self) -> None:
         """Listen on the address of the settings, and on a Unix socket.
 
@@ -193,7 +197,7 @@ class Entrance:
         made = Connection(
             self._owner,
             to_node_decoder,
-            self._secret.key,
+            self._secret.keys,
             "node",
             "client",
             is_dialer=False,

@@ -49,7 +49,8 @@ def on_attached(service: NodeState, connection: Connection, message: node.Attach
         reports.guests[client] = Guest(name)
         origin = f" of {brief(message.origin)}" if message.origin else ""
         cipher = connection.cipher
-        proof = "its secret" + (" and its certificate" if cipher and cipher.has_certificate else "")
+        by = "its secret" if connection.peer is None else f"the key of {connection.peer}"
+        proof = by + (" and its certificate" if cipher and cipher.has_certificate else "")
         over = " over TLS" if cipher else ""
         reports.say(f"{name}{origin} has come from {connection.peer_address}, admitted by {proof}{over}")
 

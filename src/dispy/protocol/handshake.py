@@ -5,10 +5,13 @@ roles, and each checks them.
 
 Four small frames. D is the dialer, L the listener:
 
-    D → L   Hello      versions D speaks, D's role, a fresh nonce
-    L → D   Challenge  the version chosen, a fresh nonce
+    D → L   Hello      versions D speaks, D's role, a fresh nonce, identity of D's key
+    L → D   Challenge  the version chosen, a fresh nonce, identities of L's keys
     D → L   Proof      HMAC-SHA-256(key, "dialer"   | transcript | L's role | channel)
     L → D   Proof      HMAC-SHA-256(key, "listener" | transcript | L's role | channel)
+
+The key is the one that both have in common (``security.keys``). Who has a master secret says no identity: it proves
+the master itself, or makes the peer's derived key from the identity that the peer says.
 
 Why each part is there:
 
@@ -19,7 +22,9 @@ Why each part is there:
 - The dialer proves first, so a stranger gets no proof out of a listener.
 - ``channel`` is what no other connection has: under TLS the listener's certificate and this session, on plain
   loopback both ends' addresses and ports. Somebody in between has two connections, and fails.
-- On any fault the listener sends one constant refusal, so a stranger learns nothing about the reason.
+- On any fault the listener sends one constant refusal, so a stranger learns nothing about the reason. Identities
+  count only after the proof: one that is unknown, revoked, expired or of a wrong role gets the same challenge, the
+  same number of HMACs and the same refusal as any other. The reason is in the listener's log.
 
 States of ``Handshake`` (any other message ends it with ``RemoteProtocolError``):
 
@@ -41,6 +46,10 @@ from msgspec import Meta, Struct
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.protocol import limits
 from dispy.protocol.frames import first_message, guess_protocol
+from dispy.security import identities, keys
+from dispy.security.identities import Identity, another_key
+from dispy.security.key_text import DERIVED_MAX
+from dispy.security.keys import Keys
 
 MAGIC = "dispy"  # first field of Hello: tells dispy's peers from other programs that speak msgpack
 NONCE_SIZE = 32  # bytes
@@ -54,31 +63,38 @@ def how_to_use_tls(role: str) -> str:
     return "start this node without --no_tls" if role == "node" else "give tls=True"
 
 
+_WHERE_KEYS_ARE_MADE = "'dispy secret derive' makes a new key, where the secret is that it was derived from"
+
+
 Nonce = Annotated[bytes, Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Role = Annotated[str, Meta(max_length=16)]
+Said = Annotated[str, Meta(max_length=identities.TEXT_MAX)]
 
 
 class Hello(Struct, array_like=True, tag=1):
     """The dialer's first message. ``versions`` are the protocol versions that it speaks (``limits.VERSION``).
 
     ``role`` is the dialer's ("client"); the listener refuses another than it expects. ``nonce``: 32 fresh random
-    bytes.
+    bytes. ``identity``: what the dialer's derived key opens; empty: the dialer has a master.
     """
 
     magic: Annotated[str, Meta(max_length=8)]
     versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
     role: Role
     nonce: Nonce
+    identity: Said = ""
 
 
 class Challenge(Struct, array_like=True, tag=2):
     """The listener's answer to ``Hello``. ``version`` is the one that it has chosen among the dialer's.
 
-    ``nonce``: 32 fresh random bytes of the listener.
+    ``nonce``: 32 fresh random bytes of the listener. ``identities``: what the listener's derived keys open; empty:
+    the listener has a master.
     """
 
     version: Annotated[int, Meta(ge=0, le=65535)]
     nonce: Nonce
+    identities: Annotated[list[Said], Meta(max_length=DERIVED_MAX)] = []
 
 
 class Proof(Struct, array_like=True, tag=3):
@@ -162,43 +178,71 @@ class Handshake:
     the connection must end.
 
     Args:
-        key: The shared secret (32 bytes).
+        ours: Our keys.
         role: Our role: "client", "node", …; whoever dials.
         peer_role: The role that the peer must have.
         nonce: 32 fresh random bytes. A reused nonce would let an old proof be replayed.
         is_dialer: True if we made the connection.
+        now: The present (seconds since the epoch): derived keys may have expired.
         channel: Bytes that name this connection (``security.tls.Channel``, ``net.loopback.plain_channel``). Equal on
             both sides unless there is a man in the middle; then the proof fails.
         advice: What the user should do if the proof fails.
+
+    Attributes:
+        done: True once the peer has proved itself.
+        peer: Identity of the peer's derived key, to be believed once ``done``; None: it has a master.
+        used: Identity of our own derived key, of those that we have; None: we have a master.
     """
 
     def __init__(
         self,
-        key: bytes,
+        ours: Keys,
         role: str,
         peer_role: str,
         nonce: bytes,
         *,
         is_dialer: bool,
+        now: float,
         channel: bytes = b"",
         advice: str = SAME_SECRET,
     ) -> None:
-        self._key = key
+        self._keys = ours
         self._role = role
         self._peer_role = peer_role
         self._nonce = nonce
         self._is_dialer = is_dialer
+        self._now = now
         self._channel = channel
         self._advice = advice
         self._transcript = b""  # bytes of Hello, then of Hello and Challenge: what the proofs are made over
         self._expects: type[Hello | Challenge | Proof] = Challenge if is_dialer else Hello
+        first = ours.in_use(now)
+        self._key = first.key
+        """Key with which we prove ourselves; of a listener the one that its peer has proved, once it has."""
+        self.used = first.identity
+        self.peer: Identity | None = None
+        self._claim = ""
+        """Identity that a dialer says, whatever it is worth."""
         self.done = False
 
+    @property
+    def first_to_expire(self) -> Identity | None:
+        """Identity of that of both sides' derived keys which expires first; None: none does."""
+        ends = [each for each in (self.used, self.peer) if each is not None and each.until is not None]
+        return min(ends, key=lambda each: each.until or 0, default=None)
+
     def start(self) -> bytes | None:
-        """Returns the encoded ``Hello`` to send first; None for the listener, which waits for the dialer's."""
+        """Returns the encoded ``Hello`` to send first; None for the listener, which waits for the dialer's.
+
+        Raises:
+            AuthenticationError: All our keys have expired, or open nothing here: it is no use to dial.
+        """
         if not self._is_dialer:
             return None
-        hello = _encode(Hello(MAGIC, [limits.VERSION], self._role, self._nonce))
+        if self.used is not None and (fault := self._fault_of_ours(self.used)):
+            raise AuthenticationError(f"our own key cannot be used: {fault}", hint=another_key(self.used))
+        said = "" if self.used is None else self.used.text()
+        hello = _encode(Hello(MAGIC, [limits.VERSION], self._role, self._nonce, said))
         self._transcript = hello
         return hello
 
@@ -206,7 +250,8 @@ class Handshake:
         """Handle one encoded message of the peer; returns the encoded answer to send, None if there is none.
 
         Raises:
-            AuthenticationError: The peer does not know the secret, has another role, or refused our proof.
+            AuthenticationError: The peer does not know the secret, has another role, a derived key that opens nothing
+                here, or refused our proof.
             VersionError: The two sides have no version in common.
             RemoteProtocolError: The peer does not speak dispy's protocol, or sent a message out of turn.
         """
@@ -221,7 +266,10 @@ class Handshake:
         if isinstance(message, Challenge):
             return self._on_challenge(message, body)
         assert isinstance(message, Proof)
-        return self._on_proof(message)
+        if not self._is_dialer:
+            return self._on_dialers_proof(message)
+        self._on_listeners_proof(message)
+        return None
 
     def _on_hello(self, hello: Hello, body: bytes) -> bytes:
         if hello.magic != MAGIC:
@@ -233,7 +281,8 @@ class Handshake:
             )
         if hello.role != self._peer_role:
             raise AuthenticationError(f"the peer is a {hello.role!r}, not a {self._peer_role}")
-        challenge = _encode(Challenge(limits.VERSION, self._nonce))
+        self._claim = hello.identity
+        challenge = _encode(Challenge(limits.VERSION, self._nonce, self._keys.said()))
         self._transcript = body + challenge
         self._expects = Proof
         return challenge
@@ -241,21 +290,84 @@ class Handshake:
     def _on_challenge(self, challenge: Challenge, body: bytes) -> bytes:
         if challenge.version != limits.VERSION:
             raise VersionError(f"the peer chose version {challenge.version}, we speak {limits.VERSION}")
+        if challenge.identities:
+            self.peer, self._key = self._choose(challenge.identities)
         self._transcript += body
         self._expects = Proof
-        return _encode(Proof(self._mac(b"dialer")))
+        return _encode(Proof(self._mac(b"dialer", self._key)))
 
-    def _on_proof(self, proof: Proof) -> bytes | None:
-        if not hmac.compare_digest(proof.mac, self._mac(b"listener" if self._is_dialer else b"dialer")):
+    def _choose(self, said: list[str]) -> tuple[Identity, bytes]:
+        """Returns the identity of a listener that we can use, and the key in common with its holder.
+
+        Raises:
+            AuthenticationError: There is none, or all have expired, are revoked, or are no key of such a peer.
+        """
+        fault = ""
+        for text in said:
+            identity = identities.parse(text)
+            key = None if identity is None else self._keys.shared_with(identity)
+            if identity is None or key is None:
+                continue
+            # A node that this program has started has the program's own key.
+            why = "" if identity == self.used else self._fault_of_peer(identity)
+            if not why:
+                return identity, key
+            fault = fault or why
+        if fault:
+            raise AuthenticationError(f"the peer is refused: {fault}", hint=_WHERE_KEYS_ARE_MADE)
+        name = identities.parse(said[0]) or "that is not understood"
+        if self.used is not None:
+            raise AuthenticationError(
+                f"our key, {self.used}, and the peer's, {name}, have nothing in common",
+                hint="one of the two sides needs the secret that keys are derived from",
+            )
+        raise AuthenticationError(
+            f"the peer has a key, {name}, that was not derived from our secret", hint=self._advice
+        )
+
+    def _on_dialers_proof(self, proof: Proof) -> bytes:
+        """Check the proof of a dialer. All that may be wrong with it costs the same, up to the refusal."""
+        claimed = identities.parse(self._claim)
+        if not self._claim:
+            tried = [(line.key, line.identity) for line in self._keys.lines]
+        else:
+            shared = None if claimed is None else self._keys.shared_with(claimed)
+            # Without a key in common another one takes the time that it would take, and the proof fails.
+            key = shared or keys.derive(self._keys.first.key, self._claim)
+            tried = [(key, None if self.used is None else claimed)]
+            if shared is None:
+                claimed = None
+        found = None
+        for key, ours in tried:
+            if hmac.compare_digest(proof.mac, self._mac(b"dialer", key)) and found is None:
+                found = key, ours
+        if found is None or (self._claim and claimed is None):
+            raise AuthenticationError("the peer does not know our secret", hint=self._advice)
+        self._key, self.used = found
+        if claimed is not None and (fault := self._fault_of_peer(claimed)):
+            raise AuthenticationError(f"the peer is refused: {fault}", hint=_WHERE_KEYS_ARE_MADE)
+        if self.used is not None and claimed is None and (fault := self._fault_of_ours(self.used)):
+            raise AuthenticationError(f"our own key cannot be used: {fault}", hint=another_key(self.used))
+        self.peer = claimed
+        self.done = True
+        return _encode(Proof(self._mac(b"listener", self._key)))
+
+    def _on_listeners_proof(self, proof: Proof) -> None:
+        if not hmac.compare_digest(proof.mac, self._mac(b"listener", self._key)):
             raise AuthenticationError("the peer does not know our secret", hint=self._advice)
         self.done = True
-        return None if self._is_dialer else _encode(Proof(self._mac(b"listener")))
 
-    def _mac(self, label: bytes) -> bytes:
+    def _fault_of_peer(self, identity: Identity) -> str:
+        return keys.fault_of(identity, self._now, self._keys, self._peer_role, self._role)
+
+    def _fault_of_ours(self, identity: Identity) -> str:
+        return keys.fault_of(identity, self._now, self._keys, self._role, self._peer_role)
+
+    def _mac(self, label: bytes, key: bytes) -> bytes:
         listener_role = self._peer_role if self._is_dialer else self._role
         parts = (label, self._transcript, listener_role.encode(), self._channel)
         text = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
-        return hmac.digest(self._key, text, "sha256")
+        return hmac.digest(key, text, "sha256")
 
     def _refusal(self, refused: Refused) -> AuthenticationError | VersionError:
         if limits.VERSION not in refused.versions:
@@ -265,4 +377,10 @@ class Handshake:
             )
         if refused.tls:
             return AuthenticationError("the peer speaks TLS only", hint=how_to_use_tls(self._role))
+        if self.used is not None:
+            return AuthenticationError(
+                f"the peer refused our secret, which is the key of {self.used}",
+                hint="it may have been revoked, or have expired by the peer's clock, or the peer has another secret: "
+                "its log has the reason",
+            )
         return AuthenticationError("the peer refused our secret", hint=self._advice)

@@ -10,7 +10,7 @@ from __future__ import annotations
 KIB = 1024
 MIB = 1024 * KIB
 
-VERSION = 2
+VERSION = 3
 """Version of the protocol. Messages may gain optional fields; any other change needs a new version. Peers with
 different versions do not connect (``VersionError``)."""
 

@@ -23,7 +23,7 @@ import logging
 from collections.abc import Callable, Sized
 from typing import Any, Protocol
 
-from dispy.errors import RemoteProtocolError
+from dispy.errors import AuthenticationError, RemoteProtocolError
 from dispy.net.connection import Connection
 from dispy.net.dialing import Target
 from dispy.net.links.acknowledging import Acknowledger, AfterNote
@@ -34,6 +34,7 @@ from dispy.protocol import node
 from dispy.protocol.node import from_node_decoder
 from dispy.protocol.views import NodeId, NodeInfo
 from dispy.scheduler.result_payloads import drop_parts, take_parts
+from dispy.security.identities import Identity
 from dispy.settings import PULSE_S
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
@@ -111,6 +112,8 @@ class NodeLink:
         """Which batches of results have arrived, and when the node is told so."""
         self.info: NodeInfo | None = None
         """The node as it has introduced itself; None before."""
+        self.identity: Identity | None = None
+        """Identity that the node has proved, by a key derived for it; None: it has the master secret."""
         self.shared = ""
         """Path of the node's directory on the memory file system, through which large payloads go as files; empty if
         this process does not see it: they go over the connection, as streams."""
@@ -192,6 +195,13 @@ class NodeLink:
     # The node's introduction.
 
     def _welcome(self, connection: Connection, message: node.Welcome) -> None:
+        peer = connection.peer
+        if peer is not None and peer.role == "node" and message.name != peer.name:
+            raise AuthenticationError(
+                f"what answers calls itself {line(message.name)}, and its key is that of {peer}",
+                hint="give each node the key that was derived for its name",
+            )
+        self.identity = peer
         is_other = self.info is not None and self.info.node != message.node
         arrived = self.batches.arrived = self.batches.arrived.compare(
             message.last, message.kept, is_known=message.known, is_same=not is_other

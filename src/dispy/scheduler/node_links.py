@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
-from dispy.errors import SilenceError
+from dispy.errors import AuthenticationError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.dialing import Target
 from dispy.net.links.link import SLOW_S
@@ -27,6 +27,8 @@ from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from dispy.net.links.acknowledging import AfterNote
+    from dispy.security.identities import Identity
+    from dispy.security.keys import Keys
     from dispy.system.shared_memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")
@@ -128,6 +130,18 @@ class NodeLinks:
                 found.append(node_link.info)
         return found
 
+    def is_opened_by(self, node_id: NodeId, keys: Keys) -> bool:
+        """True if a node has proved one of these keys, on its link or on a second one that was closed for it.
+
+        Valid in ``Observer.on_node_gone``, too.
+        """
+        node_link = self.by_node[node_id]
+        if node_link.target.keys.overlap(keys):
+            return True
+        return any(
+            target.keys.overlap(keys) for target, other in self.by_target.items() if other is node_link
+        )
+
     def target_of(self, node_id: NodeId) -> Target:
         """Returns the address and secret by which a node is reached. Valid in ``Observer.on_node_gone``, too."""
         return self.by_node[node_id].target
@@ -142,6 +156,15 @@ class NodeLinks:
         """End all links (``NodeLink.close``)."""
         for node_link in list(self.by_target.values()):
             node_link.close(forget=forget)
+
+    def drop(self, is_refused: Callable[[Identity], bool], reason: str) -> None:
+        """End the links to nodes whose derived keys are refused from now on: they count as lost."""
+        for node_link in list(self.by_node.values()):
+            if node_link.identity is not None and is_refused(node_link.identity):
+                logger.warning("%s is not used any more: %s", node_link.identity, reason)
+                self.by_target.pop(node_link.target, None)
+                node_link.close()
+                self._lose(node_link, f"{node_link.identity} is not used any more: {reason}")
 
     # News of links.
 
@@ -199,13 +222,27 @@ class NodeLinks:
         self._on_up()
 
     def _join(self, node_link: NodeLink, info: NodeInfo, other: NodeLink) -> None:
-        """Close a link to a node that is linked already, as ``other``, under another of its addresses."""
+        """Close a link to a node that is linked already, as ``other``, under another of its addresses.
+
+        Raises:
+            AuthenticationError: It has proved another name: it is another node, whatever it says.
+        """
+        names = [each.identity.name if each.identity is not None else "" for each in (node_link, other)]
+        if names[0] != names[1]:
+            raise AuthenticationError(
+                f"{names[0] or info.name} says that it is the same node as {names[1] or 'another one'}, "
+                "and its key is not that node's",
+                hint="one of the two keys may be stolen: 'dispy secret revoke node NAME'",
+            )
         self.by_target[node_link.target] = other
         node_link.info = None
         node_link.close(forget=False)
-        if other.info is not None and info.ip_addr not in other.info.addresses():
-            other.info.aliases.append(info.ip_addr)
-            self._observer.on_node_known(other.info)
+        if other.info is not None:
+            if info.ip_addr not in other.info.addresses():
+                other.info.aliases.append(info.ip_addr)
+            self._observer.on_node_known(
+                other.info
+            )  # its other address or key may be one that a cluster waits for
 
     def link_message(self, node_link: NodeLink, message: node.FromNode) -> None:
         """Pass a node's message to the core; to the observer if it is about free resources, files or lists of jobs.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and never over another file: certificates, keys and secrets.
+"""Files that are written whole or not at all: certificates, keys and secrets. New ones never go over another file.
 
 All contents are written to temporary files first, and synced to disk. Then each gets its name by a hard link, which
 fails if the name exists, unlike a rename. If one link fails the others are removed again.
@@ -7,6 +7,7 @@ fails if the name exists, unlike a rename. If one link fails the others are remo
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,27 @@ def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
         for temporary in temporaries:
             os.unlink(temporary)
     return made
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Replace the content of a file, at once: a reader sees the old one or the new one. Owner and mode stay.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    target = path.resolve()  # what a link points to is replaced, not the link
+    try:
+        status = target.stat()
+        temporary = _write_temporary(NewFile(target, data, stat.S_IMODE(status.st_mode)))
+        try:
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.chown(temporary, status.st_uid, status.st_gid)
+            os.rename(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _write_temporary(file: NewFile) -> str:

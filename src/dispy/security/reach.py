@@ -13,6 +13,8 @@ in between. TLS by the secret alone does not help, since it is this very proof t
 that; with a typed one the stranger has something to try words on, as long as he likes. Its strength makes no
 difference, since a wrong estimate could not be taken back: a listener's certificate has to be believed first.
 
+A derived key may be used where its role has business (``security.identities.may``), and until it expires.
+
 A listener proves nothing before its peer has. Strangers can only try word after word over the network there, which a
 typed secret may stand, by an estimate (``security.strength``).
 """
@@ -22,6 +24,8 @@ from __future__ import annotations
 import logging
 
 from dispy.errors import UsageError
+from dispy.security.identities import another_key, may
+from dispy.security.keys import fault_of
 from dispy.security.secrets import Secret
 from dispy.system.addresses import is_loopback
 
@@ -34,6 +38,33 @@ _MAKE = (
 
 FORCE = "--force_weak_secret"
 """Option of ``dispynode`` that lets a weak secret pass."""
+
+
+_FOR = {
+    "user": "it is for SharedJobCluster, and with 'dispy secret derive user NAME --direct' for JobCluster, too",
+    "node": "it is for 'dispynode --secret_file FILE', which then has that name",
+    "scheduler": "it is for 'dispyscheduler --node_secret_file FILE', '--cluster_secret_file FILE', and JobCluster",
+    "admin": "nothing takes it yet",
+    "relay": "nothing takes it yet",
+}
+"""Advice for keys that are used where they open nothing, by role."""
+
+
+def use_fault(secret: Secret, role: str, peer_role: str, now: float) -> UsageError | None:
+    """Returns why a derived key is of no use here; None if it is of use, or if the secret is a master.
+
+    Args:
+        secret: The secret.
+        role: Role in which it is to be used: "client", "node" or "scheduler".
+        peer_role: Role of the peers.
+        now: The present (seconds since the epoch).
+    """
+    identity = secret.keys.in_use(now).identity
+    fault = "" if identity is None else fault_of(identity, now, secret.keys, role, peer_role)
+    if identity is None or not fault:
+        return None
+    hint = another_key(identity) if may(identity, role, peer_role) else _FOR[identity.role]
+    return UsageError(fault, hint=hint)
 
 
 def listen_fault(secret: Secret, address: str, *, is_forced: bool) -> UsageError | None:

@@ -5,11 +5,7 @@ There always is one: no node takes jobs of a client that does not know its secre
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import hmac
 import os
-import secrets
 import shlex
 import stat
 from pathlib import Path
@@ -17,21 +13,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from dispy.errors import StateDirectoryError, UsageError
+from dispy.security import key_text
+from dispy.security.keys import Keys
 from dispy.system.directories import state_directory, write_private_once
-
-KEY_SIZE = 32
-"""Bytes of a key, to which each secret is turned: handshakes prove that both sides have it."""
-
-_GENERATED = "dispy1-"
-"""Prefix of generated secrets: the key follows as 64 hexadecimal digits. 256 random bits need no stretching."""
-
-_STRETCHED = f"{_GENERATED}typed-"
-"""Prefix of the texts of keys that were stretched from typed secrets, followed by 64 hexadecimal digits: our own
-processes hand such keys on (``Secret.text``), and know of them that they were typed."""
-
-_SALT = b"dispy 5 secret typed by a person"
-"""Salt for typed secrets. It is fixed, since both sides must derive the same key from the words alone. So typed
-secrets can be guessed offline, at 45 ms per guess; generated ones cannot."""
 
 VARIABLE = "DISPY_SECRET"
 """Name of the environment variable whose secret is used if neither a secret nor a file is given. If its value is
@@ -39,32 +23,39 @@ empty, the user's own secret is used."""
 
 
 class Secret(Struct, frozen=True):
-    """A key, and its origin: given by the user, or made by dispy.
+    """The keys of a secret, and their origin: given by the user, or made by dispy.
 
     Attributes:
-        key: 32 bytes, derived from the secret.
+        keys: The keys: masters, or keys derived for one role and name.
         is_own: True for the user's own secret, made by dispy: links beyond this machine are refused with it, since
             no other machine has it.
-        is_typed: True if people made the secret up: whoever gets a proof of it can try words until one fits. False if
-            it is random.
+        is_typed: True if people made a key up: whoever gets a proof of it can try words until one fits. False if
+            all are random.
         weakness: Why a typed secret is too easy to guess for listeners beyond loopback; empty if it is not.
     """
 
-    key: bytes
+    keys: Keys
     is_own: bool
     is_typed: bool = False
     weakness: str = ""
 
+    @property
+    def key(self) -> bytes:
+        """The key that is used (32 bytes)."""
+        return self.keys.first.key
+
     def text(self) -> str:
-        """Returns a text of which ``choose`` makes this key, typed or not, without stretching it once more."""
-        return (_STRETCHED if self.is_typed else _GENERATED) + self.key.hex()
+        """Returns a text of which ``choose`` makes this secret, typed or not, without stretching it once more."""
+        revoked = map(key_text.write_revoked, self.keys.revoked)
+        return "\n".join([*map(key_text.write, self.keys.lines), *revoked])
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits by which two secrets are compared without showing anything else of them.
 
-        Nodes list themselves with it, and journals have it, so that a program finds nodes with its secret.
+        Keys derived from a secret have its fingerprint. Nodes list themselves with it, and journals have it, so that
+        a program finds nodes with its secret.
         """
-        return hmac.digest(self.key, b"dispy fingerprint", "sha256")[:8].hex()
+        return self.keys.fingerprint
 
 
 def choose(secret: str = "", secret_file: str | None = None) -> Secret:
@@ -73,8 +64,8 @@ def choose(secret: str = "", secret_file: str | None = None) -> Secret:
     The user's own secret is made on first use.
 
     Raises:
-        UsageError: Secret and file are both given; or the file cannot be read, is empty or not UTF-8, or is readable
-            by others.
+        UsageError: Secret and file are both given; the file cannot be read, is empty or not UTF-8, or is readable
+            by others; or the secret is a derived key that is damaged, or has lines that do not belong together.
         StateDirectoryError: The user's own secret cannot be read or made.
     """
     if secret and secret_file:
@@ -84,14 +75,18 @@ def choose(secret: str = "", secret_file: str | None = None) -> Secret:
     secret = secret or os.environ.get(VARIABLE, "")
     if not secret:
         return own()
-    if _read_key(secret, _GENERATED):
-        return Secret(stretch(secret), is_own=False)
+    return _given(secret)
+
+
+def _given(text: str) -> Secret:
+    keys = key_text.read(text)
+    if not any(line.is_typed for line in keys.lines):
+        return Secret(keys, is_own=False)
     from dispy.security.strength import estimate  # 1 ms, which programs with other secrets do not need
 
-    strength = estimate(secret)
-    return Secret(
-        stretch(secret), is_own=False, is_typed=True, weakness="" if strength.is_strong else strength.reason
-    )
+    typed = [line for line in key_text.split(text)[0] if not key_text.is_generated(line)]
+    weak = [strength.reason for line in typed if not (strength := estimate(line)).is_strong]
+    return Secret(keys, is_own=False, is_typed=True, weakness=weak[0] if weak else "")
 
 
 SECRET_FILE_MAX = 4096
@@ -127,7 +122,7 @@ def _read_file(path: Path) -> str:
 
 
 def _may_be_secret(path: Path, status: os.stat_result) -> bool:
-    """True if a file looks made to hold a secret: it is ours, small, and has one line, unlike root's ``/etc/passwd``.
+    """True if a file looks made to hold a secret: it is ours, small, and has one line or begins with a key.
 
     Only then may an error advise to change its mode (``chmod 600``): for a file of the system that would do harm.
     """
@@ -137,36 +132,8 @@ def _may_be_secret(path: Path, status: os.stat_result) -> bool:
         or status.st_size > SECRET_FILE_MAX
     ):
         return False
-    return path.read_bytes().strip().count(b"\n") == 0
-
-
-@functools.cache
-def stretch(secret: str) -> bytes:
-    """Returns the key (32 bytes) of a secret: its own bits if it was generated; by scrypt (45 ms) if it was typed.
-
-    Keys are remembered as long as the process lives.
-    """
-    return (
-        _read_key(secret, _GENERATED)
-        or _read_key(secret, _STRETCHED)
-        or hashlib.scrypt(
-            secret.encode("utf-8", "surrogateescape"), salt=_SALT, n=1 << 14, r=8, p=1, dklen=KEY_SIZE
-        )
-    )
-
-
-def _read_key(secret: str, prefix: str) -> bytes:
-    """Returns the key (32 bytes) that follows a prefix in hexadecimal digits; empty if the text has another form."""
-    try:
-        key = bytes.fromhex(secret.removeprefix(prefix)) if secret.startswith(prefix) else b""
-    except ValueError:
-        return b""
-    return key if len(key) == KEY_SIZE else b""
-
-
-def generate() -> str:
-    """Returns a new secret of 256 random bits, as text: "dispy1-" and 64 hexadecimal digits."""
-    return _GENERATED + secrets.token_hex(KEY_SIZE)
+    lines = path.read_bytes().split(b"\n")
+    return sum(map(bool, map(bytes.strip, lines))) < 2 or lines[0].startswith(b"dispy1-")
 
 
 def own() -> Secret:
@@ -183,7 +150,7 @@ def own() -> Secret:
     except FileNotFoundError:
         _make_own(path)
         text = _read_own(path)
-    return Secret(stretch(text), is_own=True)
+    return Secret(key_text.read(text), is_own=True)
 
 
 def _make_own(path: Path) -> None:
@@ -193,7 +160,7 @@ def _make_own(path: Path) -> None:
         StateDirectoryError: The file cannot be written.
     """
     try:
-        write_private_once(path, generate().encode() + b"\n")
+        write_private_once(path, key_text.generate().encode() + b"\n")
     except OSError as error:
         raise StateDirectoryError(
             f"this user's own secret cannot be written to {path}: {error.strerror}",

@@ -56,7 +56,7 @@ class EmbeddedViews:
         return [
             info
             for info in linked
-            if cluster is not None and self._service.links.target_of(info.node).key == cluster.key
+            if cluster is not None and self._service.links.is_opened_by(info.node, cluster.keys)
         ]
 
     def view(self, number: int) -> dict[NodeId, PlacementView]:

@@ -164,7 +164,7 @@ class Discovery:
         if private is not None:
             if private.address is not None:
                 host, port = private.address
-                target = Target(host, port, secret.key, tls=private_tls, socket=private.socket)
+                target = Target(host, port, secret.keys, tls=private_tls, socket=private.socket)
                 self._reach(cluster, target)
             private.set_draining(bool(listed))
             for other in list(self._opened.values()):
@@ -220,7 +220,11 @@ class Discovery:
 
         def on_doubted() -> None:
             for cluster in list(self._opened.values()):
-                if cluster.key == target.key and cluster.spec.wishes.wants_private and config.LocalNode:
+                if (
+                    cluster.keys.overlap(target.keys)
+                    and cluster.spec.wishes.wants_private
+                    and config.LocalNode
+                ):
                     self._start_private(cluster.spec.access.secret)
 
         self.listed.doubt(target.host, target.port, on_doubted)
@@ -257,7 +261,7 @@ class Discovery:
     def _on_private_ready(self, private: PrivateNode) -> None:
         """Dial a private node, which listens now, for the clusters that have its secret."""
         for cluster in list(self._opened.values()):
-            if cluster.key == private.secret.key:
+            if cluster.keys.overlap(private.secret.keys):
                 self._look(cluster)
 
     def private_of(self, info: NodeInfo) -> PrivateNode | None:
@@ -278,7 +282,7 @@ class Discovery:
         is_barred = private is not None and (
             not cluster.spec.wishes.wants_private or cluster.number in private.drained
         )
-        return self._service.links.target_of(info.node).key == cluster.key and not is_barred
+        return self._service.links.is_opened_by(info.node, cluster.keys) and not is_barred
 
     def on_used(self, cluster: OpenCluster, info: NodeInfo) -> None:
         """Give the private node no new jobs of a cluster that begins to use it and has another node."""
@@ -292,7 +296,7 @@ class Discovery:
         Condition: another node than the private one is listed on this machine, and the cluster uses any other node.
         Jobs that run on the private node go on.
         """
-        is_its = cluster.key == private.secret.key and cluster.spec.wishes.wants_private
+        is_its = cluster.keys.overlap(private.secret.keys) and cluster.spec.wishes.wants_private
         if private.node is None or not is_its:
             return
         is_draining = private.is_draining and any(node != private.node for node in cluster.usable)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dispy.client.backend.backend import Access, ClusterSpec
     from dispy.net.discovery import Listing
     from dispy.protocol.views import NodeId
+    from dispy.security.keys import Keys
 
 
 class OpenCluster:
@@ -38,9 +39,9 @@ class OpenCluster:
         """TLS context for encrypted links to nodes; None until the first such link is dialed."""
 
     @property
-    def key(self) -> bytes:
-        """Key of the secret: nodes with another one are not used."""
-        return self.spec.access.secret.key
+    def keys(self) -> Keys:
+        """Keys of the secret: nodes with another one are not used."""
+        return self.spec.access.secret.keys
 
     def target(self, host: str, port: int, name: str, listing: Listing | None = None) -> Target:
         """Returns how to dial a node: Unix socket or address, key of the secret and, unless it is off, TLS.
@@ -54,8 +55,8 @@ class OpenCluster:
         """
         socket = "" if listing is None else listing.socket_here()
         if self.spec.access.tls.is_used if listing is None else listing.tls:
-            return Target(host, port, self.key, name, self._make_tls, socket)
-        return Target(host, port, self.key, socket=socket)
+            return Target(host, port, self.keys, name, self._make_tls, socket)
+        return Target(host, port, self.keys, socket=socket)
 
     def _make_tls(self) -> DialerTls:
         """Returns the TLS of links to nodes, made for the first of them."""

@@ -17,7 +17,6 @@ from dispy.journal import files as journal_files
 from dispy.journal.rows import PRIVATE, USED, NodeRow
 from dispy.journal.thread import JournalThread
 from dispy.journal.writer import Journal
-from dispy.security.secrets import Secret
 
 if TYPE_CHECKING:
     from dispy.client.backend.open_clusters import OpenCluster
@@ -193,6 +192,6 @@ def _node_row(info: NodeInfo, target: Target, is_private: bool) -> NodeRow:
         target.name,
         info.name,
         target.tls is not None,
-        Secret(target.key, is_own=False).fingerprint(),
+        target.keys.fingerprint,
         PRIVATE if is_private else USED,
     )

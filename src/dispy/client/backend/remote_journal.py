@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from dispy.client.backend.program_journal import make_journal, never
 from dispy.journal.rows import SCHEDULER, NodeRow
-from dispy.security.secrets import Secret
 
 if TYPE_CHECKING:
     from dispy.client.backend.backend import ClusterSpec
@@ -115,7 +114,7 @@ class RemoteJournal:
         if before is not None and before.incarnation == identity:
             then()
             return
-        fingerprint = Secret(address.key, is_own=False).fingerprint()
+        fingerprint = address.keys.fingerprint
         has_tls = address.tls is not None
         self._row = NodeRow(
             identity, address.host, address.port, address.host, name, has_tls, fingerprint, SCHEDULER

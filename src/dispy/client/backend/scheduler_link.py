@@ -23,7 +23,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from dispy.errors import DispyError, InternalError, NoSchedulerError, RemoteProtocolError
+from dispy.errors import (
+    AuthenticationError,
+    DispyError,
+    InternalError,
+    NoSchedulerError,
+    RemoteProtocolError,
+    VersionError,
+)
 from dispy.net.connection import Connection
 from dispy.net.dialing import dial
 from dispy.net.links.channel import Channel
@@ -31,6 +38,7 @@ from dispy.net.links.file_exchange import FileExchange
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import shared
 from dispy.protocol.shared import from_scheduler_decoder
+from dispy.security.keys import Keys
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
@@ -57,14 +65,14 @@ class Address(Struct, frozen=True):
     Attributes:
         host: Host name or IP address.
         port: TCP port.
-        key: Key of the secret (32 bytes).
+        keys: Our keys.
         tls: TLS of the link; None: none.
         socket: Path of its Unix socket; empty: none.
     """
 
     host: str
     port: int
-    key: bytes
+    keys: Keys
     tls: DialerTls | None = None
     socket: str = ""
 
@@ -139,6 +147,8 @@ class SchedulerLink:
         """True once the link was ended: it does not dial again."""
         self._pause_s = REDIAL_MIN_S
         self._task: asyncio.Task[None] | None = None
+        self._refusal = ""
+        """Why the scheduler refuses us, or we it, since the connection broke; empty: neither is known."""
         self._warning: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         """Timer that ends the link if no cluster is open."""
@@ -178,7 +188,7 @@ class SchedulerLink:
         self._made = Connection(
             self,
             from_scheduler_decoder,
-            address.key,
+            address.keys,
             "client",
             "scheduler",
             is_dialer=True,
@@ -222,6 +232,7 @@ class SchedulerLink:
         self.name = line(message.name)
         self.connection = connection
         self._broken_at = None
+        self._refusal = ""
         self._pause_s = REDIAL_MIN_S
         if self._warning is not None:
             self._warning.cancel()
@@ -268,6 +279,9 @@ class SchedulerLink:
                 hint="check that it is a scheduler's address and port",
             )
         self._fail_first(error)
+        if isinstance(error, (AuthenticationError, VersionError)) and not (self._refusal or self.is_closed):
+            self._refusal = str(error)
+            logger.warning("scheduler %s at %s: %s", self.name, self.address, error)
         self._task = self._loop.create_task(self._redial())
 
     async def _redial(self) -> None:
@@ -283,7 +297,8 @@ class SchedulerLink:
         if self._broken_at is None:
             return ""
         silent_s = self._clock.monotonic() - self._broken_at
-        return f"scheduler {self.name} at {self.address} has not been reached for {silent_s:.0f} s"
+        why = f": {self._refusal}" if self._refusal else ""
+        return f"scheduler {self.name} at {self.address} has not been reached for {silent_s:.0f} s{why}"
 
     def ask(self, question: shared.Question) -> Future[shared.Answer]:
         """Ask the scheduler; the answer has an ``error`` if it is not reached."""

@@ -92,7 +92,7 @@ class SchedulerNews:
         address = f"{target.host}:{target.port}"
         logger.debug("no node at %s: %s", address, error)
         is_refusal = isinstance(error, DispyError)
-        numbers = [cluster.number for cluster in self._opened.values() if cluster.key == target.key]
+        numbers = [cluster.number for cluster in self._opened.values() if cluster.keys.overlap(target.keys)]
         self._listener.on_unreachable(numbers, address, str(error), is_refusal)
         if is_refusal:
             self._discovery.doubt(target)

@@ -44,7 +44,7 @@ class Schedulers:
 
     def at(self, address: Address) -> Remote:
         """Returns the scheduler at an address; begins to dial it if no cluster uses it yet."""
-        place = address.host, address.port, address.key
+        place = address.host, address.port, address.keys.first.key
         remote = self._remotes.get(place)
         if remote is None or not remote.is_usable:
             self._left = [left for left in self._left if not left.journal.is_written]

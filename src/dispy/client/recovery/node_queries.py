@@ -159,7 +159,7 @@ class Asking:
             tls: Callable[[], DialerTls] | None = partial(dialer_tls, wanted) if found.tls else None
             is_checked = found.tls and wanted.checks_listener
             fault = None if socket else reach.dial_fault(secret, found.host, checks_listener=is_checked)
-            target = Target(found.host, found.port, secret.key, name, tls, socket)
+            target = Target(found.host, found.port, secret.keys, name, tls, socket)
             ask = self._asks[peer] = kind(self, peer, target, fault)
         ask.dial()
 

@@ -132,7 +132,7 @@ class Ask:
         self._connection = Connection(
             self,
             self.decoder(),
-            target.key,
+            target.keys,
             "client",
             self.role,
             is_dialer=True,

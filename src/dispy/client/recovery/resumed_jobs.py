@@ -181,7 +181,7 @@ def _address(scheduler: NodeRow, access: Access) -> Address:
     if is_loopback(host):
         for listing in Lookout(SCHEDULERS).with_secret(scheduler.fingerprint)[:1]:
             host, port, has_tls, socket = listing.host, listing.port, listing.tls, listing.socket_here()
-    return Address(host, port, access.secret.key, dialer_tls(access.tls) if has_tls else None, socket)
+    return Address(host, port, access.secret.keys, dialer_tls(access.tls) if has_tls else None, socket)
 
 
 class Resuming(Protocol):

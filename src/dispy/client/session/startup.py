@@ -21,7 +21,7 @@ from dispy.client.session import cancellation, submission
 from dispy.client.session.live_output import Watching
 from dispy.client.session.state import Session
 from dispy.net.discovery import SCHEDULERS, Lookout
-from dispy.security import secrets
+from dispy.security import reach, secrets
 from dispy.security.owner_key import owner_key
 from dispy.security.tls import Tls, check, dialer_tls, warn_if_open
 from dispy.system import current_directory
@@ -84,8 +84,8 @@ def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls, *, is_shar
 
     Raises:
         UsageError: No node can be used; a file is missing or not what it should be; or nodes of other machines are
-            named, and there is only the secret of this user. Or an option in ``config`` has a value that it cannot
-            have.
+            named, and there is only the secret of this user. Or a derived key has expired, or opens nothing here. Or
+            an option in ``config`` has a value that it cannot have.
     """
     config.message_timeout_s()
     config.node_port()
@@ -94,6 +94,8 @@ def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls, *, is_shar
     wishes = Wishes(allocations, wants_private)
     path = current_directory.own_file(secret_file, "secret_file")
     key = secrets.choose(secret, path)
+    if fault := reach.use_fault(key, "client", "scheduler" if is_shared else "node", time.time()):
+        raise fault
     owner = owner_key()
     # The text of the script is sent to nodes, and the secret may stand in it.
     payload.hide(secret or os.environ.get(secrets.VARIABLE, ""))
@@ -120,13 +122,13 @@ def find_scheduler(wanted: Scheduler, access: Access) -> Address:
     if listed:
         found = listed[0]
         tls = dialer_tls(access.tls) if found.tls else None
-        return Address(found.host, found.port, access.secret.key, tls, found.socket_here())
+        return Address(found.host, found.port, access.secret.keys, tls, found.socket_here())
     host = resolve(wanted.host or "127.0.0.1")
     if fault := reach_fault(access, host, is_encrypted=access.tls.is_used):
         raise fault
     warn_if_open(access.tls, host)
     port = wanted.port or config.DispyPort + 2
-    return Address(host, port, access.secret.key, dialer_tls(access.tls) if access.tls.is_used else None)
+    return Address(host, port, access.secret.keys, dialer_tls(access.tls) if access.tls.is_used else None)
 
 
 def own_cleanup(cleanup: Any) -> Callable[..., Any] | None:

@@ -200,7 +200,7 @@ class Link:
         self._made = Connection(
             self,
             roles.decoder,
-            target.key,
+            target.keys,
             roles.ours,
             roles.peer,
             is_dialer=True,

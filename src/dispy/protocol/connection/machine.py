@@ -63,7 +63,7 @@ from typing import Any
 
 import msgspec
 
-from dispy.errors import InternalError, RemoteProtocolError, SilenceError
+from dispy.errors import AuthenticationError, InternalError, RemoteProtocolError, SilenceError
 from dispy.protocol import frames, limits, streams
 from dispy.protocol.connection.faults import is_of_peer, too_large
 from dispy.protocol.connection.heartbeat import Heartbeat
@@ -72,6 +72,7 @@ from dispy.protocol.connection.states import HANDLED, PROVEN, Signal, State
 from dispy.protocol.connection.stranger import BUFFER, Stranger
 from dispy.protocol.handshake import REFUSAL, SAME_SECRET, Handshake
 from dispy.protocol.history import History
+from dispy.security.keys import Keys
 from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, TlsError, explain
 
 _PEER_BUFFER = 128 * limits.KIB
@@ -85,7 +86,7 @@ class ConnectionMachine:
 
     Args:
         decoder: Decodes the messages that the peer may send; all others end the connection.
-        key: The shared secret (32 bytes).
+        keys: Our keys.
         role: Our role ("client", "node"), whoever dials.
         peer_role: The role that the peer must have; its proof fails otherwise.
         is_dialer: True if we made the connection, whatever our role.
@@ -101,7 +102,7 @@ class ConnectionMachine:
     def __init__(
         self,
         decoder: msgspec.msgpack.Decoder[Any],
-        key: bytes,
+        keys: Keys,
         role: str,
         peer_role: str,
         *,
@@ -116,8 +117,6 @@ class ConnectionMachine:
         self._is_dialer = is_dialer
         self._farewell = farewell
         self._tls = tls
-        self._nonce = b""
-        """Our nonce for the handshake; empty before ``start``."""
         self.cipher: Cipher | None = None
         """TLS of this connection; None: it is not encrypted. Read its properties only."""
         self._received = memoryview(b"")
@@ -133,8 +132,9 @@ class ConnectionMachine:
         """True once the connection has ended: the caller must send what is left, and close the socket."""
         self.error: Exception | None = None
         """First error because of which we ended the connection; None if we did not."""
-        self._stranger: Stranger | None = Stranger(key, role, peer_role, is_dialer=is_dialer)
+        self._stranger: Stranger | None = Stranger(keys, role, peer_role, is_dialer=is_dialer)
         """The peer before its proof; None afterwards."""
+        self.proven: Handshake | None = None  # with the peer's identity, from ``PROVEN`` on
         self.incoming = streams.IncomingStreams(make_sink)
         """Payloads that arrive. The caller may only ``take`` them, as it handles the message that refers to them."""
         self._reader = frames.FrameReader(limits.HANDSHAKE_FRAME_MAX, self.incoming.room)
@@ -151,8 +151,7 @@ class ConnectionMachine:
         """Bytes that have arrived over this connection, as on the wire (encrypted, with TLS)."""
         self.bytes_sent = 0
         """Bytes that were handed out to be sent over this connection, as on the wire."""
-        self._history = History("a connection")
-        """The last messages and frames of the peer, for the error if one cannot be handled."""
+        self._history = History("a connection")  # of the peer, for the error if a message cannot be handled
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -161,17 +160,18 @@ class ConnectionMachine:
 
     # From the start to the proof.
 
-    def start(self, nonce: bytes, channel: Channel = b"", advice: str = SAME_SECRET) -> None:
+    def start(self, nonce: bytes, now: float, channel: Channel = b"", advice: str = SAME_SECRET) -> None:
         """Begin: call this once, first, when there is a socket. Then send ``data_to_send``.
 
         Args:
             nonce: 32 fresh random bytes. A reused nonce would let an old proof be replayed.
+            now: The present (seconds since the epoch), by which derived keys may have expired.
             channel: Without TLS: bytes that no other connection has, equal at both ends (``net.loopback``).
             advice: What the user should do if the proof fails.
         """
-        self._nonce = nonce
-        if self.is_over:
+        if self.is_over or self._stranger is None:
             return
+        self._stranger.nonce, self._stranger.now = nonce, now
         if self.cipher is None:
             self._begin_proof(channel, advice)
         elif self._is_dialer:
@@ -180,13 +180,17 @@ class ConnectionMachine:
     def _begin_proof(self, channel: Channel, advice: str = SAME_SECRET) -> None:
         assert self._stranger is not None
         self._enter(State.PROOF)
-        self._write_control(self._stranger.begin_proof(self._nonce, channel, advice))
+        try:
+            self._write_control(self._stranger.begin_proof(channel, advice))
+        except AuthenticationError as error:  # our own key has expired
+            self.refuse(error)
 
     def _on_handshake(self, stranger: Stranger, handshake: Handshake, body: memoryview) -> Signal:
         self._write_control(handshake.receive(body))
         if not handshake.done:
             return HANDLED
         self._stranger = None
+        self.proven = handshake
         self._enter(State.READY)
         self._reader.widen()
         if self.cipher is not None:

@@ -9,6 +9,7 @@ from dispy.errors import RemoteProtocolError
 from dispy.protocol import frames, limits
 from dispy.protocol.frames import guess_protocol
 from dispy.protocol.handshake import SAME_SECRET, Handshake, how_to_use_tls
+from dispy.security.keys import Keys
 from dispy.security.tls import Channel
 
 HANDSHAKE_S = 5.0
@@ -27,19 +28,33 @@ class Stranger:
     """The peer of one connection, until it has proved that it knows the secret.
 
     Args:
-        key: The shared secret (32 bytes).
+        keys: Our keys.
         role: Our role ("client", "node"), whoever dialed.
         peer_role: The role that the peer must have.
         is_dialer: True if we made the connection, whatever our role.
     """
 
-    __slots__ = ("_bytes_max", "_first", "_is_dialer", "_key", "_peer_role", "_role", "handshake")
+    __slots__ = (
+        "_bytes_max",
+        "_first",
+        "_is_dialer",
+        "_keys",
+        "_peer_role",
+        "_role",
+        "handshake",
+        "nonce",
+        "now",
+    )
 
-    def __init__(self, key: bytes, role: str, peer_role: str, *, is_dialer: bool) -> None:
-        self._key = key
+    def __init__(self, keys: Keys, role: str, peer_role: str, *, is_dialer: bool) -> None:
+        self._keys = keys
         self._role = role
         self._peer_role = peer_role
         self._is_dialer = is_dialer
+        self.nonce = b""
+        """Our nonce (32 fresh random bytes); empty before the connection has begun."""
+        self.now = 0.0
+        """Time at which it began (seconds since the epoch)."""
         self._first = b""
         """The peer's first bytes, up to 16, to name its protocol in an error if it does not speak dispy's. With TLS
         they are the first encrypted bytes; once TLS stands, the first decrypted ones."""
@@ -62,23 +77,26 @@ class Stranger:
         self._first = b""
         self._bytes_max = received + BUFFER
 
-    def begin_proof(self, nonce: bytes, channel: Channel, advice: str = SAME_SECRET) -> bytes | None:
+    def begin_proof(self, channel: Channel, advice: str = SAME_SECRET) -> bytes | None:
         """Begin the handshake of dispy.
 
         Args:
-            nonce: 32 fresh random bytes.
             channel: Bytes that no other connection has (``Handshake``).
             advice: What the user should do if the proof fails.
 
         Returns:
             The message to send first, encoded; None for a listener, which waits for the dialer's.
+
+        Raises:
+            AuthenticationError: Our own key cannot be used, as it has expired, say.
         """
         self.handshake = Handshake(
-            self._key,
+            self._keys,
             self._role,
             self._peer_role,
-            nonce,
+            self.nonce,
             is_dialer=self._is_dialer,
+            now=self.now,
             channel=channel,
             advice=advice,
         )

@@ -34,7 +34,7 @@ from msgspec import DecodeError
 from dispy.core import scheduling as core
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.ids import ClientId, NodeId
-from dispy.errors import InternalError, RemoteProtocolError, SilenceError
+from dispy.errors import AuthenticationError, InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
 from dispy.net.links.channel import Channel
 from dispy.net.links.file_exchange import FileExchange
@@ -52,6 +52,7 @@ from dispy.scheduler.daemon.payload_rooms import PayloadRoom
 from dispy.scheduler.daemon.programs import Program
 from dispy.scheduler.daemon.standstills import LOOK_S, tell_standstills
 from dispy.scheduler.service import SchedulerService
+from dispy.security.identities import Identity
 from dispy.settings import PAYLOAD_MEMORY, PULSE_S, UserSettings
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
@@ -279,6 +280,13 @@ class Hub:
 
     def _attach(self, connection: Connection, message: shared.Attach) -> None:
         program = self._by_identity.get(message.client)
+        if connection.peer is not None:
+            message.user = connection.peer.name  # proved by its key, whatever it claims
+            if program is not None and program.user != message.user:
+                logger.warning("%s asks for a program of %s", connection.peer, program.user or "nobody")
+                connection.send(shared.Leaving("that program is another user's"))
+                connection.close()
+                return
         if self._is_closed_to_others and message.user not in self._users:
             connection.send(shared.Leaving(f"user {line(message.user)!r} is not known here"))
             connection.close()
@@ -302,13 +310,14 @@ class Hub:
         if program.lease is not None:
             program.lease.cancel()
             program.lease = None
-        program.connection = connection
+        program.connection, program.proved = connection, connection.peer
         self._by_connection[connection] = program
         if message.is_recovery:
             logger.info("program %s is recovered by %s", program.name, line(message.origin) or "nobody")
             recovery.begin(self, program)
         else:
-            logger.info("program %s of %s is there", program.name, line(message.origin) or "nobody")
+            who = connection.peer or line(message.origin) or "nobody"
+            logger.info("program %s of %s is there", program.name, who)
         received = program.channel.releases.attach()
         welcome = shared.Welcome(self.service.links.identity, self.epoch, self.name, received, is_known)
         program.channel.files = FileExchange()
@@ -367,6 +376,17 @@ class Hub:
             self._by_connection.pop(program.connection, None)
             program.connection.close()
             program.connection = None
+
+    def revoke(self, is_revoked: Callable[[Identity], bool]) -> None:
+        """Throw out the programs whose keys are revoked, also those that are away: their jobs end."""
+        error = AuthenticationError("its key is revoked")
+        for program in list(self.programs.values()):
+            if program.proved is not None and is_revoked(program.proved):
+                logger.warning("program %s of %s is thrown out: %s", program.name, program.proved, error)
+                connection = program.connection
+                if connection is not None:
+                    connection.send(shared.Leaving(str(error)))
+                self._forget(program, str(error))
 
     def close(self, reason: str) -> None:
         """End all links. Nodes end the jobs of programs, which are told that the scheduler leaves."""

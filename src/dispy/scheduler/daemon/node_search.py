@@ -65,8 +65,8 @@ class NodeAccess(Struct, dict=True):
         """Returns how to dial a node: as it is listed, or at an address."""
         socket = "" if listing is None else listing.socket_here()
         if self.tls.is_used if listing is None else listing.tls:
-            return Target(host, port, self.secret.key, name, lambda: self.dialer, socket)
-        return Target(host, port, self.secret.key, socket=socket)
+            return Target(host, port, self.secret.keys, name, lambda: self.dialer, socket)
+        return Target(host, port, self.secret.keys, socket=socket)
 
 
 class NodeSearch:

@@ -11,6 +11,7 @@ import secrets as randomness
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -31,6 +32,7 @@ from dispy.scheduler.daemon.node_search import NodeAccess
 from dispy.scheduler.daemon.prompt import END_OF_FILE, HINT, Prompt
 from dispy.scheduler.tracing import set_tracing
 from dispy.security import reach, secrets
+from dispy.security.secret_watch import SecretWatch
 from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.settings import SchedulerSettings, check_scheduler
 from dispy.system import processes
@@ -98,6 +100,9 @@ def _run_checked(settings: SchedulerSettings) -> int:
     node_secret = secrets.choose(settings.node_secret, settings.node_secret_file)
     secret = secrets.choose(settings.cluster_secret, settings.cluster_secret_file)
     os.environ.pop(secrets.VARIABLE, None)
+    for option, fault in (("node", _node_fault(node_secret)), ("cluster", _fault(secret))):
+        if fault is not None:
+            raise UsageError(f"--{option}_secret: {fault}")
     addresses = [resolve(host) for host in settings.hosts]
     for address in addresses:
         if fault := reach.listen_fault(secret, address, is_forced=settings.force_weak_secret):
@@ -117,6 +122,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
+
+
+def _node_fault(secret: secrets.Secret) -> UsageError | None:
+    """Returns why a secret is of no use for nodes; None if it is."""
+    return reach.use_fault(secret, "client", "node", time.time())
+
+
+def _fault(secret: secrets.Secret) -> UsageError | None:
+    """Returns why a secret is of no use for programs; None if it is."""
+    return reach.use_fault(secret, "scheduler", "client", time.time())
 
 
 def _parse_node(text: str, port: int) -> tuple[str, int]:
@@ -192,6 +207,7 @@ class _Server:
         except OSError as error:
             print(f"dispyscheduler: {error}", file=sys.stderr)
             return 1
+        watches = self._watch_secrets()
         kept = self._keep_files()
         self._list(*where[0])
         self._hub.begin()
@@ -209,6 +225,8 @@ class _Server:
         await self._stopped.wait()
         if console is not None:
             console.close()
+        for watch in watches:
+            watch.close()
         self._end(listeners)
         for _ in range(FAREWELL_TURNS):
             await asyncio.sleep(0)
@@ -254,6 +272,33 @@ class _Server:
             return None
         self._hub.spill(disk.root)
         return disk
+
+    def _watch_secrets(self) -> list[SecretWatch]:
+        """Read the files of both secrets again when they change; returns their watches, to be closed."""
+        settings, access = self._settings, self._access
+
+        def check(secret: secrets.Secret) -> UsageError | None:
+            found = [
+                reach.listen_fault(secret, address, is_forced=settings.force_weak_secret)
+                for address in self._addresses
+            ]
+            return next(filter(None, [_fault(secret), *found]), None)
+
+        def renew(secret: secrets.Secret) -> None:
+            self._secret = secret
+            self._hub.revoke(secret.keys.is_revoked)
+
+        def renew_nodes(secret: secrets.Secret) -> None:
+            access.secret = secret
+            self._hub.service.links.drop(secret.keys.is_revoked, "its key is revoked")
+
+        watches = [
+            SecretWatch(settings.cluster_secret_file, self._secret, check, renew),
+            SecretWatch(settings.node_secret_file, access.secret, _node_fault, renew_nodes),
+        ]
+        for watch in watches:
+            watch.begin()
+        return watches
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -326,7 +371,7 @@ class _Server:
         connection: Connection = Connection(
             hub,
             shared.to_scheduler_decoder,
-            self._secret.key,
+            self._secret.keys,
             "scheduler",
             "client",
             is_dialer=False,

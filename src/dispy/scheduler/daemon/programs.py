@@ -13,6 +13,7 @@ from dispy.scheduler.daemon.payload_rooms import PayloadRoom
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
+    from dispy.security.identities import Identity
 
 
 class SharedCluster:
@@ -59,7 +60,7 @@ class Program:
         client: Its number in the core.
         identity: 16 bytes by which it names itself on each connection.
         name: Its name, for people.
-        user: The login name that it claims.
+        user: Name of its user: that of the key it has proved, else the login name that it claims.
         channel: The numbered messages to it and from it.
         room: Where its large payloads lie.
         files: Its files.
@@ -84,6 +85,8 @@ class Program:
         self.files = files
         self.connection: Connection | None = None
         """The connection that stands; None while there is none."""
+        self.proved: Identity | None = None
+        """Identity of the derived key that it has proved; None: it has the master secret."""
         self.is_dead = False
         """True once a recovery has attached in its name: the program itself is not let in any more."""
         self.clusters: dict[int, SharedCluster] = {}
