@@ -85,6 +85,14 @@ def dial_fault(secret: Secret, address: str, *, checks_listener: bool) -> UsageE
     return None
 
 
+def may_announce(secret: Secret) -> bool:
+    """True if beacons may be made with a secret: it is random, and other machines can have it.
+
+    A beacon goes to everybody on the network. One made with a typed secret would be something to try words on.
+    """
+    return not secret.is_own and not secret.is_typed
+
+
 def warn_if_avoided(secret: Secret, address: str, *, has_certificate: bool) -> None:
     """Log a warning if programs on other machines will not dial a listener: its secret was typed, and no more.
 

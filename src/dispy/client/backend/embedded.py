@@ -130,6 +130,7 @@ class Embedded:
         self.service.handle(core.CloseComputation(EMBEDDED, number))
         if cluster is not None:
             self._journal.forget(cluster)
+            self.discovery.end()
         self._news.on_closed(number)
 
     def _set_pulse(self) -> None:
