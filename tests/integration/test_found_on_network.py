@@ -284,7 +284,9 @@ def test_nothing_is_sent_with_secrets_that_must_not_be_on_the_air(
     typed = "orbit staple horse battery correct"
     node = start_there(lan.machines[0], "typed", typed)
     node.wait_line("programs on other machines do not dial 0.0.0.0", stream="stderr")
-    told = run_program(PROGRAM, json.dumps({"secret": typed, "nodes": ["10.9.0.*"]}), **lan.machines[1].node)
+    told = run_program(
+        PROGRAM, json.dumps({"secret": typed, "nodes": ["10.9.0.*"]}), **lan.machines[1].node
+    )
     told.wait_line("unless the secret is one of 'dispy secret new'", stream="stderr")
     start_program(lan.machines[1], secret=typed)
     start_program(lan.machines[1])
@@ -324,7 +326,9 @@ while True:
                 made.sendto(data, ("10.9.0.255", port))
             except OSError:
                 pass
+    time.sleep(0.005)
 """
+"""Sends a thousand datagrams a second to programs, and to nodes: most of what they read."""
 
 
 def test_nodes_are_found_while_somebody_floods_the_network(

@@ -10,7 +10,8 @@ from typing import Any
 
 from dispy.errors import StateDirectoryError
 from dispy.net import connection, unix_sockets
-from dispy.net.beacons import Here
+from dispy.net.beacons.here import Here
+from dispy.net.beacons.network import NewNetwork
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.late_tls import TlsAtFirst
@@ -48,6 +49,7 @@ class Entrance:
         has_socket: As of ``NodeParts``.
         make_sink: As of ``Connection``.
         clock: Source of the time.
+        new_network: Makes the sockets for beacons.
 
     Attributes:
         address: Address and port that the node listens on; port 0 until it does.
@@ -66,6 +68,7 @@ class Entrance:
         has_socket: bool,
         make_sink: Callable[[int], streams.Sink],
         clock: Clock,
+        new_network: NewNetwork,
     ) -> None:
         self.address = (settings.host, 0)
         self.tracer: Callable[[Connection], Callable[[str, Any], None]] | None = None
@@ -84,6 +87,7 @@ class Entrance:
         self._entry: Entry | None = None
         """Entry in this machine's list of nodes, by which programs find the node; None: not listed (private, drained,
         or no directory can be written to)."""
+        self._new_network = new_network
         self._here: Here | None = None
         """Beacons, by which programs of other machines find the node; None: it sends none."""
         self._pulses = 0
@@ -156,7 +160,7 @@ class Entrance:
         base = self._settings.dispy_port
         self._here = Here(
             self._secret.key, self._incarnation, self.address, (base, base + 1), self._clock,
-            uses_multicast=self._settings.ipv4_udp_multicast,
+            uses_multicast=self._settings.ipv4_udp_multicast, new_network=self._new_network,
         )  # fmt: skip
 
     def leave_list(self) -> None:

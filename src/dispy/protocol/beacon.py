@@ -49,7 +49,7 @@ _MAC_SIZE = 16
 
 
 class Kind(IntEnum):
-    """What a beacon says."""
+    """The two things that a beacon can say."""
 
     SEEK = 1
     """The sender looks for nodes; they answer to its address and UDP port."""

@@ -20,6 +20,7 @@ typed secret may stand, by an estimate (``security.strength``).
 from __future__ import annotations
 
 import logging
+import os
 
 from dispy.errors import UsageError
 from dispy.security.secrets import Secret
@@ -31,6 +32,9 @@ _MAKE = (
     "make one with 'dispy secret new dispy.secret', copy that file to every machine, and give it: "
     "'dispynode --host ADDRESS --secret_file dispy.secret', JobCluster(..., secret_file='dispy.secret')"
 )
+
+BEACONS = "DISPY_BEACONS"
+"""Name of the environment variable that is "off" where programs and nodes must send nothing to find each other."""
 
 FORCE = "--force_weak_secret"
 """Option of ``dispynode`` that lets a weak secret pass."""
@@ -88,9 +92,10 @@ def dial_fault(secret: Secret, address: str, *, checks_listener: bool) -> UsageE
 def may_announce(secret: Secret) -> bool:
     """True if beacons may be made with a secret: it is random, and other machines can have it.
 
-    A beacon goes to everybody on the network. One made with a typed secret would be something to try words on.
+    A beacon goes to everybody on the network. One made with a typed secret would be something to try words on. With
+    DISPY_BEACONS=off in the environment none are made.
     """
-    return not secret.is_own and not secret.is_typed
+    return not secret.is_own and not secret.is_typed and os.environ.get(BEACONS) != "off"
 
 
 def warn_if_avoided(secret: Secret, address: str, *, has_certificate: bool) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from dispy import config
 from dispy.client.nodes import NodeAllocate, covers_beyond
-from dispy.net.beacons import Seekers
+from dispy.net.beacons.network import NewNetwork, Sockets
+from dispy.net.beacons.seekers import Seekers
 from dispy.net.dialing import Target
 from dispy.protocol.beacon import Beacon
 from dispy.security.reach import may_announce
@@ -36,6 +37,7 @@ class NetworkSearch:
         identity: 16 bytes that name the program's run.
         reach: Dials a node for a cluster.
         clock: Source of the time.
+        new_network: Makes the sockets.
     """
 
     def __init__(
@@ -44,11 +46,13 @@ class NetworkSearch:
         identity: bytes,
         reach: Callable[[OpenCluster, Target], None],
         clock: Clock,
+        new_network: NewNetwork = Sockets,
     ) -> None:
         self._opened = opened
         self._identity = identity
         self._reach = reach
         self._clock = clock
+        self._new_network = new_network
         self._seekers: Seekers | None = None
         """Sockets of the search; None while nothing is sought."""
         self._uses_multicast = False
@@ -63,7 +67,7 @@ class NetworkSearch:
             self._uses_multicast = spec.wishes.uses_multicast
             self._seekers = Seekers(
                 self._identity, (config.client_port(), config.node_port()), self._on_found, self._clock,
-                uses_multicast=self._uses_multicast,
+                uses_multicast=self._uses_multicast, new_network=self._new_network,
             )  # fmt: skip
             for other in self._opened.values():
                 if is_sought(other.spec.access, other.spec.wishes.allocations):

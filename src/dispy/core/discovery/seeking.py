@@ -61,7 +61,7 @@ class Seeker:
         self._randomness = randomness
         self._spread = spread
         self._sought: dict[bytes, _Sought] = {}
-        """What is sought, by the key of the secret."""
+        """Searches by the key of the secret."""
         self._nonces: deque[bytes] = deque(maxlen=NONCES_MAX)
         self._tags: dict[bytes, bytes] = {}
         """Keys of secrets by the tags that are taken in this hour."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from dispy import config
 from dispy.core.scheduling.ids import ClientId
-from dispy.net.beacons import Seekers
+from dispy.net.beacons.seekers import Seekers
 from dispy.net.dialing import Target
 from dispy.net.discovery import Listing, Lookout
 from dispy.protocol.beacon import Beacon

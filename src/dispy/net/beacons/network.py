@@ -1,4 +1,4 @@
-"""Sending and receiving beacons: the sockets of a program that seeks nodes (``Seekers``), and of a node (``Here``).
+"""The sockets for beacons: on each interface one that sends, and sockets at one port for all of them.
 
 On each interface a program sends from a socket of its own, to which nodes answer. Beside that it listens at the port
 of clients for what nodes say unasked, and nodes listen at the port of nodes. Several programs, and several nodes, of
@@ -11,21 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from typing import Protocol
 
 from dispy import config
-from dispy.core.discovery.announcing import Announcer
-from dispy.core.discovery.seeking import Seeker
-from dispy.net.interfaces import Interface, interfaces
-from dispy.net.network_changes import NetworkChanges
+from dispy.net.beacons.interfaces import Interface, interfaces
+from dispy.net.beacons.network_changes import NetworkChanges
 from dispy.protocol import beacon
-from dispy.protocol.beacon import Beacon
 from dispy.system.clock import Clock
 
 logger = logging.getLogger("dispy.net")
@@ -36,14 +31,59 @@ LOOK_S = 15.0
 READ_MAX = 2000
 """Datagrams that are read in a second from one socket; the rest is dropped."""
 
-_Take = Callable[[bytes, tuple[str, int], int], None]
+Take = Callable[[bytes, tuple[str, int], int], None]
 """Called with a datagram, IP address and port of its source, and the zone of an IPv6 address that needs one."""
+
+
+class Network(Protocol):
+    """The networks of this machine, as both sides use them: ``Sockets``, or a played one."""
+
+    def places(self) -> list[tuple[Interface, int]]:
+        """Returns the interfaces at which something can be sent, and the UDP port from which it is sent there."""
+        ...
+
+    def send(self, each: Interface, data: bytes, port: int) -> None:
+        """Send a datagram to a port of all machines of an interface."""
+        ...
+
+    def answer(self, source: tuple[str, int], zone: int, host: str, make: Callable[[str], bytes]) -> None:
+        """Send a datagram to one address and port.
+
+        Args:
+            source: Address and port.
+            zone: Number of the interface, for an IPv6 address that needs it.
+            host: Address to send from; empty: the one that leads there.
+            make: Called with the address that it is sent from; returns the datagram.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all sockets."""
+        ...
+
+
+class NewNetwork(Protocol):
+    """Makes a network; the arguments are those of ``Sockets``."""
+
+    def __call__(
+        self,
+        port: int,
+        take: Take,
+        clock: Clock,
+        *,
+        reads_senders: bool,
+        on_change: Callable[[], None],
+        uses_multicast: bool,
+        only: str = "",
+    ) -> Network:
+        """Returns the network."""
+        ...
 
 
 class _Receiver:
     """A UDP socket that is read on the loop, ``READ_MAX`` datagrams a second."""
 
-    def __init__(self, made: socket.socket, take: _Take, clock: Clock) -> None:
+    def __init__(self, made: socket.socket, take: Take, clock: Clock) -> None:
         made.setblocking(False)
         self.socket = made
         self._take = take
@@ -85,7 +125,7 @@ class _Receiver:
         self.socket.close()
 
 
-class _Network:
+class Sockets:
     """The interfaces of this machine, with a sending socket on each, and the sockets at a port for all of them.
 
     Args:
@@ -101,7 +141,7 @@ class _Network:
     def __init__(
         self,
         port: int,
-        take: _Take,
+        take: Take,
         clock: Clock,
         *,
         reads_senders: bool,
@@ -117,7 +157,7 @@ class _Network:
         self._uses_multicast = uses_multicast
         self._only = only
         self._found: list[Interface] = []
-        self.senders: dict[Interface, socket.socket] = {}
+        self._senders: dict[Interface, socket.socket] = {}
         """Sending sockets by interface."""
         self._receivers: list[_Receiver] = []
         self._listening: list[_Receiver] = []
@@ -156,7 +196,7 @@ class _Network:
                 logger.debug("no beacons are sent at %s (%s): %s", each.address, each.name, error)
                 self._found = [other for other in self._found if other != each]  # it may just be coming up
                 continue
-            self.senders[each] = made
+            self._senders[each] = made
             if self._reads_senders:
                 self._receivers.append(_Receiver(made, self._take, self._clock))
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -178,38 +218,41 @@ class _Network:
             self._warned.add(about)
             logger.warning("%s", text)
 
+    def places(self) -> list[tuple[Interface, int]]:
+        return [(each, made.getsockname()[1]) for each, made in self._senders.items()]
+
     def send(self, each: Interface, data: bytes, port: int) -> None:
-        """Send a datagram to all machines of an interface."""
-        made = self.senders.get(each)
-        if made is not None:
-            send(made, data, (each.group, port), each.index)
+        made = self._senders.get(each)
+        if made is None:
+            return
+        where = (each.group, port, 0, each.index) if each.family == socket.AF_INET6 else (each.group, port)
+        try:
+            made.sendto(data, where)
+        except OSError as error:
+            logger.debug("a beacon to %s port %d was not sent: %s", each.group, port, error)
+
+    def answer(self, source: tuple[str, int], zone: int, host: str, make: Callable[[str], bytes]) -> None:
+        family = socket.AF_INET6 if ":" in source[0] else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as made, suppress(OSError):
+            made.setblocking(False)
+            if host and (":" in host) == (":" in source[0]):
+                made.bind((host, 0))
+            made.connect((*source, 0, zone) if family == socket.AF_INET6 else source)
+            made.send(make(made.getsockname()[0].partition("%")[0]))
 
     def _close_sockets(self) -> None:
         for receiver in (*self._receivers, *self._listening):
             receiver.close()
         if not self._reads_senders:
-            for made in self.senders.values():
+            for made in self._senders.values():
                 made.close()
-        self.senders, self._receivers, self._listening = {}, [], []
+        self._senders, self._receivers, self._listening = {}, [], []
 
     def close(self) -> None:
-        """Close all sockets."""
         self._changes.close()
         if self._timer is not None:
             self._timer.cancel()
         self._close_sockets()
-
-
-def send(made: socket.socket, data: bytes, where: tuple[str, int], zone: int) -> None:
-    """Send a datagram, or drop it if the network does not take it now.
-
-    ``zone``: number of the interface, which IPv6 groups and link-local addresses need.
-    """
-    full = (*where, 0, zone) if ":" in where[0] else where
-    try:
-        made.sendto(data, full)
-    except OSError as error:
-        logger.debug("a beacon to %s port %d was not sent: %s", *where, error)
 
 
 def _sender(each: Interface) -> socket.socket:
@@ -257,160 +300,3 @@ def _listener(family: socket.AddressFamily, port: int, here: list[Interface]) ->
         made.close()
         raise
     return made
-
-
-class Seekers:
-    """The search of a program for nodes on the networks of this machine.
-
-    Args:
-        identity: 16 bytes that name the program's run.
-        ports: Port at which nodes say unasked that they are there, and port of nodes.
-        on_found: Called with the key of a secret, what a node has said, and the zone of its address (0: none).
-        clock: Source of the time.
-        uses_multicast: True: IPv4 beacons go to the multicast group; False: to broadcast addresses.
-    """
-
-    def __init__(
-        self,
-        identity: bytes,
-        ports: tuple[int, int],
-        on_found: Callable[[bytes, Beacon, int], None],
-        clock: Clock,
-        *,
-        uses_multicast: bool = False,
-    ) -> None:
-        self._seeker = Seeker(identity, os.urandom, partial(random.uniform, -1, 1))
-        self._node_port = ports[1]
-        self._on_found = on_found
-        self._clock = clock
-        self._keys: set[bytes] = set()
-        """Keys of the secrets that are sought."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._network = _Network(
-            ports[0],
-            self._take,
-            clock,
-            reads_senders=True,
-            on_change=self._again,
-            uses_multicast=uses_multicast,
-        )
-
-    def seek(self, key: bytes) -> None:
-        """Seek nodes with a secret from now on, by its key; if it is sought already, at once and again soon."""
-        self._keys.add(key)
-        self._seeker.seek(key, self._clock.monotonic())
-        self._send_due()
-
-    def keep_only(self, keys: set[bytes]) -> None:
-        """Seek nodes with other secrets than these no more, by the keys of the secrets."""
-        for key in self._keys - keys:
-            self._seeker.drop(key)
-        self._keys &= keys
-
-    def _again(self) -> None:
-        """Seek at once, as there is another interface."""
-        for key in self._keys:
-            self._seeker.seek(key, self._clock.monotonic())
-        self._send_due()
-
-    def _send_due(self) -> None:
-        """Send what is due, and set the timer for the next."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for key in self._seeker.due(self._clock.monotonic()):
-            for each, made in self._network.senders.items():
-                port = made.getsockname()[1]
-                data = self._seeker.seek_beacon(key, each.address, port, self._clock.time())
-                self._network.send(each, data, self._node_port)
-        at = self._seeker.next_s()
-        if at is not None:
-            wait = max(0.0, at - self._clock.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(wait, self._send_due)
-
-    def _take(self, data: bytes, source: tuple[str, int], zone: int) -> None:
-        found = self._seeker.take(data, source[0], self._clock.time())
-        if found is not None:
-            self._on_found(*found, zone)
-
-    def close(self) -> None:
-        """End the search."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._network.close()
-
-
-class Here:
-    """A node says that it is there, and answers programs with its secret.
-
-    Args:
-        key: Key of the secret.
-        incarnation: 16 bytes that name the node's run.
-        address: Address and TCP port at which the node listens.
-        ports: Port at which programs listen, and port of nodes.
-        clock: Source of the time.
-        uses_multicast: As of ``Seekers``.
-    """
-
-    def __init__(
-        self,
-        key: bytes,
-        incarnation: bytes,
-        address: tuple[str, int],
-        ports: tuple[int, int],
-        clock: Clock,
-        *,
-        uses_multicast: bool = False,
-    ) -> None:
-        host, port = address
-        self._announcer = Announcer(key, incarnation, port, os.urandom)
-        self._host = "" if host in ("0.0.0.0", "::") else host
-        self._family = socket.AF_INET if host == "0.0.0.0" else None
-        self._client_port = ports[0]
-        self._clock = clock
-        self._timer: asyncio.TimerHandle | None = None
-        self._network = _Network(
-            ports[1], self._take, clock, reads_senders=False, on_change=self._announce,
-            uses_multicast=uses_multicast, only=self._host,
-        )  # fmt: skip
-        self._announce()
-
-    def _announce(self) -> None:
-        self._announcer.announce(self._clock.monotonic())
-        self._send_due()
-
-    def _send_due(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._announcer.due(self._clock.monotonic()):
-            for each in self._network.senders:
-                if self._family in (None, each.family):
-                    data = self._announcer.here(each.address, self._clock.time())
-                    self._network.send(each, data, self._client_port)
-        at = self._announcer.next_s()
-        if at is not None:
-            wait = max(0.0, at - self._clock.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(wait, self._send_due)
-
-    def _take(self, data: bytes, source: tuple[str, int], zone: int) -> None:
-        sought = self._announcer.take(data, source, self._clock.monotonic(), self._clock.time())
-        if sought is None:
-            return
-        family = socket.AF_INET6 if ":" in sought.address else socket.AF_INET
-        if self._family not in (None, family):
-            return
-        with socket.socket(family, socket.SOCK_DGRAM) as made, suppress(OSError):
-            made.setblocking(False)
-            full = (*source, 0, zone) if family == socket.AF_INET6 else source
-            if self._host and (":" in self._host) == (":" in source[0]):
-                made.bind((self._host, 0))
-            made.connect(full)
-            here = made.getsockname()[0].partition("%")[0]
-            made.send(self._announcer.here(here, self._clock.time(), sought.nonce))
-
-    def close(self) -> None:
-        """Say no more, and answer nobody."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._network.close()
