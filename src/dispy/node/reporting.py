@@ -277,7 +277,7 @@ def statistics(service: NodeState) -> dict[str, int]:
 
 
 def say_usage(service: NodeState, why: str) -> None:
-    """Log who uses this node, and its ``statistics``; ``why``: cause, for the log. A node that ends says only that."""
+    """Log who uses this node, and its ``statistics``, or that it is ending; ``why``: cause, for the log."""
     if service.stopped.is_set():
         logger.info("%s: the node is ending", why)
         return
