@@ -35,7 +35,6 @@ from .disk import Disk, Spool
 from .files import Files
 from .kept import Kept
 from .loop import Loop
-from .network import NoNetwork
 from .processes import HostProcess
 from .show import show_event
 from .turns import Pool
@@ -514,7 +513,8 @@ class Computer:
             cpus = self.cpus
             parts = NodeParts(
                 SECRET, None, (), cpus, cpus, spare, incarnation, files, None, work, self.kept, clock=world,  # type: ignore[arg-type]
-                read_available=lambda: Available(50.0, 1 << 30, 1 << 40, 100.0), new_network=NoNetwork,
+                read_available=lambda: Available(50.0, 1 << 30, 1 << 40, 100.0),
+                new_network=self.network.air.of(self.party, self.host),
             )  # fmt: skip
             self.service = Service(self, settings, parts)
             self.service.start()

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dispy.net.beacons.interfaces import Interface
 from dispy.net.links.link import Link
 
+from .air import Air
 from .world import Party, World
 
 PIECE_MAX = 1 << 20
@@ -75,26 +75,6 @@ class Path:
         if arrival < self._last:
             self.overtaken += 1
         self._last = max(self._last, arrival)
-
-
-class NoNetwork:
-    """Sockets for beacons, of a machine on which nobody hears any."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def places(self) -> list[tuple[Interface, int]]:
-        """There is no interface."""
-        return []
-
-    def send(self, each: Interface, data: bytes, port: int) -> None:
-        """Nobody hears it."""
-
-    def answer(self, source: tuple[str, int], zone: int, host: str, make: Callable[[str], bytes]) -> None:
-        """Nobody hears it."""
-
-    def close(self) -> None:
-        """There is nothing to close."""
 
 
 class _NoSocket:
@@ -379,6 +359,7 @@ class Network:
         self.splits = 0.02
         self.machines: dict[str, Machine] = {}
         self.paths: dict[tuple[str, str], Path] = {}
+        self.air = Air(self)
         self._delay_s = delay_s
         self._ends: dict[End, None] = {}
 

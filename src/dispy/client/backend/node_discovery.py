@@ -25,6 +25,7 @@ from dispy.client.nodes import NodeAllocate, covers_loopback, say_blind
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import DispyError
+from dispy.net.beacons.network import NewNetwork, Sockets
 from dispy.net.dialing import Target
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.tracing import set_tracing
@@ -58,6 +59,7 @@ class Discovery:
         on_unreachable: Called with an address that must not be dialed, and the reason.
         listed: List of this machine's nodes, not read yet.
         clock: Clock by which dials are repeated.
+        new_network: Makes the sockets of the search for nodes of other machines.
 
     Attributes:
         listed: List of this machine's nodes, as the user's state directory had it when it was last read.
@@ -72,6 +74,7 @@ class Discovery:
         on_unreachable: Callable[[Target, Exception], None],
         listed: Listed,
         clock: Clock,
+        new_network: NewNetwork = Sockets,
     ) -> None:
         self._service = service
         self._opened = opened
@@ -84,7 +87,7 @@ class Discovery:
         """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._guard = threading.Lock()
         """Held to start a private node: threads that make clusters must not start two for the same secret."""
-        self._network = NetworkSearch(opened, service.links.identity, self._reach, clock)
+        self._network = NetworkSearch(opened, service.links.identity, self._reach, clock, new_network)
         self._tried: dict[Target, float] = {}
         """Time of the last dial (monotonic seconds), by address: the next follows ``RETRY_S`` later or on demand."""
         self._timer: asyncio.TimerHandle | None = None
