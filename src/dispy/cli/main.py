@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from dispy import __version__
+from dispy.cli.doctor.command import doctor
 from dispy.cli.options import Underscores, UserPath
 from dispy.cli.run import run
 from dispy.errors import DispyError, UsageError
@@ -37,6 +38,7 @@ def command() -> None:
 
 
 command.add_command(run)
+command.add_command(doctor)
 
 
 @command.command("recoverable", cls=Underscores)
