@@ -1,4 +1,4 @@
-"""What a check has found, and how it is shown."""
+"""Outcomes of checks, and how they are shown."""
 
 from __future__ import annotations
 
