@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from alone import isolate
 from stages import STAGED
+
+isolate()  # before there are threads, and processes of pytest-xdist
 
 # They start some thousand interpreters, each of which would compile all that it imports: 0.3 s for a program, a node
 # and its host.

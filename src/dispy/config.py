@@ -14,7 +14,7 @@ from dispy.errors import UsageError
 
 if TYPE_CHECKING:
     ClientPort: int
-    """Port for programs of dispy 4 that read it: the base port. Nothing uses it."""
+    """UDP port at which programs hear of nodes of other machines; the base port unless assigned."""
     NodePort: int
     """TCP port of nodes that are named without one; the base port + 1 unless assigned."""
     SharedSchedulerPort: int
@@ -27,9 +27,9 @@ HTTPServerPort = 8181
 """TCP port of the web server, which is not available yet: nothing uses the value."""
 
 IPv4MulticastGroup = "239.255.61.59"
-"""IPv4 address that ``host_addrinfo(ipv4_multicast=True)`` gives as ``broadcast``. Nothing is sent to it."""
+"""IPv4 multicast group for the search for nodes with ``ipv4_udp_multicast``, the same on all machines."""
 IPv6MulticastGroup = "ff05::b409:3171:9705:5134:6159"
-"""IPv6 address that ``host_addrinfo`` gives as ``broadcast`` of an IPv6 address. Nothing is sent to it."""
+"""IPv6 multicast group for the search for nodes, the same on all machines."""
 
 MsgTimeout: float = 10
 """Seconds that ``dispy_provisional_result`` and ``dispy_send_file`` of a job wait for the program if no ``timeout``
@@ -68,6 +68,18 @@ def node_port() -> int:
     given: Any = globals().get("NodePort", _derived("NodePort"))
     if isinstance(given, bool) or not isinstance(given, int) or not 0 < given < 65536:
         raise UsageError(f"dispy.config.NodePort must be a port number, not {given!r}")
+    return given
+
+
+def client_port() -> int:
+    """Returns the UDP port at which programs hear of nodes: the base port, unless ``ClientPort`` was assigned.
+
+    Raises:
+        UsageError: The assigned value is not a port number.
+    """
+    given: Any = globals().get("ClientPort", _derived("ClientPort"))
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 < given < 65536:
+        raise UsageError(f"dispy.config.ClientPort must be a port number, not {given!r}")
     return given
 
 

@@ -41,15 +41,6 @@ MODULES = {
 """Modules that are not available yet, by their full names: importing one raises ``MissingModuleError``. Run as a
 program, it says so and exits with code 2."""
 
-PARAMETERS = {
-    "ipv4_udp_multicast": Later(
-        "finding nodes of other machines without naming them",
-        "nodes of this machine are found without it, name the others in nodes; leave it out",
-    ),
-}
-"""Parameters of ``JobCluster`` that are not available yet, by name: any value but None and False raises
-``NotYetError``."""
-
 _ON_COMMAND_LINE = "give each option on the command line"
 """Advice in the errors of ``--config`` and ``--save_config``, as no file with options is read or written."""
 
@@ -88,18 +79,11 @@ NODE_OPTIONS = {
         "nodes that announce themselves",
         "leave it out, and name this node in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
     ),
-    "ipv4_udp_multicast": Later(
-        "finding nodes of other machines without naming them",
-        "leave it out, and name this node in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
-    ),
 }
 """Options of ``dispynode`` that are not available yet, by name without dashes: with one, no node is started."""
 
 SCHEDULER_OPTIONS = {
     "httpd": Later("the web page that shows clusters", "leave it out; 'status' at its terminal shows them"),
-    "ipv4_udp_multicast": Later(
-        "finding nodes of other machines without naming them", "leave it out, and name nodes with --node"
-    ),
 }
 """Options of ``dispyscheduler`` that are not available yet, by name without dashes: with one, none is started."""
 

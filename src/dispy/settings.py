@@ -73,6 +73,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     separated by commas: clients get them in turn."""
     dest_path_prefix: str = ""
     """Directory in which the node keeps working directories, created if missing; empty: the temporary directory."""
+    ipv4_udp_multicast: bool = False
+    """True: programs on other machines are told by multicast that the node is there; False: by broadcast."""
     debug: bool = False
     """True: log each message and decision, for finding faults."""
     daemon: bool = False
@@ -208,7 +210,9 @@ class SchedulerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     listen_port: Port | None = None
     """Exact port for programs; 0: any free port; None: as ``port`` says."""
     nodes: tuple[str, ...] = ()
-    """Nodes to use, as "HOST" or "HOST:PORT"; empty or "*": those of this machine."""
+    """Nodes to use, as "HOST" or "HOST:PORT"; empty or "*": those of this machine, and of its networks."""
+    ipv4_udp_multicast: bool = False
+    """True: nodes of other machines are sought by multicast; False: by broadcast."""
     name: str = ""
     """Name of the scheduler for people; empty: the host's name."""
     node_secret: str = ""

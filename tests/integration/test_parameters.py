@@ -11,24 +11,11 @@ import pytest
 
 import dispy
 from dispy import config
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
 from .helpers import Place, wait_for
 from .jobs import name_and
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("ipv4_udp_multicast", True),
-    ],
-)
-def test_what_comes_later_says_so(place: Place, name: str, value: Any) -> None:
-    with pytest.raises(NotYetError) as caught:
-        dispy.JobCluster(name_and, **{name: value})
-    assert "yet" in str(caught.value)
-    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
 
 from .mutations import MUTATIONS, find, is_named
-from .simulation import CLIMATES, SHARED_CLIMATES, STEPS, Outcome, run_batch, run_seed
+from .simulation import CLIMATES, SEEKING_CLIMATES, SHARED_CLIMATES, STEPS, Outcome, run_batch, run_seed
 
 LINES = 60
 """The end of the trace of a world that failed that is shown."""
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--climate",
         default="",
-        choices=sorted({name for name, _ in CLIMATES + SHARED_CLIMATES}),
+        choices=sorted({name for name, _ in CLIMATES + SHARED_CLIMATES + SEEKING_CLIMATES}),
         help="the only one there is",
     )
     parser.add_argument("--trace", action="store_true", help="tell everything that happens in one world")
@@ -197,7 +197,7 @@ class Total:
         return [
             f"{name} in {climate}"
             for climate, counts in self.by_climate.items()
-            for name in dict(CLIMATES + SHARED_CLIMATES)[climate]
+            for name in dict(CLIMATES + SHARED_CLIMATES + SEEKING_CLIMATES)[climate]
             if counts[""] >= ENOUGH and not counts[name]
         ]
 

@@ -515,6 +515,7 @@ class Computer:
             parts = NodeParts(
                 SECRET, None, (), cpus, cpus, spare, incarnation, files, None, work, self.kept, clock=world,  # type: ignore[arg-type]
                 read_available=lambda: Available(50.0, 1 << 30, 1 << 40, 100.0),
+                new_network=self.network.air.of(self.party, self.host),
             )  # fmt: skip
             self.service = Service(self, settings, parts)
             self.service.start()

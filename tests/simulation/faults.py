@@ -94,6 +94,8 @@ class Faults:
             "slow disk": self._slow_disk,
             "scheduler killed": self._kill_scheduler,
             "scheduler stands still": self._freeze_scheduler,
+            "beacons repeated": self._repeat_beacons,
+            "air bad": self._spoil_air,
         }
         if self._names:
             self._schedule()
@@ -272,6 +274,24 @@ class Faults:
         def undo() -> None:
             for path in paths:
                 path.loss = 0.0
+
+        self._for_a_while(undo)
+        return True
+
+    def _repeat_beacons(self) -> bool:
+        """Somebody sends beacons again, true copies and changed ones, from any address."""
+        return self._network.air.attack()
+
+    def _spoil_air(self) -> bool:
+        """Most datagrams are lost for a while, and the others copied or late."""
+        air = self._network.air
+        before = air.loss, air.copies, air.lateness
+        if air.loss > 0.5:
+            return False
+        air.loss, air.copies, air.lateness = 0.6 + 0.4 * self._world.chance(), 0.5, 0.5
+
+        def undo() -> None:
+            air.loss, air.copies, air.lateness = before
 
         self._for_a_while(undo)
         return True

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dispy.client.backend.network_search import NetworkSearch
 from dispy.client.backend.program_journal import ProgramJournal
 from dispy.client.backend.remote import Remote
 from dispy.client.engine.news import News
@@ -357,6 +358,13 @@ def forget_nothing(hub: Any, decide: Callable[..., Any], program: Any, why: str)
         decide(program, why)
 
 
+def seek_once(search: Any, decide: Callable[..., Any], cluster: Any) -> None:
+    """Only the first beacon of a search is sent."""
+    decide(cluster)
+    if search._seekers is not None and search._seekers._timer is not None:
+        search._seekers._timer.cancel()
+
+
 def reopen_without_objects(remote: Any, decide: Callable[..., Any], spec: Any) -> None:
     """Objects are not put again."""
     objects, remote._objects = remote._objects, {key: {} for key in remote._objects}
@@ -590,6 +598,14 @@ MUTATIONS += [
         ),
         climate="tenants",
         method="on_ended",
+    ),
+    Mutation(
+        "a program seeks nodes once",
+        NetworkSearch,
+        seek_once,
+        ("jobs do not end", "wait for"),
+        climate="seeking",
+        method="seek",
     ),
     Mutation(
         "what belongs to a program is kept when its lease is over",

@@ -14,6 +14,7 @@ from typing import Any
 
 from dispy.net.links.link import Link
 
+from .air import Air
 from .world import Party, World
 
 PIECE_MAX = 1 << 20
@@ -358,6 +359,7 @@ class Network:
         self.splits = 0.02
         self.machines: dict[str, Machine] = {}
         self.paths: dict[tuple[str, str], Path] = {}
+        self.air = Air(self)
         self._delay_s = delay_s
         self._ends: dict[End, None] = {}
 

@@ -175,6 +175,8 @@ class Program:
         self._by_host = {computer.host: computer for computer in computers}
         self._next_id = 1
         self._next_object = 1
+        self.seeks = False
+        """Whether clusters that may use all nodes look for them, and name none."""
         self.printed: list[Output] = []
         """Output that was told and has not been answered."""
         self.answers_at_once = True
@@ -190,6 +192,7 @@ class Program:
             self.engine = PlayedEngine(
                 world, self.party, self.identity, self.name, partial(PlayedNews, program=self),
                 self._new_journal, lambda: self.read_s * self.world.chance(),
+                network.air.of(self.party, self.host),
             )  # fmt: skip
         finally:
             asyncio._set_running_loop(before)
@@ -364,7 +367,9 @@ class Program:
             setup_per="worker" if is_setup_per_worker else "node", setup_timeout=setup_timeout_s or None,
             exclusive=is_exclusive, is_plain=False, reentrant=is_reentrant, pulse_s=PULSE_S, queued_max=1 << 30,
         )  # fmt: skip
-        wishes = Wishes([NodeAllocate(computer.host, PORT) for computer in computers], wants_private=False)
+        named = [NodeAllocate(computer.host, PORT) for computer in computers]
+        is_all = self.seeks and len(computers) == len(self.computers)
+        wishes = Wishes([NodeAllocate("10.0.0.*")] if is_all else named, wants_private=False)
         told = cluster.told
         callbacks = Callbacks(told.on_job, told.on_cluster, told.on_output if is_live else None)
         if journal is not None:

@@ -169,6 +169,21 @@ SHARED_CLIMATES: list[tuple[str, dict[str, float]]] = [
 ]
 """Those of worlds in which programs have a shared scheduler: each ``SHARED_EVERY``-th world."""
 
+SEEKING = {
+    "beacons repeated": 3.0,
+    "air bad": 2.0,
+    "node killed": 3.0,
+    "node stopped": 1.0,
+    "power": 2.0,
+    "node stands still": 1.0,
+    "program stands still": 1.0,
+    **LINKS,
+}
+SEEKING_CLIMATES: list[tuple[str, dict[str, float]]] = [("seeking", SEEKING)]
+"""That of worlds in which programs look for nodes by beacons: each ``SEEKING_EVERY``-th world."""
+
+SEEKING_EVERY = 16
+
 SHARED_EVERY = 8
 
 CLIMATES: list[tuple[str, dict[str, float]]] = [
@@ -282,7 +297,8 @@ class Simulation:
         world = self.world = World(seed, trace)
         random = world.random
         is_shared = climate in dict(SHARED_CLIMATES) or (not climate and seed % SHARED_EVERY == 3)
-        climates = SHARED_CLIMATES if is_shared else CLIMATES
+        self._seeks = climate == "seeking" or (not climate and seed % SEEKING_EVERY == 5)
+        climates = SHARED_CLIMATES if is_shared else SEEKING_CLIMATES if self._seeks else CLIMATES
         self.climate, weights = random.choice([one for one in climates if climate in ("", one[0])])
         self.outcome = Outcome(seed, self.climate)
         self.has_estates = "recovery killed" in weights
@@ -396,6 +412,7 @@ class Simulation:
         program = Program(
             self.world, self.network, self.ledger, number, self.computers, shelf, scheduler=self.scheduler
         )
+        program.seeks = self._seeks
         program.on_crash = self._on_crash
         self.programs.append(program)
         # One that comes late finds peace.

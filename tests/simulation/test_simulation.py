@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .__main__ import describe
-from .simulation import CLIMATES, SHARED_CLIMATES, Simulation, run_seed
+from .simulation import CLIMATES, SEEKING_CLIMATES, SHARED_CLIMATES, Simulation, run_seed
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_a_seed_replays_its_world(climate: str) -> None:
 def test_every_fault_strikes_in_some_climate() -> None:
     """None is left out by mistake."""
     simulation = Simulation(0)
-    assert {name for _, weights in CLIMATES + SHARED_CLIMATES for name in weights} == set(
-        simulation.faults.kinds
-    )
+    assert {
+        name for _, weights in CLIMATES + SHARED_CLIMATES + SEEKING_CLIMATES for name in weights
+    } == set(simulation.faults.kinds)
     assert simulation.run().failure is None

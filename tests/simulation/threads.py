@@ -23,6 +23,7 @@ from dispy.client.engine.news import News
 from dispy.client.engine.schedulers import Schedulers
 from dispy.errors import UsageError
 from dispy.journal.writer import Journal
+from dispy.net.beacons.network import NewNetwork
 from dispy.net.discovery import Listing
 
 from .world import Handle, Party, World
@@ -288,8 +289,10 @@ class PlayedEngine(Engine):
         news: Callable[[PlayedEngine], News],
         new_journal: Callable[[], Journal | None],
         pause: Callable[[], float],
+        air: NewNetwork,
     ) -> None:
         self._world = self.world = world
+        self._air = air
         self._party = party
         self._made = news, new_journal, pause
         self._named = identity, name
@@ -313,7 +316,7 @@ class PlayedEngine(Engine):
 
     def new_backend(self) -> Embedded:
         """As of the engine."""
-        return Embedded(self, self.news, *self._named, "", NoList(), self._made[1])
+        return Embedded(self, self.news, *self._named, "", NoList(), self._made[1], self._air)
 
     def begin(self) -> None:
         """As of the engine."""

@@ -38,6 +38,7 @@ class Service:
         self.refused: list[str] = []
         self.by_target: dict[Target, Any] = {}
         self.links = self
+        self.identity = b"p" * 16
 
     def reach(self, target: Target) -> None:
         self.dialed.append(target.host)

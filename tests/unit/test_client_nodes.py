@@ -230,7 +230,8 @@ def test_warnings_point_at_the_line_that_gave_the_nodes(nodes: Any) -> None:
         (
             "10.*",
             True,
-            "no node that runs now: patterns find nodes of this machine only; name the others: nodes=['10.0.0.2']",
+            "no node that runs now: patterns find nodes of this machine only, unless the secret is one of 'dispy "
+            "secret new'; name the others: nodes=['10.0.0.2']",
         ),
         ("10.*.3", False, "nodes=['192.168.1.20']"),
         ("fe80::*", False, "nodes=['192.168.1.20']"),

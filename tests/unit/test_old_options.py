@@ -16,11 +16,12 @@ from dispy.cli import scheduler
 from dispy.cli.node import command
 from dispy.cli.old_options import NODE, SCHEDULER
 from dispy.errors import MissingModuleError, NotYetError, UsageError
-from dispy.not_yet import MODULES, NODE_OPTIONS, PARAMETERS, SCHEDULER_OPTIONS
+from dispy.not_yet import MODULES, NODE_OPTIONS, SCHEDULER_OPTIONS
 
 ROOT = Path(__file__).parents[2]
 
 ACTS = {
+    "--ipv4_udp_multicast": None,
     "--cpus": "1", "-c": "1", "--debug": None, "-d": None, "--host": "127.0.0.1", "-i": "127.0.0.1",
     "--dispy_port": "9700", "-p": "9700", "--name": "x", "--dest_path_prefix": "x", "--max_file_size": "10m",
     "--zombie_interval": "5", "--force_cleanup": None, "--secret": "x", "-s": "x", "--certfile": "x",
@@ -33,7 +34,7 @@ ACCEPTED = {
 }  # fmt: skip
 
 REFUSED = {
-    "--config": "f", "--save_config": "f", "--ipv4_udp_multicast": None, "--init": "f", "--scheduler_host": "h",
+    "--config": "f", "--save_config": "f", "--init": "f", "--scheduler_host": "h",
     "--service_start": "10:00", "--service_stop": "11:00", "--service_end": "12:00", "--serve": "1",
     "--client_shutdown": None, "--admin_secret": "x",
 }  # fmt: skip
@@ -95,7 +96,7 @@ OF_SCHEDULER = {
     "--cluster_certfile": "x", "--cluster_keyfile": "x", "--pulse_interval": "2", "--zombie_interval": "5",
     "--fair_cluster_scheduler": None, "--early_cluster_scheduler": None,
     "--cooperative": None, "--cleanup_nodes": None, "--debug": None, "-d": None, "--daemon": None,
-    "--config": "x", "--save_config": "x",
+    "--config": "x", "--save_config": "x", "--ipv4_udp_multicast": None,
 }  # fmt: skip
 """Options of dispy 4's ``dispyscheduler`` that do what they did."""
 
@@ -104,7 +105,7 @@ SCHEDULER_ACCEPTED = {
     "--max_file_size": "1m", "--clean": None,
 }  # fmt: skip
 
-SCHEDULER_REFUSED = {"--httpd": None, "--ipv4_udp_multicast": None}
+SCHEDULER_REFUSED = {"--httpd": None}
 
 
 def parsed_scheduler(*arguments: str) -> dict[str, Any]:
@@ -165,7 +166,6 @@ def test_the_readme_lists_all_that_is_to_come() -> None:
     listed = [name for row in rows(text, "Not yet") for name in re.findall(r"`([^`]+)`", row[0])]
     wanted = {
         *MODULES,
-        *PARAMETERS,
         *(f"--{name}" for name in (*NODE_OPTIONS, *SCHEDULER_OPTIONS)),
         "--host",
     }

@@ -14,6 +14,7 @@ import click
 
 from dispy import __version__
 from dispy.cli.derived_keys import derive, revoke
+from dispy.cli.doctor.command import doctor
 from dispy.cli.options import Underscores, UserPath
 from dispy.cli.run import run
 from dispy.errors import DispyError, UsageError
@@ -39,6 +40,7 @@ def command() -> None:
 
 
 command.add_command(run)
+command.add_command(doctor)
 
 
 @command.command("recoverable", cls=Underscores)

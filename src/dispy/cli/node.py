@@ -126,6 +126,11 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
     "--force_cleanup", is_flag=True, help="Remove working directories also of clusters with cleanup=False."
 )
 @click.option(
+    "--ipv4_udp_multicast",
+    is_flag=True,
+    help="Tell programs by multicast, not broadcast, that the node is there.",
+)
+@click.option(
     "-d", "--debug", is_flag=True, help="Log each message and decision, to find out why nothing happens."
 )
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")

@@ -110,7 +110,6 @@ NODE = OldOptions(
     later=NODE_OPTIONS,
     how={
         "client_shutdown": _FLAG,
-        "ipv4_udp_multicast": _FLAG,
         "serve": {"type": Number("a number of computations, or -1 for no end", -1, 1 << 31, whole=True)},
     },
     not_wanted={"serve": (None, -1)},
@@ -130,7 +129,7 @@ SCHEDULER = OldOptions(
         "max_file_size": Done("nodes have that limit: dispynode --max_file_size", {}),
     },
     later=SCHEDULER_OPTIONS,
-    how={"httpd": _FLAG, "ipv4_udp_multicast": _FLAG},
+    how={"httpd": _FLAG},
     not_wanted={},
 )
 """Old options of ``dispyscheduler``."""

@@ -104,6 +104,9 @@ _KEYS = {"pulse_s": "pulse_interval"}
 )
 @click.option("--config", type=UserPath(), help="File with options, in place of all others.")
 @click.option("--save_config", type=UserPath(), help="Write the options into a new file, and exit.")
+@click.option(
+    "--ipv4_udp_multicast", is_flag=True, help="Seek nodes of other machines by multicast, not broadcast."
+)
 @click.option("-d", "--debug", is_flag=True, help="Log each message and decision.")
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
 @old_options.SCHEDULER.add

@@ -19,7 +19,6 @@ from typing import Any
 
 from dispy import payload
 from dispy.errors import UsageError
-from dispy.not_yet import PARAMETERS, not_yet
 from dispy.protocol.files import check_path as check_sent_path
 from dispy.settings import PULSE_MAX_S, PULSE_MIN_S
 from dispy.system.addresses import resolve
@@ -402,18 +401,8 @@ def _calls(*parameters: str) -> Callable[[str, Any], None]:
     return lambda name, value: check_callback(value, name, parameters)
 
 
-def _refuse(name: str, value: Any) -> None:
-    """Refuse a parameter of dispy 4 that has no effect yet, unless its value says that it is not wanted.
-
-    Raises:
-        NotYetError: The value is neither None nor False.
-    """
-    if value is not None and value is not False:
-        raise not_yet(f"{name}={describe(value)}", PARAMETERS[name])
-
-
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
-    **dict.fromkeys(PARAMETERS, _refuse),
+    "ipv4_udp_multicast": check_flag,
     "recover_file": check_path,
     "secret_file": check_path,
     "certfile": check_path,

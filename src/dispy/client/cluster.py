@@ -103,7 +103,7 @@ class JobCluster(ClusterJobs[P, R], ClusterMaps[R], ClusterNodes[R], ClusterInLo
         callback: Old name of ``job_status``.
         ip_addr: Old name of ``host``.
         ext_ip_addr: Old name of ``ext_host``.
-        ipv4_udp_multicast: Refused, since nodes of other machines are not found yet: name them in ``nodes``.
+        ipv4_udp_multicast: True: nodes of other machines are sought by multicast (``config.IPv4MulticastGroup``).
         ping_interval: Accepted without effect: nodes are looked for all the time.
         pulse_interval: Heartbeat of nodes: the longest time between two signs of life (0.1 to 1000 seconds; 1 if not
             given). A node that is silent for five such times is dead. The smallest interval of all clusters of the
@@ -207,8 +207,9 @@ class JobCluster(ClusterJobs[P, R], ClusterMaps[R], ClusterNodes[R], ClusterInLo
         is_reentrant = reentrant_or_not(reentrant)
         shared = self._scheduler
         chosen = startup.choose_nodes(
-            nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls), is_shared=shared is not None
-        )
+            nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls),
+            is_shared=shared is not None, uses_multicast=ipv4_udp_multicast,
+        )  # fmt: skip
         dest_path = check_dest_path(dest_path)
         seed = payload.random_generators.new_seed() if seed is None else seed
         seeding = payload.Seeding(seed, FIRST, reseed)

@@ -308,6 +308,10 @@ def _port_hint(host: str) -> str:
     return f"write nodes=[({found[1] or found[2]!r}, {int(found[3])})]" if found else ""
 
 
+_ADDRESS_PATTERN = r"[0-9a-fA-F:.*]+"
+"""Regular expression for patterns that are compared with addresses in vain only if there is no such node."""
+
+
 def say_blind(pattern: str, is_possible: bool) -> str:
     """Returns a message, for a warning and for ``JobCluster.why``, about a pattern that no known node matches.
 
@@ -318,8 +322,8 @@ def say_blind(pattern: str, is_possible: bool) -> str:
         is_possible: True if an address of this machine matches the pattern: then only no node runs there. False: the
             message says that this machine has no such address.
     """
-    only = "patterns find nodes of this machine only"
-    if re.search(r"[^0-9a-fA-F:.*]", pattern):
+    only = "patterns find nodes of this machine only, unless the secret is one of 'dispy secret new'"
+    if not re.fullmatch(_ADDRESS_PATTERN, pattern):
         why = f": patterns are compared with addresses and not with names, and {only[9:]}"
     elif is_possible:
         why = f" that runs now: {only}"
@@ -366,6 +370,15 @@ def find_nodes(nodes: Any) -> list[NodeAllocate]:
 def covers_loopback(item: NodeAllocate) -> bool:
     """True if an element of ``nodes`` covers a loopback address, so that it may name a node of this machine."""
     return item.matches(LOOPBACK) or item.matches("::1")
+
+
+def covers_beyond(item: NodeAllocate) -> bool:
+    """True if an element of ``nodes`` is a pattern of addresses that other machines may have."""
+    return (
+        item.ip_addr is None
+        and re.fullmatch(_ADDRESS_PATTERN, item.host) is not None
+        and not item.host.startswith("127.")
+    )
 
 
 def sort_nodes(nodes: list[NodeAllocate]) -> list[NodeAllocate]:

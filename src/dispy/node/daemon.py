@@ -45,7 +45,7 @@ from dispy.security.secret_watch import SecretWatch
 from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.system import processes
-from dispy.system.addresses import is_loopback, resolve
+from dispy.system.addresses import is_loopback, own, resolve
 from dispy.system.directories import state_directory
 from dispy.system.escaping import Formatter
 from dispy.system.log_writer import Outlet, OutletHandler
@@ -113,6 +113,7 @@ def run(settings: NodeSettings) -> int:
             raise fault
         users = accounts.find(settings.user)
         accounts.prepare_prefix(settings.dest_path_prefix, users)
+        _warn_if_only_here(settings.host, address)
         settings = msgspec.structs.replace(settings, host=address)
         listens = _tls_maker(tls, address)
         warn_if_open(tls, address)
@@ -155,6 +156,23 @@ def _named(settings: NodeSettings, secret: secrets.Secret) -> NodeSettings:
             hint=f"leave --name out, or ask for another key: 'dispy secret derive node {settings.name}'",
         )
     return msgspec.structs.replace(settings, name=identity.name)
+
+
+def _warn_if_only_here(host: str, address: str) -> None:
+    """Warn if a name that was given to reach the node from elsewhere is a loopback address, as on Debian.
+
+    Args:
+        host: Name or address, as given.
+        address: Its address.
+    """
+    if not is_loopback(address) or is_loopback(host) or host == "localhost":
+        return
+    others = [each for each in own() if not is_loopback(each)]
+    logger.warning(
+        "%s is %s here (see /etc/hosts), which only programs of this machine can dial; for others give an address: "
+        "--host %s, or --host 0.0.0.0 for all",
+        host, address, others[0] if others else "ADDRESS",
+    )  # fmt: skip
 
 
 def _tls_maker(tls: Tls, address: str) -> Callable[[], ListenerTls] | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from dispy.errors import StateDirectoryError
 from dispy.net import connection, unix_sockets
+from dispy.net.beacons.here import Here
+from dispy.net.beacons.network import NewNetwork
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.late_tls import TlsAtFirst
@@ -19,10 +21,11 @@ from dispy.net.unix_listener import UnixListener
 from dispy.node.listening import listen
 from dispy.protocol import node, streams
 from dispy.protocol.node import to_node_decoder
+from dispy.security.reach import may_announce
 from dispy.security.secrets import Secret
 from dispy.security.tls import ListenerTls
 from dispy.settings import NodeSettings
-from dispy.system.addresses import local
+from dispy.system.addresses import is_loopback, local
 from dispy.system.clock import Clock
 from dispy.system.liveness import this_process
 
@@ -46,6 +49,7 @@ class Entrance:
         has_socket: As of ``NodeParts``.
         make_sink: As of ``Connection``.
         clock: Source of the time.
+        new_network: Makes the sockets for beacons.
 
     Attributes:
         address: Address and port that the node listens on; port 0 until it does.
@@ -64,6 +68,7 @@ class Entrance:
         has_socket: bool,
         make_sink: Callable[[int], streams.Sink],
         clock: Clock,
+        new_network: NewNetwork,
     ) -> None:
         self.address = (settings.host, 0)
         self.tracer: Callable[[Connection], Callable[[str, Any], None]] | None = None
@@ -82,6 +87,9 @@ class Entrance:
         self._entry: Entry | None = None
         """Entry in this machine's list of nodes, by which programs find the node; None: not listed (private, drained,
         or no directory can be written to)."""
+        self._new_network = new_network
+        self._here: Here | None = None
+        """Beacons, by which programs of other machines find the node; None: it sends none."""
         self._pulses = 0
         """Calls of ``keep_listed``; every ``KEEP_PULSES``-th checks the entry in the list of nodes."""
 
@@ -133,6 +141,7 @@ class Entrance:
         Args:
             cpus: Number of CPUs that the node offers.
         """
+        self._announce()
         if self._entry is not None:
             self._entry.update(self._listing(cpus))
             return
@@ -148,8 +157,21 @@ class Entrance:
             return
         threading.Thread(target=self._entry.tidy, name="dispy tidies", daemon=True).start()
 
+    def _announce(self) -> None:
+        """Have programs of other machines find the node, if they can reach it, and the secret is a random one."""
+        if self._here is not None or is_loopback(self.address[0]) or not may_announce(self._secret):
+            return
+        base = self._settings.dispy_port
+        self._here = Here(
+            self._secret.keys.masters(), self._incarnation, self.address, (base, base + 1), self._clock,
+            uses_multicast=self._settings.ipv4_udp_multicast, new_network=self._new_network,
+        )  # fmt: skip
+
     def leave_list(self) -> None:
-        """Leave the list of nodes. Programs that know the node can still come."""
+        """Leave the list of nodes, and send no beacons. Programs that know the node can still come."""
+        if self._here is not None:
+            self._here.close()
+            self._here = None
         if self._entry is not None:
             self._entry.close()
             self._entry = None

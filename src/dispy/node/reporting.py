@@ -278,7 +278,10 @@ def statistics(service: NodeState) -> dict[str, int]:
 
 
 def say_usage(service: NodeState, why: str) -> None:
-    """Log who uses this node, and its ``statistics``; ``why``: cause, for the log."""
+    """Log who uses this node, and its ``statistics``, or that it is ending; ``why``: cause, for the log."""
+    if service.stopped.is_set():
+        logger.info("%s: the node is ending", why)
+        return
     for text in [*usage(service).splitlines(), f"statistics: {facts(statistics(service))}"]:
         logger.info("%s: %s", why, text.strip())
 

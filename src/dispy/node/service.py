@@ -72,7 +72,7 @@ class NodeService(NodeState):
         super().__init__(settings, parts)
         self.entrance = Entrance(
             self, settings, self.name, parts.incarnation, parts.secret, parts.tls, has_socket=parts.has_socket,
-            make_sink=parts.segments.incoming, clock=parts.clock,
+            make_sink=parts.segments.incoming, clock=parts.clock, new_network=parts.new_network,
         )  # fmt: skip
         self._pulse = Pulse(self)
         self._search_paths = {

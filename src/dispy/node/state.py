@@ -27,6 +27,7 @@ from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
+from dispy.net.beacons.network import NewNetwork, Sockets
 from dispy.net.links.streams_under_way import StreamsUnderWay
 from dispy.node import guard
 from dispy.node.guard import Owner
@@ -166,6 +167,7 @@ class NodeParts(Struct, frozen=True):
         found: Pids of children that this process had before it became a node. They are never killed as strays.
         say: Prints a text (whole lines) that hosts, or code that they load, have printed.
         has_socket: True if the node listens on a Unix socket, too, for programs of its user on this machine.
+        new_network: Makes the sockets for beacons.
     """
 
     secret: Secret
@@ -186,6 +188,7 @@ class NodeParts(Struct, frozen=True):
     found: frozenset[int] = frozenset()
     say: Callable[[str], object] = print
     has_socket: bool = False
+    new_network: NewNetwork = Sockets
 
 
 class NodeState:

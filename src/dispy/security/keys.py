@@ -81,6 +81,10 @@ class Keys(Struct, frozen=True):
         """Fingerprint of the master that is used, or from which the key that is used was derived."""
         return self.lines[0].fingerprint
 
+    def masters(self) -> list[bytes]:
+        """Returns the masters (32 bytes each), the one that is used first; none of derived keys."""
+        return [line.key for line in self.lines if line.identity is None]
+
     def in_use(self, now: float) -> Key:
         """Returns the first key that has not expired at ``now`` (seconds since the epoch); the first of all if all
         have: the caller must look."""

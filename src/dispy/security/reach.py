@@ -22,6 +22,7 @@ typed secret may stand, by an estimate (``security.strength``).
 from __future__ import annotations
 
 import logging
+import os
 
 from dispy.errors import UsageError
 from dispy.security.identities import another_key, may
@@ -35,6 +36,9 @@ _MAKE = (
     "make one with 'dispy secret new dispy.secret', copy that file to every machine, and give it: "
     "'dispynode --host ADDRESS --secret_file dispy.secret', JobCluster(..., secret_file='dispy.secret')"
 )
+
+BEACONS = "DISPY_BEACONS"
+"""Name of the environment variable that is "off" where programs and nodes must send nothing to find each other."""
 
 FORCE = "--force_weak_secret"
 """Option of ``dispynode`` that lets a weak secret pass."""
@@ -114,6 +118,17 @@ def dial_fault(secret: Secret, address: str, *, checks_listener: bool) -> UsageE
             "yours: 'dispy cert new ca', 'dispy cert new node NAME', 'dispy cert new client NAME'",
         )
     return None
+
+
+def may_announce(secret: Secret) -> bool:
+    """True if beacons may be made with a secret: it is a random master, and other machines can have it.
+
+    A beacon goes to everybody on the network. One made with a typed secret would be something to try words on, and
+    holders of derived keys have none in common to make beacons with. With DISPY_BEACONS=off in the environment none
+    are made.
+    """
+    is_fit = not secret.is_own and not secret.is_typed and secret.keys.identity is None
+    return is_fit and os.environ.get(BEACONS) != "off"
 
 
 def warn_if_avoided(secret: Secret, address: str, *, has_certificate: bool) -> None:

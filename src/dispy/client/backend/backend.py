@@ -59,10 +59,12 @@ class Wishes(Struct):
     Attributes:
         allocations: Elements of ``nodes``, the most specific first.
         wants_private: True if the cluster may use a node that the program starts for itself.
+        uses_multicast: True: nodes of other machines are sought by IPv4 multicast; False: by broadcast.
     """
 
     allocations: list[NodeAllocate]
     wants_private: bool
+    uses_multicast: bool = False
 
 
 class ClusterSpec(Struct):

@@ -22,6 +22,7 @@ from dispy.client.backend.scheduler_news import SchedulerNews
 from dispy.client.logger import is_debugging
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import EMBEDDED
+from dispy.net.beacons.network import NewNetwork, Sockets
 from dispy.protocol.views import NodeId, NodeInfo, PlacementStatus
 from dispy.scheduler.service import SchedulerService
 from dispy.scheduler.tracing import set_tracing
@@ -54,6 +55,7 @@ class Embedded:
         origin: User and machine of the program, for the logs of nodes.
         listed: List of this machine's nodes, not read yet; None: that of the user's state directory.
         new_journal: Makes the program's journal (``program_journal``); None: in the user's state directory.
+        new_network: Makes the sockets of the search for nodes of other machines.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Embedded:
         origin: str,
         listed: Listed | None = None,
         new_journal: Callable[[], Journal | None] | None = None,
+        new_network: NewNetwork = Sockets,
     ) -> None:
         self.identity = identity
         self.name = name
@@ -91,6 +94,7 @@ class Embedded:
             self._news.on_unreachable,
             listed or Listed(thread.post),
             thread.clock,
+            new_network,
         )
         self.views = EmbeddedViews(self.service, self._opened, self.discovery, self._news, self._journal)
         """Nodes and jobs, to be read."""
@@ -130,6 +134,7 @@ class Embedded:
         self.service.handle(core.CloseComputation(EMBEDDED, number))
         if cluster is not None:
             self._journal.forget(cluster)
+            self.discovery.end()
         self._news.on_closed(number)
 
     def _set_pulse(self) -> None:

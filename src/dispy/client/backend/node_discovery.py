@@ -1,8 +1,9 @@
 """Nodes for clusters: found in lists, dialed, and started. On the engine's loop, if nothing else is said.
 
-Nodes come from three places: those of this machine that are listed in the user's state directory, those that
-``nodes`` of a cluster names by address, and a private node, which the program starts if a cluster may use nodes of
-this machine and none is listed. What a cluster uses of a node that was reached is decided in ``client.allocation``.
+Nodes come from four places: those of this machine that are listed in the user's state directory, those that
+``nodes`` of a cluster names by address, those of other machines that answer beacons (``network_search``), and a
+private node, which the program starts if a cluster may use nodes of this machine and none is listed. What a cluster
+uses of a node that was reached is decided in ``client.allocation``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from dispy import config
 from dispy.client.arguments import warn
 from dispy.client.backend.local_nodes import Listed
+from dispy.client.backend.network_search import NetworkSearch, is_sought
 from dispy.client.backend.open_clusters import OpenCluster, dial_fault, private_tls
 from dispy.client.backend.private_node import PrivateNode
 from dispy.client.logger import is_debugging
@@ -23,6 +25,7 @@ from dispy.client.nodes import NodeAllocate, covers_loopback, say_blind
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import EMBEDDED
 from dispy.errors import DispyError
+from dispy.net.beacons.network import NewNetwork, Sockets
 from dispy.net.dialing import Target
 from dispy.protocol.views import NodeInfo
 from dispy.scheduler.tracing import set_tracing
@@ -56,6 +59,7 @@ class Discovery:
         on_unreachable: Called with an address that must not be dialed, and the reason.
         listed: List of this machine's nodes, not read yet.
         clock: Clock by which dials are repeated.
+        new_network: Makes the sockets of the search for nodes of other machines.
 
     Attributes:
         listed: List of this machine's nodes, as the user's state directory had it when it was last read.
@@ -70,6 +74,7 @@ class Discovery:
         on_unreachable: Callable[[Target, Exception], None],
         listed: Listed,
         clock: Clock,
+        new_network: NewNetwork = Sockets,
     ) -> None:
         self._service = service
         self._opened = opened
@@ -82,6 +87,7 @@ class Discovery:
         """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._guard = threading.Lock()
         """Held to start a private node: threads that make clusters must not start two for the same secret."""
+        self._network = NetworkSearch(opened, service.links.identity, self._reach, clock, new_network)
         self._tried: dict[Target, float] = {}
         """Time of the last dial (monotonic seconds), by address: the next follows ``RETRY_S`` later or on demand."""
         self._timer: asyncio.TimerHandle | None = None
@@ -103,6 +109,7 @@ class Discovery:
 
     def begin(self, cluster: OpenCluster) -> None:
         """Look for nodes of a new cluster, and from then on every ``DISCOVER_S`` for those of all clusters."""
+        self._network.seek(cluster)
         if self._timer is None:
             self._turn()
         else:
@@ -118,6 +125,7 @@ class Discovery:
 
     def stop(self) -> None:
         """Look no more, and have private nodes end (SIGTERM). Does not wait; ``wait`` must follow."""
+        self._network.close()
         if self._timer is not None:
             self._timer.cancel()
         for private in self._private.values():
@@ -166,9 +174,17 @@ class Discovery:
                 host, port = private.address
                 target = Target(host, port, secret.keys, tls=private_tls, socket=private.socket)
                 self._reach(cluster, target)
-            private.set_draining(bool(listed))
+            private.set_draining(bool(listed) or self._is_elsewhere(private))
             for other in list(self._opened.values()):
                 self._drain(other, private)
+
+    def _is_elsewhere(self, private: PrivateNode) -> bool:
+        """True if another node with the secret of a private node is linked: it was found on the network."""
+        links = self._service.links
+        return any(
+            info.node != private.node and links.target_of(info.node).keys == private.secret.keys
+            for info in links.nodes()
+        )
 
     def discover(self, cluster: OpenCluster, nodes: list[NodeAllocate]) -> None:
         """Dial all nodes that a cluster may use now, also those where that failed less than ``RETRY_S`` ago.
@@ -182,7 +198,12 @@ class Discovery:
                 port = sought.port or config.node_port()
                 self.reach_now(cluster, cluster.target(address, port, sought.host))
         self._tried.clear()
+        self._network.seek(cluster)
         self._look(cluster)
+
+    def end(self) -> None:
+        """End the search for what no open cluster wants any more: one was closed."""
+        self._network.end_unwanted()
 
     def reach_now(self, cluster: OpenCluster, target: Target) -> None:
         """Dial an address, unless it is linked, also if that failed less than ``RETRY_S`` ago."""
@@ -207,8 +228,9 @@ class Discovery:
         self._service.links.reach(target)
 
     def forget(self, target: Target) -> None:
-        """Dial an address again at the next look, as its node is lost."""
+        """Dial an address again at the next look, as its node is lost, and seek it on the network."""
         self._tried.pop(target, None)
+        self._network.seek_again(target.keys)
 
     def doubt(self, target: Target) -> None:
         """Leave out the listed node at an address where a process without the secret answers. Does not wait.
@@ -316,16 +338,20 @@ class Discovery:
     def warn_blind(self, access: Access, allocations: list[NodeAllocate], known: set[str]) -> None:
         """Warn of elements of ``nodes`` that are patterns and match no known node: they may never get a node.
 
-        Patterns find nodes of this machine only; those of other machines have to be named. A pattern that covers
-        loopback is left out: any node of this machine may come to match it. On the thread of the program that gives
-        the patterns.
+        Without a random secret patterns find nodes of this machine only; those of other machines have to be named. A
+        pattern that covers loopback is left out: any node of this machine may come to match it. On the thread of the
+        program that gives the patterns.
 
         Args:
             access: How the cluster's nodes are dialed.
             allocations: The elements.
             known: Addresses of all nodes that are linked.
         """
-        patterns = [item for item in allocations if item.ip_addr is None and not covers_loopback(item)]
+        patterns = [
+            item
+            for item in allocations
+            if item.ip_addr is None and not covers_loopback(item) and not is_sought(access, [item])
+        ]
         listed = self.listed.of(access.secret.fingerprint()) if patterns else ()
         for item in patterns:
             is_known = any(map(item.matches, known)) or any(_address(listing, [item]) for listing in listed)

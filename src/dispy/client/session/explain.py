@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from dispy.client.arguments import describe
 from dispy.client.job import STATUS_NAMES, DispyJob
-from dispy.client.nodes import covers_loopback, say_blind
+from dispy.client.nodes import covers_beyond, covers_loopback, say_blind
 from dispy.client.session.cancellation import JOBS_ARE, unfinished
 from dispy.client.session.inbox import take_inbox
 from dispy.client.shown.overview import IDLE_S
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
 from dispy.protocol.views import PlacementStatus
+from dispy.security.reach import may_announce
 from dispy.system.addresses import own
 from dispy.system.wording import counted
 
@@ -195,6 +196,8 @@ def _advice(session: Session, known: list[NodeInfo]) -> list[str]:
     items = session.wishes.allocations
     for item in items:
         if item.ip_addr is None and not covers_loopback(item):
+            if may_announce(session.options.access.secret) and covers_beyond(item):
+                continue  # nodes with such an address are sought
             if not any(item.matches(address) for info in known for address in info.addresses()):
                 found.append(f"{say_blind(item.host, any(map(item.matches, own())))}.")
     if known:
@@ -207,6 +210,11 @@ def _advice(session: Session, known: list[NodeInfo]) -> list[str]:
                 f"No dispynode of this machine with this secret is listed in {where_looked()}{but}."
             )
         found.append("Start 'dispynode' on this machine, with the same secret.")
+    elif any(map(covers_beyond, items)) and may_announce(session.options.access.secret):
+        found.append(
+            "Nodes of other machines are sought on this machine's networks: start 'dispynode --host 0.0.0.0' there, "
+            "with the same secret file, or name them: nodes=['ADDRESS']."
+        )
     elif any(item.ip_addr is not None for item in items):
         addresses = {item.ip_addr for item in items if item.ip_addr is not None}
         host = addresses.pop() if len(addresses) == 1 else "ADDRESS"

@@ -72,7 +72,15 @@ class Scheduler(NamedTuple):
     port: int | None
 
 
-def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls, *, is_shared: bool = False) -> Chosen:
+def choose_nodes(
+    nodes: Any,
+    secret: str,
+    secret_file: Any,
+    tls: Tls,
+    *,
+    is_shared: bool = False,
+    uses_multicast: bool = False,
+) -> Chosen:
     """Check the nodes that a cluster may use, the secret, and the certificates for links to them.
 
     Args:
@@ -81,6 +89,7 @@ def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls, *, is_shar
         secret_file: Path of the file with the secret; None: no file.
         tls: Files of certificates, by the paths that the program gives, and which links it wants encrypted.
         is_shared: True if secret and certificates are for a shared scheduler, which dials the nodes with its own.
+        uses_multicast: As of ``Wishes``.
 
     Raises:
         UsageError: No node can be used; a file is missing or not what it should be; or nodes of other machines are
@@ -91,7 +100,7 @@ def choose_nodes(nodes: Any, secret: str, secret_file: Any, tls: Tls, *, is_shar
     config.node_port()
     allocations = parse_nodes(nodes)
     wants_private = not is_shared and all(allocation.host == "*" for allocation in allocations)
-    wishes = Wishes(allocations, wants_private)
+    wishes = Wishes(allocations, wants_private, bool(uses_multicast))
     path = current_directory.own_file(secret_file, "secret_file")
     key = secrets.choose(secret, path)
     if fault := reach.use_fault(key, "client", "scheduler" if is_shared else "node", time.time()):

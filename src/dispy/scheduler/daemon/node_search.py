@@ -1,4 +1,5 @@
-"""Nodes for a shared scheduler: those listed on its machine, those that it was told of, those that programs name.
+"""Nodes for a shared scheduler: those listed on its machine, those of its networks that answer beacons, those that it
+was told of, and those that programs name.
 
 All of them are dialed with the scheduler's own secret for nodes. An address that a program names is dialed as long as
 one of its clusters is open; a node that is there once is offered to all clusters of all programs.
@@ -13,9 +14,12 @@ from functools import cached_property
 
 from msgspec import Struct
 
+from dispy import config
 from dispy.core.scheduling.ids import ClientId
+from dispy.net.beacons.seekers import Seekers
 from dispy.net.dialing import Target
 from dispy.net.discovery import Listing, Lookout
+from dispy.protocol.beacon import Beacon
 from dispy.protocol.shared import Wish
 from dispy.scheduler.daemon.programs import Program
 from dispy.scheduler.service import SchedulerService
@@ -47,7 +51,9 @@ class NodeAccess(Struct, dict=True):
         tls: Certificates and key, and which links are to be encrypted.
         nodes: Addresses and ports that the scheduler was started with.
         node_port: Port of nodes that are named without one.
-        lists_nodes: True if the nodes of this machine are used.
+        lists_nodes: True if the nodes of this machine and of its networks are used.
+        client_port: UDP port at which nodes of other machines say that they are there.
+        uses_multicast: True: those are sought by IPv4 multicast; False: by broadcast.
     """
 
     secret: Secret
@@ -55,6 +61,8 @@ class NodeAccess(Struct, dict=True):
     nodes: list[tuple[str, int]]
     node_port: int
     lists_nodes: bool
+    client_port: int = config.DispyPort
+    uses_multicast: bool = False
 
     @cached_property
     def dialer(self) -> DialerTls:
@@ -95,15 +103,31 @@ class NodeSearch:
         self._tried: dict[Target, float] = {}
         """Time of the last dial (monotonic seconds), by address."""
         self._task: asyncio.Task[None] | None = None
+        self._seekers: Seekers | None = None
+        """Search for nodes of other machines; None: none are wanted, or the secret must not be on the air."""
 
     def begin(self) -> None:
         """Look for nodes from now on."""
         self._task = asyncio.get_running_loop().create_task(self._run())
+        access = self._access
+        if access.lists_nodes and reach.may_announce(access.secret):
+            self._seekers = Seekers(
+                self._service.links.identity, (access.client_port, access.node_port), self._on_found,
+                self._service.clock, uses_multicast=access.uses_multicast,
+            )  # fmt: skip
+            self._seekers.seek(access.secret.keys.masters())
 
     def close(self) -> None:
         """Look no more."""
         if self._task is not None:
             self._task.cancel()
+        if self._seekers is not None:
+            self._seekers.close()
+
+    def _on_found(self, _key: bytes, found: Beacon, zone: int) -> None:
+        """Dial a node that has said where it is."""
+        host = f"{found.address}%{zone}" if zone else found.address
+        self._reach(self._access.target(host, found.port, host))
 
     async def _run(self) -> None:
         fingerprint = self._access.secret.fingerprint()
@@ -140,6 +164,7 @@ class NodeSearch:
 
     def discover(self, program: Program, now: list[Wish]) -> None:
         """Dial what a program may use, also where that failed less than ``RETRY_S`` ago; first those of ``now``."""
+        self._seek_again()
         for target in [*self._named(program), *self._of_all()]:
             if target is not None and target not in self._service.links.by_target:
                 self._tried.pop(target, None)
@@ -180,8 +205,14 @@ class NodeSearch:
         self._service.links.reach(target)
 
     def forget(self, target: Target) -> None:
-        """Dial an address again at the next look, as its node is lost."""
+        """Dial an address again at the next look, as its node is lost, and seek it on the network."""
         self._tried.pop(target, None)
+        self._seek_again()
+
+    def _seek_again(self) -> None:
+        """Seek nodes on the network at once."""
+        if self._seekers is not None:
+            self._seekers.seek(self._access.secret.keys.masters())
 
     def interested(self, target: Target) -> list[tuple[Program, list[int]]]:
         """Returns the programs with clusters that name an address, and the numbers of these."""

@@ -111,7 +111,15 @@ def _run_checked(settings: SchedulerSettings) -> int:
         reach.warn_if_avoided(secret, address, has_certificate=bool(tls.certfile))
     named = [_parse_node(each, settings.port + 1) for each in settings.nodes if each != "*"]
     lists_nodes = not settings.nodes or "*" in settings.nodes
-    access = NodeAccess(node_secret, node_tls, named, settings.port + 1, lists_nodes)
+    access = NodeAccess(
+        node_secret,
+        node_tls,
+        named,
+        settings.port + 1,
+        lists_nodes,
+        settings.port,
+        settings.ipv4_udp_multicast,
+    )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_Server(settings, addresses, access, secret, tls).serve())
 
