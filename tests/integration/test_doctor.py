@@ -119,7 +119,7 @@ def test_another_program_on_the_port_there(pair: Pair, run_program: RunProgram) 
     """One that says nothing, and one that says something else."""
     for answer, says in (
         (b"", "no proof within 5 s"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no dispynode"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "another program"),
     ):
         source = (
             "import socket, time\n"
