@@ -4,6 +4,8 @@ Run them with ``python -m pytest -n 3 --dist worksteal $(python -m tests.stages)
 eight minutes; the command of the README stays below five with the others.
 """
 
+import sys
+
 STAGED = (
     # Code in every form, in every layout of a program.
     "integration/test_code.py",
@@ -61,5 +63,17 @@ STAGED = (
     "integration/test_spool.py",
 )
 
+_MIXED_NAMES = (
+    "callbacks", "cancel", "code", "code_depends", "executor", "files", "isolated", "job_files", "job_names", "map",
+    "output", "plain_results", "put", "random_numbers", "recover", "recover_all", "send_file", "setup", "shared",
+    "state", "steering", "submit", "values",
+)  # fmt: skip
+
+MIXED = tuple(f"integration/test_{name}.py" for name in _MIXED_NAMES)
+"""Files of tests that CI runs once more with nodes of another minor version of Python.
+
+``DISPY_TEST_NODE_PYTHON`` names the interpreter of nodes.
+"""
+
 if __name__ == "__main__":
-    print(*[f"tests/{path}" for path in STAGED])
+    print(*[f"tests/{path}" for path in (MIXED if "mixed" in sys.argv[1:] else STAGED)])

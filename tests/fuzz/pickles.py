@@ -26,6 +26,8 @@ from typing import Any
 
 from dispy import payload
 from dispy.errors import NotPlainError
+from dispy.payload import Known, versions
+from dispy.payload.by_value.pickler import dump_by_value
 
 HEARD: list[str] = []
 """Events of the interpreter while an input was read that must not be."""
@@ -65,7 +67,13 @@ NAMES = (
     ("types", "FunctionType"), ("pickle", "loads"), ("copyreg", "_reconstructor"), ("copyreg", "__newobj__"),
     ("collections", "OrderedDict"), ("dispy.payload.values", "_load_carried"),
     ("dispy.payload.object_references", "stored"), ("dispy.payload.by_value.classes", "resolve"),
-    ("dispy.payload.by_value.bytecode", "load_code_object"), ("dispy.payload.by_value.scopes", "import_module"),
+    ("dispy.payload.by_value.bytecode", "load_code_py3_11"),
+    ("dispy.payload.by_value.bytecode", "load_code_py9_99"),
+    ("dispy.payload.by_value.portable", "code_at"), ("dispy.payload.by_value.portable", "installed_code"),
+    ("dispy.payload.by_value.portable", "make_function"), ("dispy.payload.by_value.version_parts", "make"),
+    ("dispy.payload.by_value.classes", "remake_first"), ("dispy.payload.by_value.classes", "fill_portable_class"),
+    ("dispy.payload.forms", "_open"), ("dispy.payload.job_code", "_open_form"),
+    ("dispy.payload.by_value.scopes", "import_module"),
     ("dispy.payload.by_value.special_objects", "named"), ("dispy.payload.calls", "ItemFailed"),
     ("dispy.payload.calls", "Rest"), ("numpy", "load"), ("numpy", "ndarray"), ("numpy", "dtype"),
     ("numpy", "memmap"), ("numpy", "fromfile"), ("numpy.ma.core", "_mareconstruct"),
@@ -209,6 +217,7 @@ class Fuzzer:
         self._source = source
         self._seeds = [bytes(pickle.dumps(value, 5)) for value in honest()]
         self._seeds += list(crafted("exploded"))[:-1]
+        self._seeds += with_code()
 
     def draw(self) -> bytes:
         """The next input: a pickle, or a block."""
@@ -308,6 +317,21 @@ def honest() -> Iterator[Any]:
     yield numpy.zeros(2, [("a", "i4"), ("b", "U3", (2,)), ("c", [("d", ">f8")])])
     yield [numpy.float64(1.5), numpy.datetime64("2026-11-30"), numpy.zeros(3, "m8[25s]"), numpy.bool_(True)]
     yield [numpy.array([1, None], object), array.dtype]
+
+
+def with_code() -> Iterator[bytes]:
+    """Pickles with functions and classes by value: compiled, by their source, and in both forms."""
+
+    class Local:
+        def method(self) -> int:
+            return 1
+
+    known = Known(())
+    for value in (lambda: 1, Local, Local(), [Local().method]):
+        yield dump_by_value(value)
+        with versions.wanted():
+            yield dump_by_value(value)
+        yield bytes(payload.dump_object(value, known))
 
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, bytearray, range, decimal.Decimal)

@@ -38,6 +38,9 @@ RANDOM = "dispy1-" + "5a" * 32
 PYTHON = (sys.executable,)
 """Command that programs run on."""
 
+NODE_PYTHON = (os.environ.get("DISPY_TEST_NODE_PYTHON") or sys.executable,)
+"""Command that nodes run on: another minor version of Python than programs, where the environment says so."""
+
 _POLL_S = 0.005
 
 
@@ -423,17 +426,18 @@ class Scheduler(Program):
     Args:
         place: Where it runs.
         arguments: Its options.
+        python: Command that it runs on.
     """
 
     LINE = r"^dispyscheduler '(.*)' listens on (\S+):(\d+) for programs(, TLS)?$"
 
-    def __init__(self, place: Place, *arguments: str) -> None:
+    def __init__(self, place: Place, *arguments: str, python: Sequence[str] = PYTHON) -> None:
         forked = None
-        if place.template is not None:
+        if place.template is not None and python == PYTHON:
             forked = place.template.start(
                 arguments, env=place.environment, cwd=place.root, program="dispyscheduler"
             )
-        super().__init__([*PYTHON, "-m", "dispy.cli.scheduler", *arguments], place, forked)
+        super().__init__([*python, "-m", "dispy.cli.scheduler", *arguments], place, forked)
         self.host = ""
         self.port = 0
 

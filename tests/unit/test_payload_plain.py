@@ -341,3 +341,13 @@ def test_every_error_of_the_list_is_an_error() -> None:
         found = raised(kind("text"))
         assert type(found) is kind
         assert str(found) == "text"
+
+
+def test_code_is_refused_in_each_of_its_forms() -> None:
+    """Compiled, by its source, or both: a node that is not trusted with code cannot have any compiled here."""
+    pickles_with_code = list(pickles.with_code())
+    assert len(pickles_with_code) == 12
+    for data in pickles_with_code:
+        with pytest.raises(NotPlainError):
+            payload.load(payload.PlainOnly(data))
+        assert pickles.read(data) == []

@@ -91,8 +91,16 @@ class Functions:
                 sent = payload.SentFunction(data, objects.put(self._session, sent))
             if len(self._kept) >= KEPT_MAX:
                 self._kept.clear()
-            self._kept[id(function)] = _Kept(function, None if watch.is_empty() else watch.is_same, sent)
+            self._kept[id(function)] = _Kept(
+                function, None if watch.is_empty() else self._check(watch.is_same), sent
+            )
             return sent
+
+    def _check(self, is_same: Callable[[], bool]) -> Callable[[], bool]:
+        """Returns a function that tells whether a pickle is still right: the function, and the nodes' versions."""
+        known = self._session.computation.known
+        was = known.is_one_version
+        return lambda: known.is_one_version is was and is_same()
 
     def forget(self) -> None:
         """Let go of all functions, and of what their closures hold: nothing is submitted any more."""

@@ -169,6 +169,7 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
     service.connections[connection] = client
     offered = 0 if service.machine.state.is_draining else service.cpus
     welcome = node.Welcome(service.incarnation, service.name, offered, platform.platform())
+    welcome.python = ".".join(platform.python_version_tuple()[:2])
     if service.read_available is not None:
         welcome.available = service.read_available()
         service.told_available[connection] = service.clock.monotonic()

@@ -40,6 +40,7 @@ from dispy.payload.code import (
     load_code,
     with_setup_args,
 )
+from dispy.payload.forms import Noted, pack_code, unpack_code
 from dispy.payload.job_code import Apart, accept_code, dump_call_with
 from dispy.payload.known_parts import NOTHING, Known
 from dispy.payload.modules.importer import Finder, begin_worker, is_importing
@@ -60,10 +61,12 @@ from dispy.payload.values import (
     load_exception,
     repack,
 )
+from dispy.payload.versions import HERE, meet, version_of
 
 __all__ = [
     "CALL",
     "CHUNK_PARTS",
+    "HERE",
     "NOTHING",
     "OUT_OF_BAND",
     "PROTOCOL",
@@ -75,6 +78,7 @@ __all__ = [
     "Finder",
     "ItemFailed",
     "Known",
+    "Noted",
     "Parts",
     "PlainOnly",
     "Ready",
@@ -113,12 +117,16 @@ __all__ = [
     "load_failure",
     "load_items",
     "load_results",
+    "meet",
     "object_references",
+    "pack_code",
     "random_generators",
     "read_bytes",
     "repack",
     "scopes",
     "take_used",
+    "unpack_code",
+    "version_of",
     "whole",
     "with_setup_args",
 ]

@@ -18,28 +18,31 @@ import sys
 import types
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any, NamedTuple
 
 from dispy.errors import PicklingError
 from dispy.payload import known_parts as known_module
+from dispy.payload import versions
 from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.by_value.bytecode import Namespace
 from dispy.payload.by_value.change_stamps import Sink
 from dispy.payload.by_value.namespaces import functions_of, is_global
 from dispy.payload.by_value.pickler import Pickler
+from dispy.payload.forms import Twin, loads, portable_twin
 from dispy.payload.known_parts import Known
 from dispy.payload.modules import changed_globals, importer, loaded_code
 from dispy.payload.modules.fallbacks import dump_fallbacks
 from dispy.payload.modules.origins import Origin, library_paths, origin_of
 from dispy.payload.modules.package_versions import differing, versions_used
-from dispy.payload.modules.sent_modules import Module, gather, imported_besides
+from dispy.payload.modules.sent_modules import Module, as_text, gather, imported_besides
 from dispy.payload.object_references import take_used
 from dispy.payload.random_generators import UNSEEDED, Seeding
 from dispy.payload.unsendable import find_culprit
+from dispy.payload.versions import HERE
 
 STANDARD_MODULES = frozenset({
     "argparse", "copy", "errno", "glob", "hashlib", "io", "marshal", "multiprocessing", "os", "pickle",
@@ -57,12 +60,6 @@ computation. A larger one is sent with each pickle that holds objects of it."""
 
 SCRIPT_CLASSES_MAX = 100
 """Largest number of classes of the script that are sent with each computation; others are sent with their objects."""
-
-_VERSION = sys.version_info[:2]
-"""Version of Python here, (major, minor): ``load_code`` refuses code of another one.
-
-Bytecode differs between minor versions; running that of another one ends in a crash at best.
-"""
 
 
 class Code:
@@ -117,11 +114,14 @@ class Dumped(NamedTuple):
         known: Parts of the program that a node has with it, which need not go along with arguments.
         extensions: Compiled modules of the user's own, which travel as files: path of each here, and its path on
             nodes relative to the working directory.
+        portable: The computation, pickled, for nodes of other minor versions of Python. One that they cannot run
+            tells them why: ``load_code`` raises the reason.
     """
 
     data: bytes
     known: Known
     extensions: list[tuple[str, str]]
+    portable: bytes = b""
 
 
 def dump_code(
@@ -132,7 +132,9 @@ def dump_code(
     names: Iterable[str] = (),
     seeding: Seeding = UNSEEDED,
 ) -> Dumped:
-    """Pickle a function and the functions and classes it depends on, with the modules that they need.
+    """Pickle a function and the functions and classes it depends on, with the modules that they need: in two forms.
+
+    Both are made now, as the program may change before a node of another version of Python is there.
 
     Args:
         function: Any callable.
@@ -147,7 +149,24 @@ def dump_code(
         PicklingError: The text names the global, closure variable or default that cannot be sent.
     """
     loaded_code.look_again()
-    depends = list(depends)
+    depends, names = list(depends), list(names)
+    made = _dump_form(function, depends, setup, cleanup, names, seeding)
+    twin = portable_twin(lambda: _dump_form(function, depends, setup, cleanup, names, seeding).data)
+    take_used()
+    if twin.refusal:
+        twin = Twin(pickle.dumps((twin.refusal, [], b"", (*HERE, _REFUSED), ()), PROTOCOL), "")
+    return made._replace(portable=twin.made)
+
+
+def _dump_form(
+    function: Callable[..., Any],
+    depends: list[Any],
+    setup: Callable[..., Any] | None,
+    cleanup: Callable[..., Any] | None,
+    names: Iterable[str],
+    seeding: Seeding,
+) -> Dumped:
+    """Pickle a computation in the form that this thread is making; arguments and errors as of ``dump_code``."""
     around = [item.func if isinstance(item, functools.partial) else item for item in (setup, cleanup)]
     explicit = [function, *depends, *[item for item in around if item is not None]]
     stream = io.BytesIO()
@@ -173,14 +192,22 @@ def dump_code(
     sent, extensions = sent_modules(pickler, names)
     besides = imported_besides(pickler.modules, {module.name for module in sent})
     # Functions that are sent later have code, too: nodes with another Python are to refuse at once.
-    version = _VERSION if pickler.has_code or sent or function is operator.call else ()
+    version = HERE if pickler.has_code or sent or function is operator.call else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
     used = versions_used([stream.getvalue(), *(module.code or module.source or b"" for module in sent)])
     parts = (packed, besides, tuple(seeding), used)
-    data = pickle.dumps((stream.getvalue(), standard, b"", version, parts), PROTOCOL)
+    form: tuple[Any, ...] = (*HERE, _PORTABLE) if pickler.is_portable else version
+    data = pickle.dumps((stream.getvalue(), standard, b"", form, parts), PROTOCOL)
     globals_sent = filter(is_global, pickler.sent.values())
     known = Known([module.name for module in sent], globals_sent, pickler.watch)
     return Dumped(data, known, extensions)
+
+
+_PORTABLE = "portable"
+"""Third part of the version that a computation is marked with: any minor version of Python can load it."""
+
+_REFUSED = "refused"
+"""Third part of the version of a computation that other minor versions cannot run: its data is the reason."""
 
 
 def _classes_of_script() -> list[type]:
@@ -255,7 +282,7 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
             module = module._replace(
                 globals=values[module.name].data, by_value=fallbacks.get(module.name, b"")
             )
-        sent.append(module)
+        sent.append(as_text(module) if pickler.is_portable else module)
     return sent, extensions
 
 
@@ -317,9 +344,12 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
         PicklingError: An argument cannot be sent; the text names it.
     """
     data, standard, _, version, packed = pickle.loads(code)
+    if _REFUSED in version:
+        return code
     stream = io.BytesIO()
     try:
-        Pickler(stream).dump(args)
+        with versions.wanted() if _PORTABLE in version else nullcontext():
+            Pickler(stream).dump(args)
     except Exception as error:
         raise PicklingError(
             f"setup_args cannot be sent: {find_culprit(args, 'setup_args') or error}"
@@ -338,18 +368,23 @@ def load_code(payload: bytes) -> Code:
         Exception: The code cannot be unpickled: a module of the user's may raise anything when it is imported.
     """
     data, standard, args, version, packed = pickle.loads(payload)
-    if version and version != _VERSION:
-        theirs, ours = (".".join(map(str, each)) for each in (version, _VERSION))
-        raise PicklingError(
-            f"the program runs on Python {theirs}, and this node on Python {ours}; functions travel compiled, and "
-            "no version runs what another has compiled",
-            hint=f"start dispynode with Python {theirs}, or the program with Python {ours}",
-        )
+    if version:
+        if _REFUSED in version:
+            raise PicklingError(f"{data} (this node runs on Python {versions.text_of(HERE)})")
+        if version[:2] != HERE and _PORTABLE not in version:
+            theirs, ours = versions.text_of(version), versions.text_of(HERE)
+            raise PicklingError(
+                f"the program runs on Python {theirs}, and this node on Python {ours}; the code came compiled, as "
+                "the program is not connected or did not know this node's version",
+                hint=f"start dispynode with Python {theirs}, or the program with Python {ours}",
+            )
+        if scopes.is_worker:
+            versions.serve(version[:2])
     sent, besides, seeding, used = packed
     sources = add_modules(sent)
     if scopes.is_worker:
         scopes.find_file = partial(importer.place_script, sources=sources)
-    scope, _, function, names, setup, cleanup, _ = pickle.loads(data)
+    scope, _, function, names, setup, cleanup, _ = loads(data)
     if scopes.is_worker:
         importer.import_besides(besides)
         importer.warn(differing(used))
@@ -360,7 +395,7 @@ def load_code(payload: bytes) -> Code:
         scope.setdefault(name, function)
     if scopes.is_worker:
         known_module.here = Known(importer.names())
-    setup_args = pickle.loads(args) if args else ()
+    setup_args = loads(args) if args else ()
     code = Code(function, scope, standard, setup, cleanup, setup_args, Seeding(*seeding))
     scopes.end_loading()
     return code

@@ -29,10 +29,12 @@ from dispy.payload.code import (
     pack_modules,
     sent_modules,
 )
+from dispy.payload.forms import chosen, loads, portable_twin
 from dispy.payload.known_parts import Known
 from dispy.payload.modules import importer
 from dispy.payload.object_references import take_used
 from dispy.payload.unsendable import blame, find_culprit
+from dispy.payload.versions import HERE, Version
 
 
 class Apart(Exception):
@@ -156,15 +158,13 @@ def dump_call_with(
         PicklingError: The text names the argument or the dependency, and the part of it that cannot be sent.
     """
     take_used()
-    there = _There()
-    buffers = Collector()
-    stream = io.BytesIO()
-    brought = {path.partition("/")[0].partition(".")[0] for path in paths}
+    args = tuple([out_of_band(value) for value in args])
+
+    def make() -> tuple[bytes, bytes, list[pickle.PickleBuffer]]:
+        return _dump_form(depends, paths, (args, kwargs, job_id), known)
+
     try:
-        pickler = Pickler(stream, buffers=buffers, is_inline=True, known=known)
-        firsts, names = definitions(depends, there)
-        args = tuple([out_of_band(value) for value in args])
-        pickler.dump((there, firsts, names, args, kwargs, job_id))
+        form = make()
     except Exception as error:
         for item in depends:
             culprit = find_culprit(item, describe(item))
@@ -172,16 +172,35 @@ def dump_call_with(
                 hint = "import or create it inside the function, or pass it as an argument"
                 raise PicklingError(f"dispy_job_depends cannot be sent: {culprit}", hint=hint) from error
         raise blame(args, kwargs, job_id, error) from error
+    call: _Call | _CallInForms = _Call(_Gate(job_id, paths, form[0]), *form[1:])
+    if known.takes_both():
+        call = _CallInForms(job_id, paths, form, tuple(portable_twin(make)))
+    outer = Collector()
+    data = pickle.dumps((call, *[None] * CALL_PARTS), PROTOCOL, buffer_callback=outer.take)
+    return whole(Parts(data, outer) if outer else data)
+
+
+def _dump_form(
+    depends: list[Any], paths: list[str], call: tuple[Any, Any, Any], known: Known
+) -> tuple[bytes, bytes, list[pickle.PickleBuffer]]:
+    """Returns a job that brings code in one form: modules (packed), pickle of code and call, and its large buffers.
+
+    ``call``: arguments, keyword arguments and id of the job. Other arguments are those of ``dump_call_with``.
+    """
+    there = _There()
+    buffers = Collector()
+    stream = io.BytesIO()
+    brought = {path.partition("/")[0].partition(".")[0] for path in paths}
+    pickler = Pickler(stream, buffers=buffers, is_inline=True, known=known)
+    firsts, names = definitions(depends, there)
+    pickler.dump((there, firsts, names, *call))
     sent = [
         module
         for module in sent_modules(pickler)[0]
         if module.name not in known.modules and module.name.partition(".")[0] not in brought
     ]
-    gate = _Gate(job_id, paths, pack_modules(sent, pickler.sources))
-    call = _Call(gate, stream.getvalue(), [pickle.PickleBuffer(buffer) for buffer in buffers])
-    outer = Collector()
-    data = pickle.dumps((call, *[None] * CALL_PARTS), PROTOCOL, buffer_callback=outer.take)
-    return whole(Parts(data, outer) if outer else data)
+    packed = pack_modules(sent, pickler.sources)
+    return packed, stream.getvalue(), [pickle.PickleBuffer(buffer) for buffer in buffers]
 
 
 CALL_PARTS = 6
@@ -209,8 +228,43 @@ class _Call:
 
 def _open(_: None, data: bytes, buffers: list[Any]) -> tuple[Any, ...]:
     """Returns the tuple of code and arguments in the pickle behind a gate that was passed; pickles call this."""
-    opened: tuple[Any, ...] = pickle.loads(data, buffers=buffers)
+    opened: tuple[Any, ...] = loads(data, buffers)
     return opened
+
+
+class _CallInForms:
+    """Stand-in for the call of a job that brings code, for nodes of the program's version of Python and of others.
+
+    Arguments are those of ``_open_form``, without the version.
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        self._parts = HERE, *parts
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _open_form, self._parts
+
+
+def _open_form(
+    version: Version, job_id: Any, paths: list[str], form: tuple[Any, ...], twin: tuple[Any, str]
+) -> tuple[Any, ...]:
+    """Returns the tuple of code and arguments in the form that this process can open; pickles call this.
+
+    Args:
+        version: Version of Python that has made both forms.
+        job_id: As of ``_Gate``.
+        paths: As of ``_Gate``.
+        form: Form of ``_dump_form`` for that version.
+        twin: Parts of the ``forms.Twin`` for others.
+
+    Raises:
+        Apart: This process is not for one job alone.
+    """
+    if _job_namespace is None:
+        raise Apart(job_id)
+    modules, data, buffers = chosen(version, form, twin)
+    _pass_gate(job_id, paths, modules)
+    return _open(None, data, buffers)
 
 
 def with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -21,9 +21,13 @@ class Known:
         tops: Top names of these modules (``a`` of ``a.b``), encoded as they stand in pickles.
         watch: Tells whether functions and classes that were sent by value are still as they were. If not, they go by
             value again.
+        is_one_version: True while all nodes that the cluster has met, at least one, run this minor version of Python:
+            then code goes compiled alone. At first False, since any node may come.
+        has_compiled_alone: True once arguments with code were pickled while ``is_one_version``: jobs that have them
+            can run on nodes of this version only.
     """
 
-    __slots__ = ("_sent", "modules", "tops", "watch")
+    __slots__ = ("_sent", "has_compiled_alone", "is_one_version", "modules", "tops", "watch")
 
     def __init__(
         self, modules: Iterable[str], sent: Iterable[Any] = (), watch: Watch | None = None
@@ -33,6 +37,14 @@ class Known:
         self._sent = {id(item): item for item in sent}
         """Functions and classes of the script that were sent, by address; held, so that no address is used again."""
         self.watch = Watch() if watch is None else watch
+        self.is_one_version = False
+        self.has_compiled_alone = False
+
+    def takes_both(self) -> bool:
+        """True if code in arguments is to be pickled in both forms; else notes that it was compiled alone."""
+        if self.is_one_version:
+            self.has_compiled_alone = True
+        return not self.is_one_version
 
     def has(self, obj: Any) -> bool:
         """True if this function or class of the script was sent, so that nodes find it by its name.

@@ -26,8 +26,10 @@ from dispy.payload.by_value import scopes
 from dispy.payload.by_value.change_stamps import Watch
 from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.code import add_modules, pack_modules, sent_modules
+from dispy.payload.forms import chosen, loads, portable_twin
 from dispy.payload.known_parts import Known
 from dispy.payload.object_references import Reference, take_used
+from dispy.payload.versions import HERE
 
 CALL: Callable[..., Any] = operator.call
 """Computation of an executor: calls its first argument with the others. In C: no frame of ours is in tracebacks."""
@@ -80,19 +82,30 @@ def dump_function(function: Callable[..., Any], known: Known) -> tuple[bytes, Wa
         Exception: The function cannot be pickled.
     """
     take_used()
+    form, pickler = _dump_form(function, known)
+    if take_used():
+        return None
+    forms: tuple[Any, ...] = form
+    if (pickler.has_code or form[0]) and known.takes_both():
+        twin = portable_twin(lambda: _dump_form(function, known)[0])
+        forms = (HERE, form, tuple(twin))
+        take_used()
+    # Compressed also because names of modules in it would send each call to the slower pickler (``names_local``).
+    return zlib.compress(pickle.dumps(forms, PROTOCOL), 1), pickler.watch
+
+
+def _dump_form(function: Callable[..., Any], known: Known) -> tuple[tuple[bytes, bytes], Pickler]:
+    """Returns a function in one form, pickled: the modules that it needs (packed) and itself; and the pickler."""
     stream = io.BytesIO()
     pickler = Pickler(stream, known=known)
     pickler.dump(function)
-    if take_used():
-        return None
     packed = b""
     if not pickler.modules <= known.modules:
         sent, _ = sent_modules(pickler)
         packed = pack_modules(
             [module for module in sent if module.name not in known.modules], pickler.sources
         )
-    # Compressed also because names of modules in it would send each call to the slower pickler (``names_local``).
-    return zlib.compress(pickle.dumps((packed, stream.getvalue()), PROTOCOL), 1), pickler.watch
+    return (packed, stream.getvalue()), pickler
 
 
 _loaded: dict[bytes, Callable[..., Any]] = {}
@@ -113,12 +126,13 @@ def load_function(data: bytes) -> Callable[..., Any]:
         _loaded.clear()
     function = _loaded.get(data)
     if function is None:
-        packed, pickled = pickle.loads(zlib.decompress(data))
+        forms = pickle.loads(zlib.decompress(data))
+        packed, pickled = forms if len(forms) == 2 else chosen(*forms)
         if packed:
             add_modules(packed)
         before = scopes.count_changes()
         with scopes.lasting():
-            function = pickle.loads(pickled)
+            function = loads(pickled)
         if len(_loaded) >= LOADED_MAX or scopes.count_changes() != before:
             _loaded.clear()
         _loaded[data] = function

@@ -33,12 +33,14 @@ from dispy.payload.blocks import (
 from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.by_value.special_objects import Rebuilt
 from dispy.payload.code import add_modules, pack_modules, sent_modules
+from dispy.payload.forms import dump_both, loads, portable_twin
 from dispy.payload.known_parts import Known
 from dispy.payload.modules.origins import local_modules
 from dispy.payload.object_references import take_used
 from dispy.payload.plain.decoder import load_plain
 from dispy.payload.plain.exceptions import load_plain_exception
 from dispy.payload.unsendable import find_culprit
+from dispy.payload.versions import explained
 
 STACK_GLOBAL = b"\x93"
 """Opcode by which protocol 4 and later name any class or function. A pickle without this byte consists of built-in
@@ -58,13 +60,14 @@ A value whose pickle has this name is pickled again by the pickler of code, whic
 """
 
 
-def dump(value: Any, known: Known | None = None) -> bytes | Parts:
+def dump(value: Any, known: Known | None = None, *, is_kept: bool = False) -> bytes | Parts:
     """Pickle any value, such as the result of a job; code of the user's that cannot be imported goes by value.
 
     Args:
         value: Anything.
         known: Parts of the program that the other side has, if that is a worker; other modules go along. None in a
             worker, whose results go to the program.
+        is_kept: True if nodes that come later are sent the pickle, too: code in it is in both forms in any case.
 
     Returns:
         The pickle; or ``Parts`` if there are large buffers beside it, which are still those of ``value``.
@@ -81,7 +84,7 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
             return Parts(data, buffers) if buffers else data
     except Exception:
         pass  # a lambda, a local class, a class that was itself received by value, …
-    return dump_with_code(value, known or known_module.here)
+    return dump_with_code(value, known or known_module.here, is_kept=is_kept)
 
 
 def dump_int(value: int) -> bytes:
@@ -89,7 +92,7 @@ def dump_int(value: int) -> bytes:
     return pickle.dumps(value, PROTOCOL)
 
 
-def dump_with_code(value: Any, known: Known | None) -> bytes | Parts:
+def dump_with_code(value: Any, known: Known | None, *, is_kept: bool = False) -> bytes | Parts:
     """Pickle a value by the pickler of code, as it may refer to code of the user's own.
 
     Arguments and result are those of ``dump``.
@@ -98,26 +101,51 @@ def dump_with_code(value: Any, known: Known | None) -> bytes | Parts:
         Exception: The value cannot be pickled.
     """
     buffers = Collector()
-    data = _dump_by_value(value, buffers, known)
+    data = _dump_by_value(value, buffers, known, is_kept=is_kept)
     return Parts(data, buffers) if buffers else data
 
 
-def _dump_by_value(value: Any, buffers: Collector, known: Known | None) -> bytes:
+def _dump_by_value(value: Any, buffers: Collector, known: Known | None, *, is_kept: bool) -> bytes:
     """Returns the pickle of a value with its code; adds its large buffers to ``buffers``.
 
     If the other side is a worker that lacks modules, the pickle brings them (``_Carried``).
+    """
+    data, has_code = _dump_once(value, buffers, known)
+    if (
+        has_code
+        and known is not None
+        and known is not known_module.here
+        and (is_kept or known.takes_both())
+    ):
+        twin = portable_twin(lambda: _dump_twin(value, known))
+        data = dump_both((data, buffers), twin, buffers)
+    return data
+
+
+def _dump_twin(value: Any, known: Known) -> tuple[bytes, Collector]:
+    """Returns the pickle of a value, and its large buffers: in the form that this thread is making."""
+    buffers = Collector()
+    return _dump_once(value, buffers, known)[0], buffers
+
+
+def _dump_once(value: Any, buffers: Collector, known: Known | None) -> tuple[bytes, bool]:
+    """Returns the pickle of a value in one form, and True if code by value may be in it.
+
+    Arguments are those of ``_dump_by_value``.
     """
     stream = io.BytesIO()
     pickler = Pickler(stream, buffers=buffers, known=known)
     pickler.dump(value)
     data = stream.getvalue()
+    has_code = pickler.has_code
     if known is not None and known is not known_module.here and not pickler.modules <= known.modules:
+        has_code = True  # the modules may hold some
         sent, _ = sent_modules(pickler)
         missing = [module for module in sent if module.name not in known.modules]
         carried = _Carried(pack_modules(missing, pickler.sources), data, list(buffers))
         buffers.clear()
         data = pickle.dumps(carried, PROTOCOL, buffer_callback=buffers.take)
-    return data
+    return data, has_code
 
 
 class _Carried:
@@ -139,7 +167,7 @@ class _Carried:
 def _load_carried(modules: bytes, data: bytes, buffers: list[Any]) -> Any:
     """Add the modules of a ``_Carried`` and return the value of its pickle; called by the pickle around it."""
     add_modules(modules)
-    return pickle.loads(data, buffers=buffers)
+    return loads(data, buffers)
 
 
 def names_local(data: bytes, known: Known | None) -> bool:
@@ -168,10 +196,16 @@ def load(payload: Buffer | Ready) -> Any:
     """
     if isinstance(payload, Ready):
         return payload.read()
-    if payload[:1] != MAGIC[:1]:
-        return pickle.loads(payload)
-    data, buffers = open_block(memoryview(payload))
-    return pickle.loads(data, buffers=buffers)
+    try:
+        if payload[:1] != MAGIC[:1]:
+            return pickle.loads(payload)
+        data, buffers = open_block(memoryview(payload))
+        return pickle.loads(data, buffers=buffers)
+    except Exception as error:
+        told = explained(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 class PlainOnly(Ready):
@@ -218,7 +252,7 @@ def dump_object(value: Any, known: Known | None = None) -> Buffer:
     """
     take_used()
     try:
-        return whole(dump(value, known))
+        return whole(dump(value, known, is_kept=True))
     except Exception as error:
         culprit = find_culprit(value, "the object") or str(error)
         raise PicklingError(f"an object cannot be put: {culprit}", hint="put plain data") from error

@@ -98,6 +98,8 @@ class NodeInfo(Struct):
     aliases: list[str] = []
     """Further addresses at which the node has answered. ``JobCluster(nodes=...)`` may name the node by any of
     them."""
+    python: str = ""
+    """Minor version of Python that jobs run on there, such as "3.12"; empty if the node has not said."""
 
     def addresses(self) -> list[str]:
         """Returns all IP addresses at which the node has answered, ``ip_addr`` first."""

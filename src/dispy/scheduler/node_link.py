@@ -226,6 +226,7 @@ class NodeLink:
             message.cpus,
             line(message.platform),
             available=message.available,
+            python=line(message.python),
             aliases=self.info.aliases if self.info is not None and self.info.node == message.node else [],
         )
         self.shared = ""

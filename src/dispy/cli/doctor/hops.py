@@ -141,10 +141,10 @@ async def _prove(address: str, port: int, host: str, access: Access) -> Finding 
     text = str(error).partition("; ")[0]
     if isinstance(error, AuthenticationError):
         if "TLS" in text:
-            hint = error.hint or "give both sides the same --tls or --no_tls"
+            advice = error.hint or "give both sides the same --tls or --no_tls"
             return bad(
                 f"TLS on one side only, or another program: {text}",
-                f"{hint}; look there with 'ss -ltnp', who has port {port}",
+                f"{advice}; look there with 'ss -ltnp', who has port {port}",
             )
         return bad(
             f"another secret there, or another program: {text}",

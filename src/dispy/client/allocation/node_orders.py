@@ -69,7 +69,7 @@ def set_up_again(
                 f"setup_args must be a tuple, not {describe(setup_args)}",
                 hint="setup_args=(value,) for one argument",
             )
-        session.computation.code_with(setup_args)
+        session.code_for(setup_args)
     return _order(session, node, "resetup_node", node_choice.set_up_again, terminate, setup_args)
 
 

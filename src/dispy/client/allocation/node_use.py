@@ -3,7 +3,7 @@
 ``node_choice`` has decided that the cluster wants CPUs of the node. If it does not use the node yet, these steps
 follow, each after the one before:
 
-1. ``use``: code with the arguments of ``setup`` for this node is made.
+1. ``use``: code with the arguments of ``setup`` for this node is made, in a form that its version of Python can run.
 2. ``_read_files``: files for this node only (``depends`` of ``NodeAllocate``) are looked at, on the thread that reads
    files.
 3. ``_use``: the backend is told, which opens the computation on the node.
@@ -46,6 +46,8 @@ class Choice(NamedTuple):
 def use(session: Session, info: NodeInfo, choice: Choice) -> None:
     """Use CPUs of a node; if the cluster uses it already, only their number is changed.
 
+    From then on the form of code in arguments is one that the node's version of Python can run.
+
     Args:
         session: The cluster.
         info: The node.
@@ -56,8 +58,11 @@ def use(session: Session, info: NodeInfo, choice: Choice) -> None:
         session.backend.allocate(session.number, info.node, choice.cpus)
         node_views.on_changed(session, info)
         return
+    session.computation.meet(info.python)
+    if session.computation.waits_for(info.python) and _use_late(session, info, choice):
+        return
     try:
-        code = session.code_for(session.setup_args.get(info.node, choice.setup_args))
+        code = session.code_for(session.setup_args.get(info.node, choice.setup_args), info.python)
     except UsageError as error:
         # The user's ``allocate`` has chosen arguments of ``setup`` that cannot be sent.
         _refuse(session, info, error)
@@ -66,6 +71,39 @@ def use(session: Session, info: NodeInfo, choice: Choice) -> None:
         session.engine.files.call(_read_files, [(session, info, choice.cpus, code, list(choice.depends))])
     else:
         _use(session, info, choice.cpus, code, None)
+
+
+def _use_late(session: Session, info: NodeInfo, choice: Choice) -> bool:
+    """Use a node of another version of Python once the jobs and maps have ended that were submitted so far.
+
+    Their arguments hold code that is compiled for the program's version; those of later jobs are for both.
+
+    Returns:
+        False if there is nothing to wait for: then the node is used at once.
+    """
+    jobs, maps = set(session.jobs), set(session.maps)
+    if info.node in session.late_nodes:
+        return True
+    if not jobs and not maps:
+        return False
+
+    def look() -> None:
+        """Use the node if nothing is left to wait for. Called on the loop when jobs or maps have ended."""
+        if info.node not in session.late_nodes:
+            return
+        if jobs.isdisjoint(session.jobs) and maps.isdisjoint(session.maps):
+            del session.late_nodes[info.node]
+            session.computation.known.has_compiled_alone = False
+            if not (session.is_closed or info.is_gone or info.node in session.set_aside):
+                use(session, info, choice)
+
+    session.late_nodes[info.node] = look
+    logger.info(
+        "cluster %s uses node %s, which runs Python %s, when the jobs have ended that were submitted so far: their "
+        "arguments hold code that was compiled for this program's Python",
+        session.name, info.name, info.python,
+    )  # fmt: skip
+    return True
 
 
 def _read_files(session: Session, info: NodeInfo, cpus: int, code: bytes, depends: list[Any]) -> None:

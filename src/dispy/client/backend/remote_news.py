@@ -207,4 +207,5 @@ class RemoteNews:
 def _escaped(info: NodeInfo) -> NodeInfo:
     """Returns a node's description whose texts are fit for a terminal: the scheduler has them from others."""
     info.name, info.platform, info.shortage = line(info.name), line(info.platform), line(info.shortage)
+    info.python = line(info.python)
     return info

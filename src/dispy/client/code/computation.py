@@ -34,11 +34,14 @@ class Computation:
         name: Name of the function; of a program, its path as it was given.
         code: Pickle of the function, its dependencies, setup and cleanup (bytes), which nodes are sent.
         method: The bound method that was given; None if it was none.
+        portable: The same for nodes of other minor versions of Python; if they cannot run it, it tells them why.
+        version: Version of Python that ``code`` was compiled by, such as ``(3, 12)``.
         program: Path of the program's file here, which is sent to nodes; empty if the computation is no program.
         is_program: True if the computation is a program: jobs get texts, and their output is bytes.
         extensions: Compiled modules of the user's own, which travel as files: pairs of a path here and one on nodes.
         known: Modules, functions and classes that nodes get with the code. Pickles of jobs refer to them by name.
         is_call: True if the computation calls the first argument of each job: that of an executor.
+        is_mixed: True once a node of another version of Python than the program's was met.
         adapts: True if calls get other arguments than the caller gives: then ``arguments`` makes them.
 
     Raises:
@@ -47,8 +50,8 @@ class Computation:
     """
 
     __slots__ = (
-        "_owner", "_signature", "adapts", "code", "extensions", "is_call", "is_program", "known", "method", "name",
-        "program",
+        "_owner", "_signature", "adapts", "code", "extensions", "is_call", "is_mixed", "is_program", "known",
+        "method", "name", "portable", "program", "version",
     )  # fmt: skip
 
     def __init__(
@@ -85,9 +88,11 @@ class Computation:
                     hint="the function, without parentheses",
                 )
         named = names_of(depends) if isinstance(depends, (list, tuple)) else ()
-        self.code, self.known, self.extensions = payload.dump_code(
+        self.version = payload.HERE
+        self.code, self.known, self.extensions, self.portable = payload.dump_code(
             function, items, setup, cleanup, named, seeding
         )
+        self.is_mixed = False
         self._owner: Any = self.method.__self__ if self.method is not None else None
         """Object of the bound method, wrapped if its random generators must differ between jobs; None: no method."""
         if self.method is not None and seeding.is_on and not isinstance(self._owner, type):
@@ -95,13 +100,43 @@ class Computation:
         self._signature = None if self.is_program else _signature(function)
         """Parameters that calls are checked against; None: not checked, as it is a program or cannot be read."""
 
-    def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
-        """Returns ``code`` (bytes) with the arguments of setup and cleanup in it, for nodes that have such arguments.
+    def code_for(self, python: str, setup_args: tuple[Any, ...]) -> bytes:
+        """Returns the code for a node; empty if it gets the common one (``code``).
+
+        Args:
+            python: Minor version of Python on the node, such as "3.12"; empty: that of the program.
+            setup_args: Arguments of setup and cleanup there; empty: there are none.
 
         Raises:
             PicklingError: An argument cannot be sent.
         """
-        return payload.with_setup_args(self.code, setup_args)
+        is_other = (payload.version_of(python) or self.version) != self.version
+        code = self.portable if is_other else self.code
+        if setup_args:
+            return payload.with_setup_args(code, setup_args)
+        return code if is_other else b""
+
+    def meet(self, python: str) -> None:
+        """Note the version of Python of a node that jobs may run on: it decides in which form their code is sent.
+
+        ``python``: as of ``code_for``.
+        """
+        version = payload.version_of(python) or payload.HERE
+        payload.meet(version)
+        self.is_mixed = self.is_mixed or version != payload.HERE
+        self.known.is_one_version = not self.is_mixed
+
+    def waits_for(self, python: str) -> bool:
+        """True if a node must not be used before jobs end that were submitted so far: they have compiled code alone.
+
+        ``python``: as of ``code_for``.
+        """
+        is_other = (payload.version_of(python) or payload.HERE) != payload.HERE
+        return is_other and self.known.has_compiled_alone
+
+    def noted(self) -> bytes:
+        """Returns the computation as a journal keeps it, for ``noted_computation``."""
+        return payload.pack_code(payload.Noted(self.version, self.code, self.portable))
 
     def check_constants(self, constants: Mapping[str, Any], given: int) -> None:
         """Check that calls can have these keyword arguments. A function without a readable signature takes any.
@@ -247,12 +282,13 @@ def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
 def noted_computation(name: str, code: bytes, *, is_program: bool) -> Computation:
     """Returns the computation of a dead program, of which its journal has the code: sent as it is, never loaded here.
 
-    Calls were adapted when they were submitted.
+    Calls were adapted when they were submitted. ``code``: from ``Computation.noted``; empty if there is none.
     """
     made = Computation.__new__(Computation)
     made.name = name
-    made.code = code
-    made.known = payload.NOTHING
+    made.version, made.code, made.portable = payload.unpack_code(code)
+    made.known = payload.Known(())
+    made.is_mixed = False
     made.program = ""
     made.extensions = []
     made.method = None

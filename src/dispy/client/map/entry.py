@@ -210,6 +210,8 @@ def make_map(
     def end(ended: Mapping, numbers: list[int]) -> None:
         """Forget a map that has ended or was left, and cancel its unfinished chunks. Does not wait; on any thread."""
         session.maps.discard(ended)
+        for look in list(session.late_nodes.values()):
+            session.engine.post(look)
         if numbers:
             session.engine.post(cancellation.cancel_open, session, numbers)
 

@@ -87,7 +87,7 @@ def note_computation(session: Session, journal: Journal) -> None:
         files=chosen.files,
         sources=session.shipped.known(),
     )
-    journal.add_computation(session.number, session.name, options, chosen.computation.code)
+    journal.add_computation(session.number, session.name, options, chosen.computation.noted())
 
 
 def leave_results(sessions: dict[int, Session], call: Callable[..., object]) -> bool:

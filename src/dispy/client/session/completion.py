@@ -370,6 +370,8 @@ def _count(session: Session, calls: int, seconds: float, info: NodeInfo | None) 
     with session.idle:
         session.cpu_time += seconds
         session.ends += 1
+        for look in list(session.late_nodes.values()) if session.late_nodes else ():
+            session.engine.post(look)
         if shown is not None:
             shown.jobs_done += calls
             shown.cpu_time += seconds

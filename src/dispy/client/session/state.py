@@ -300,6 +300,9 @@ class Session:
     setup_args: dict[NodeId, tuple[Any, ...]]
     """Arguments for ``setup`` that ``resetup_node`` was given, by the node's identity. They replace those of the
     element of ``nodes`` until the next ``resetup_node``."""
+    late_nodes: dict[NodeId, Callable[[], None]]
+    """Nodes of another version of Python that are used when the jobs have ended that were submitted before they came:
+    functions to be called on the loop after an end of jobs, by the node's identity."""
     offers: dict[NodeId, int]
     """Number of CPUs that a node offered when ``allocate`` was last asked about it, by the node's identity. When the
     node offers another number ``allocate`` is asked again."""
@@ -357,6 +360,7 @@ class Session:
         self.dispy_nodes = {}
         self.past_nodes = []
         self.set_aside = {}
+        self.late_nodes = {}
         self.setup_args = {}
         self.offers = {}
         self.faults = NodeFaults()
@@ -451,12 +455,14 @@ class Session:
             owner=options.owner,
         )
 
-    def code_for(self, setup_args: tuple[Any, ...]) -> bytes:
-        """Returns the pickled computation with arguments of ``setup``, for a node that gets its own.
+    def code_for(self, setup_args: tuple[Any, ...], python: str = "") -> bytes:
+        """Returns the pickled computation for a node that gets its own; empty: the node gets the common one.
 
-        Empty if there are no arguments: such nodes get the cluster's common code.
+        Args:
+            setup_args: Arguments of ``setup`` there; empty: there are none.
+            python: Minor version of Python there, such as "3.12"; empty: that of the program.
 
         Raises:
             PicklingError: One of the arguments cannot be sent.
         """
-        return self.computation.code_with(setup_args) if setup_args else b""
+        return self.computation.code_for(python, setup_args)

@@ -142,7 +142,31 @@ def _fill_alias(alias: Any, value: Any) -> Any:
     return alias
 
 
+def _reduce_forward(pickler: CodePickler, reference: Any) -> Any:
+    """Returns how a ``typing.ForwardRef`` is pickled for another version of Python: it holds compiled code.
+
+    NotImplemented for the same version.
+    """
+    if not pickler.is_portable:
+        return NotImplemented
+    return _forward, (
+        reference.__forward_arg__, reference.__forward_module__, getattr(reference, "__forward_is_class__", False)
+    )  # fmt: skip
+
+
+def _forward(text: str, module: str | None, is_class: bool) -> typing.ForwardRef:
+    """Returns a ``typing.ForwardRef`` of this version. Pickles call this.
+
+    Args:
+        text: The annotation.
+        module: Name of the module in which it is looked up; None if that is not said.
+        is_class: True if it may be of an attribute of a class, such as ``ClassVar``.
+    """
+    return typing.ForwardRef(text, module=module, is_class=is_class)
+
+
 REDUCERS: dict[type, Reducer] = {
+    typing.ForwardRef: _reduce_forward,
     typing.NewType: _reduce_new_type,
     typing.TypeVar: _reduce_type_parameter,
     typing.ParamSpec: _reduce_type_parameter,

@@ -1,7 +1,8 @@
 """Compiled code: the names that it looks up, the modules that it imports, and how it travels with its source.
 
-A code object travels as it runs, between equal minor versions of Python, with its file name in the program. The text
-of its file goes beside it, so that tracebacks, ``inspect.getsource``, warnings and profilers show lines on nodes.
+A code object travels as it runs, between equal minor versions of Python, with its file name in the program; between
+others as ``portable`` says. The text of its file goes beside it, so that tracebacks, ``inspect.getsource``, warnings
+and profilers show lines on nodes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import weakref
 from collections.abc import Iterable, Iterator
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
+
+from dispy.errors import PicklingError
 
 # Opcodes.
 
@@ -332,6 +335,8 @@ def source_of(filename: str, namespace: Namespace) -> str:
         filename: Name of the file, as code objects have it.
         namespace: Globals of the code, whose loader may know the text; may be empty.
     """
+    if filename in ("<string>", "<stdin>") and sys.version_info < (3, 13):
+        return ""  # code of ``exec`` or typed at a prompt, which has no text before Python 3.13
     try:
         text = "".join(linecache.getlines(filename, namespace))
     except Exception:  # a loader of the user's own
@@ -354,17 +359,46 @@ def show_source(filename: str, text: str) -> None:
 
 # Code objects.
 
+_PREFIX = "load_code_py"
+"""Beginning of the names by which pickles call the loader of compiled code; the minor version follows (``3_12``)."""
+
 
 def reduce_code(code: CodeType) -> tuple[Any, tuple[bytes]]:
-    """Returns how a code object is pickled: marshalled, as in the interpreter's ``.pyc`` files.
+    """Returns how a code object is pickled for the same minor version: marshalled, as in ``.pyc`` files.
+
+    The name of the function that loads it tells the version: another one refuses it (``__getattr__``), as running the
+    bytecode of another version ends in a crash at best.
 
     Raises:
         ValueError: A constant of the code is not one that a compiler makes.
     """
-    return load_code_object, (marshal.dumps(code),)
+    return _load_code, (marshal.dumps(code),)
 
 
-def load_code_object(data: bytes) -> CodeType:
-    """Returns the code object that ``reduce_code`` has pickled; pickles call this."""
+def _load_code(data: bytes) -> CodeType:
+    """Returns the code object that ``reduce_code`` has pickled; pickles call this under a name with the version."""
     code: CodeType = marshal.loads(data)
     return code
+
+
+_load_code.__name__ = _load_code.__qualname__ = f"{_PREFIX}{sys.version_info[0]}_{sys.version_info[1]}"
+globals()[_load_code.__name__] = _load_code
+
+
+def __getattr__(name: str) -> Any:
+    """Refuse code that another minor version has compiled; pickles of it name a function that is not here.
+
+    Raises:
+        PicklingError: The name is that of another version's loader.
+        AttributeError: Any other name.
+    """
+    version = name.removeprefix(_PREFIX)
+    if version == name:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    theirs, here = version.replace("_", "."), f"{sys.version_info[0]}.{sys.version_info[1]}"
+    raise PicklingError(
+        f"a function was compiled by Python {theirs}, and this is Python {here}: no version runs what another has "
+        "compiled",
+        hint="submit the job again, now that the cluster knows a node of another version, "
+        f"or use Python {theirs} on all machines",
+    )

@@ -25,15 +25,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
-
-from dispy.payload.by_value import change_stamps, scopes
+from dispy.payload.by_value import change_stamps, scopes, struct_classes, version_parts
 from dispy.payload.by_value.bytecode import named_in
 from dispy.payload.by_value.change_stamps import attributes_of, give_identity, identity_of
 from dispy.payload.by_value.code_pickler import CodePickler
 from dispy.payload.by_value.functions import functions_in, is_code, is_generic
+from dispy.payload.by_value.version_parts import Recipe
 from dispy.payload.modules.origins import Origin, origin_of
 
 EnumType = enum.EnumMeta
@@ -76,16 +75,14 @@ def reduce_definition(pickler: CodePickler, cls: type) -> Any:
     if not _is_plain_metaclass(meta):
         namespace.pop("__slots__", None)
         keywords: dict[str, Any] = {}
-        if issubclass(cls, msgspec.Struct):
-            struct, attributes, keywords = _struct_parts(cls, attributes)
+        if struct_classes.is_struct(cls):
+            struct, attributes, keywords = struct_classes.parts_of(cls, attributes)
             namespace |= struct
         else:
             given = {name: value for name, value in attributes.items() if not is_code(value)}
             attributes = {name: value for name, value in attributes.items() if name not in given}
             namespace |= given
         make = make_by_metaclass, (identity, meta, cls.__name__, bases, namespace, keywords)
-    registered = abc._get_dump(cls)[0] if isinstance(cls, abc.ABCMeta) else ()  # type: ignore[attr-defined]
-    subclasses = [found for found in (each() for each in registered) if found is not None]
     home = sys.modules.get(cls.__module__)
     values: list[Any] = []
     scope = None
@@ -95,6 +92,7 @@ def reduce_definition(pickler: CodePickler, cls: type) -> Any:
             names = [cls.__name__, *[name for name in names if name != cls.__name__]]
         scope = pickler.scope_of(vars(home)) if names else None
         values = pickler.stamped(vars(home), names) if pickler.goes_along(vars(home)) else []
+    attributes, recipes = version_parts.split(cls, attributes) if pickler.is_portable else (attributes, [])
     if home is not None:
         attributes = pickler.shared_in(vars(home), attributes)
     functions = [
@@ -107,7 +105,11 @@ def reduce_definition(pickler: CodePickler, cls: type) -> Any:
     later = pickler.later(sorted(functions, key=lambda function: not function.__name__.startswith("__")))
     first = {name: value for name, value in attributes.items() if _is_first(name, value)}
     rest = {name: value for name, value in attributes.items() if name not in first}
+    registered = abc._get_dump(cls)[0] if isinstance(cls, abc.ABCMeta) else ()  # type: ignore[attr-defined]
+    subclasses = [found for found in (each() for each in registered) if found is not None]
     state = First(cls, first), later, rest, subclasses, scope, values
+    if pickler.is_portable:
+        return *make, (state[0], Remade(cls, recipes), state[1:]), None, None, fill_portable_class
     return *make, state, None, None, fill_class
 
 
@@ -157,64 +159,6 @@ def _is_plain_metaclass(meta: type) -> bool:
     return True
 
 
-def _struct_parts(
-    cls: type, attributes: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Split the attributes of a ``msgspec.Struct``, which cannot be made empty and get its fields afterwards.
-    Returns:
-        Annotations and defaults that the class is made with, by name; attributes to set afterwards, by name; and
-        keywords of the definition, such as ``frozen``.
-    """
-    struct: Any = cls
-    own = vars(cls).get("__annotations__", {})
-    fields: dict[str, Any] = {"__annotations__": own}
-    defaults = struct.__struct_defaults__
-    for name, default in zip(
-        struct.__struct_fields__[-len(defaults) :] if defaults else (), defaults, strict=True
-    ):
-        if name in own and isinstance(default, _FACTORY):
-            fields[name] = FactoryField(default.factory)
-        elif name in own and default is not msgspec.NODEFAULT:
-            fields[name] = default
-    keywords = {name: getattr(struct.__struct_config__, name) for name in _STRUCT_OPTIONS}
-    if own and not any(name in struct.__match_args__ for name in own):
-        keywords["kw_only"] = True
-    encoded = dict(zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True))
-    rename = {name: other for name, other in encoded.items() if name != other}
-    if rename:
-        keywords["rename"] = rename
-    rest = {
-        name: value
-        for name, value in attributes.items()
-        if not name.startswith("__struct_")
-        and name not in (*own, "__match_args__", "__annotations__", "__slots__")
-    }
-    return fields, rest, keywords
-
-
-_STRUCT_OPTIONS = (
-    "frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields",
-    "weakref", "dict", "cache_hash", "tag", "tag_field",
-)  # fmt: skip
-"""Options of a ``msgspec.Struct`` that are keywords of its definition under the same names."""
-
-
-class FactoryField(NamedTuple):
-    """A default of a ``msgspec.Struct`` that is made by a call: msgspec's own object for it cannot be sent.
-
-    Attributes:
-        factory: Called without arguments for each new object; returns the default.
-    """
-
-    factory: Any
-
-
-_FACTORY = type(
-    msgspec.defstruct("Probe", [("a", list, msgspec.field(default_factory=list))]).__struct_defaults__[0]
-)
-"""Class of msgspec's own objects for defaults that are made by a call; msgspec does not export it."""
-
-
 # Called by pickles that are loaded.
 
 
@@ -251,9 +195,7 @@ def make_by_metaclass(
     known = _by_identity.get(identity)
     if known is not None:
         return known
-    for key, value in namespace.items():
-        if isinstance(value, FactoryField):
-            namespace[key] = msgspec.field(default_factory=value.factory)
+    struct_classes.restore_defaults(namespace)
     with _without_hooks(bases):
         cls: type = meta(name, bases, namespace, **keywords)
     return _note(cls, identity)
@@ -323,6 +265,45 @@ def fill_class(cls: type, state: tuple[Any, ...]) -> type:
         _change(cls, {**first, **rest})
     if scope is not None and scopes.is_worker:
         scopes.fill_scope(scope, values)
+    return cls
+
+
+class Remade:
+    """Stand-in for recipes that has a new class get methods before objects of it arrive, as ``First`` does.
+
+    Args:
+        cls: The class.
+        recipes: What it unpickles to (``version_parts``).
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, cls: type, recipes: list[Recipe]) -> None:
+        self._parts = cls, recipes
+
+    def __reduce__(self) -> tuple[Any, tuple[type, list[Recipe]]]:
+        return remake_first, self._parts
+
+
+def remake_first(cls: type, recipes: list[Recipe]) -> list[Recipe]:
+    """Make the generated methods of a class, if it is new here; returns the recipes. Pickles call this."""
+    if cls in _unfilled:
+        version_parts.make(cls, recipes, is_early=True)
+    return recipes
+
+
+def fill_portable_class(cls: type, state: tuple[Any, ...]) -> type:
+    """Give a class its attributes as ``fill_class`` does, and those that each version of Python makes for itself.
+
+    ``state``: first attributes, recipes of ``version_parts``, and the other parts of the state of ``fill_class``.
+    """
+    first, recipes, others = state
+    is_new, is_changed = cls in _unfilled, _changing is cls
+    fill_class(cls, (first, *others))
+    if is_changed:
+        version_parts.make(cls, recipes, is_early=True)
+    if is_new or is_changed:
+        version_parts.make(cls, recipes, is_early=False)
     return cls
 
 

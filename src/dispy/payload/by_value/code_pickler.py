@@ -48,6 +48,8 @@ class CodePickler(Protocol):
     """Import statements of functions that go by value: the modules that they name are to be sent, too."""
     sources: dict[str, str]
     """Texts of the files of code that goes by value, by file name, for tracebacks; a text is empty if unknown."""
+    is_portable: bool
+    """True if the pickle is for other minor versions of Python: nothing of this version alone goes into it."""
     watch: Watch
     """Parts of the program that must not change for this pickle to stay right."""
 

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from dispy.payload import versions
 from dispy.payload.by_value import change_stamps, classes, scopes
 from dispy.payload.by_value.bytecode import Imported
 from dispy.payload.by_value.change_stamps import Watch
@@ -42,8 +43,8 @@ class Definition(NamedTuple):
     watch: Watch
 
 
-_definitions: dict[str, Definition] = {}
-"""Definitions by identity of the class, the oldest first.
+_definitions: dict[tuple[str, bool], Definition] = {}
+"""Definitions by identity of the class, and whether they are in portable form; the oldest first.
 
 When the ``watch`` of one finds a change, a program pickles the class anew.
 """
@@ -57,7 +58,7 @@ def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
 
     A worker returns the first definition that it has made, whatever has changed: the program has the class itself.
     """
-    identity = change_stamps.identity_of(cls)
+    identity = change_stamps.identity_of(cls), versions.is_wanted()
     known = _definitions.get(identity)
     # A worker uses its first definition again: results go to a program that has the class itself.
     if known is not None and (scopes.is_worker or known.watch.is_same()):

@@ -47,6 +47,23 @@ def functions_in(value: Any) -> list[types.FunctionType]:
     return [part for part in parts if isinstance(part, types.FunctionType)]
 
 
+def owner_of_generated(function: types.FunctionType) -> type | None:
+    """Returns the class that has a method without a source of its own, such as one that ``dataclasses`` has made.
+
+    Other versions of Python make the method anew with the class: it goes by its name there. None for any other
+    function.
+    """
+    inner = getattr(function, "__wrapped__", function)
+    if getattr(inner, "__code__", None) is None or inner.__code__.co_filename != "<string>":
+        return None
+    path, _, name = function.__qualname__.rpartition(".")
+    owner = attribute_of(sys.modules.get(function.__module__), path) if path else None
+    is_its = (
+        isinstance(owner, type) and getattr(owner, name, None) is function and name == function.__name__
+    )
+    return owner if is_its else None
+
+
 # Called by pickles that are loaded.
 
 

@@ -27,6 +27,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as _cloud
 
+from dispy.payload import versions
 from dispy.payload.blocks import PROTOCOL, Collector
 from dispy.payload.by_value import (
     bytecode,
@@ -35,6 +36,7 @@ from dispy.payload.by_value import (
     definitions,
     functions,
     module_objects,
+    portable,
     scopes,
     special_objects,
 )
@@ -76,7 +78,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         used: Names that are used of each of these modules, by name of the module, as far as that is known.
         sources: Texts of the files of code that goes by value, by file name; empty for a file without a text.
         sent: Functions and classes that go by value, by address.
-        has_code: True once something compiled is in the pickle: another minor version of Python cannot load it.
+        has_code: True once a function or class goes by value: other minor versions need the portable form.
+        is_portable: True if code goes as a reference into its source, for other minor versions of Python.
         watch: Parts of the program that must not change for this pickle to stay right.
     """
 
@@ -99,6 +102,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self.sources: dict[str, str] = {}
         self.sent: dict[int, Any] = {}
         self.has_code = False
+        self.is_portable = versions.is_wanted()
         self.watch = Watch()
         self._is_inline = is_inline
         self._known = known
@@ -247,6 +251,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         if scopes.is_worker and not self._is_inline and is_global(function):
             data = definitions.function_data(function, _pickle_inline)
             return functions.resolve_function, (function.__module__, function.__qualname__, data)
+        if self.is_portable and (owner := functions.owner_of_generated(function)) is not None:
+            return getattr, (owner, function.__name__)
         generic = functions.reduce_generic_function(function)
         if generic is not None:
             return generic
@@ -255,18 +261,22 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         code = function.__code__
         if self.origin(function.__module__) is not Origin.INSTALLED:
             self.names |= bytecode.all_names(code)
-        package = package_of(function.__globals__)
-        self.imports.update(bytecode.imports(code, package))
+        self.imports.update(bytecode.imports(code, package_of(function.__globals__)))
         scope = self.scope_of(function.__globals__)
         home = module_of(function.__globals__)
         if home is not None and self.origin(home) is Origin.OWN:
             for name in global_names(code):
                 self._use(home, name)
-        self._cells.update(map(id, function.__closure__ or ()))
-        make = (code, scope, function.__name__, function.__closure__)
-        if id(function) in self._late:
-            return make_function, make
-        return make_function, make, self.state_of(function), None, None, fill_function
+        closure = function.__closure__
+        self._cells.update(map(id, closure or ()))
+        made: tuple[Any, ...] = make_function, (code, scope, function.__name__, closure)
+        if self.is_portable:
+            made = portable.make_function, (code, scope, function.__name__, code.co_freevars, closure or ())
+        return (
+            made
+            if id(function) in self._late
+            else (*made, self.state_of(function), None, None, fill_function)
+        )
 
     def later(self, functions: list[types.FunctionType]) -> list[Later]:
         """Have functions of a class pickled unfilled; returns stand-ins, in order, that fill one each when loaded."""
@@ -290,13 +300,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         These are attributes of ``PARTS`` and others, by name; pairs of a cell and its value; globals with their
         stamps; and names of modules to import first.
         """
-        about = {
-            name: getattr(function, name)
-            for name in PARTS
-            if getattr(function, name, None) not in (None, (), {})
-        }
-        if about.get("__annotations__") == {}:
-            del about["__annotations__"]
+        given = {name: getattr(function, name, None) for name in PARTS}
+        about = {name: value for name, value in given.items() if value not in (None, (), {})}
         namespace = function.__globals__
         values: list[Stamped] = []
         submodules: list[str] = []
@@ -356,11 +361,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             return None
         if module_of(namespace) is None:
             return None
-        reference = self._globals.get((id(namespace), name))
-        if reference is None:
-            reference = Scope(global_value, self.scope_of(namespace), name, change_stamps.of(value), value)
-            self._globals[id(namespace), name] = reference
-        return reference
+        key = id(namespace), name
+        if key not in self._globals:
+            stamp = change_stamps.of(value)
+            self._globals[key] = Scope(global_value, self.scope_of(namespace), name, stamp, value)
+        return self._globals[key]
 
     def _in_other_module(self, value: Any) -> Scope | None:
         """Returns the stand-in for a value that is a global of an importable module of the user's; else None.
@@ -403,8 +408,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         """Returns the stand-in for a dictionary of globals: one object for each dictionary, pickled only once."""
         scope = self._scopes.get(id(namespace))
         if scope is None:
-            name = module_of(namespace)
-            origin = Origin.VALUE if name is None else self.origin(name)
+            origin = Origin.VALUE if (name := module_of(namespace)) is None else self.origin(name)
             if name is None:
                 scope = Scope(fresh_scope, about(namespace))
             elif origin is Origin.VALUE:
@@ -424,7 +428,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         """
         filename = code.co_filename
         if filename not in self.sources:
-            self.sources[filename] = "" if _is_no_file(filename) else bytecode.source_of(filename, {})
+            self.sources[filename] = bytecode.source_of(filename, {})
+        if self.is_portable:
+            return portable.reduce_code(code)
         try:
             return bytecode.reduce_code(code)
         except ValueError:
@@ -464,8 +470,7 @@ _BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud
 
 def _pickle_inline(value: Any) -> tuple[bytes, Pickler]:
     """Returns the pickle of a value, with definitions of its classes in it, and the pickler that made it."""
-    stream = io.BytesIO()
-    pickler = Pickler(stream, is_inline=True)
+    pickler = Pickler(stream := io.BytesIO(), is_inline=True)
     pickler.dump(value)
     return stream.getvalue(), pickler
 
@@ -485,16 +490,10 @@ def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
     Raises:
         Exception: The value cannot be pickled.
     """
-    stream = io.BytesIO()
-    Pickler(stream, buffers=buffers).dump(value)
+    Pickler(stream := io.BytesIO(), buffers=buffers).dump(value)
     return stream.getvalue()
 
 
 def _is_reduced_plainly(kind: Any) -> bool:
     """True if a class leaves it to ``object`` how its objects are pickled."""
     return kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
-
-
-def _is_no_file(filename: str) -> bool:
-    """True for code of ``exec`` or typed at a prompt, which has no text before Python 3.13; from then on False."""
-    return filename in ("<string>", "<stdin>") and sys.version_info < (3, 13)

@@ -240,7 +240,12 @@ def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
 
 
 def _reduce_cached_property(pickler: CodePickler, obj: Any) -> Any:
-    """Returns how a ``functools.cached_property`` is pickled: without the lock that it has before Python 3.12."""
+    """Returns how a ``functools.cached_property`` is pickled if this version, or the other side's, has a lock in it.
+
+    Versions before 3.12 have one, which cannot be pickled. NotImplemented if neither has one.
+    """
+    if sys.version_info >= (3, 12) and not pickler.is_portable:
+        return NotImplemented
     return _cached_property, (), (obj.func, obj.attrname, obj.__doc__), None, None, _fill_cached_property
 
 
@@ -305,6 +310,7 @@ def _reduce_context_manager(pickler: CodePickler, manager: Any) -> Any:
 REDUCERS: dict[type, Reducer] = {
     **annotation_types.REDUCERS,
     functools._lru_cache_wrapper: _reduce_cache,  # pyright: ignore[reportPrivateUsage]  # no public name
+    functools.cached_property: _reduce_cached_property,
     functools.singledispatchmethod: _reduce_generic_method,
     weakref.WeakKeyDictionary: _reduce_weak,
     weakref.WeakValueDictionary: _reduce_weak,
@@ -312,6 +318,3 @@ REDUCERS: dict[type, Reducer] = {
     contextlib._AsyncGeneratorContextManager: _reduce_context_manager,  # pyright: ignore[reportPrivateUsage]  # no public name
 }
 """By type: the function that returns how its instances are pickled. Instances of subclasses are not looked up."""
-
-if sys.version_info < (3, 12):
-    REDUCERS[functools.cached_property] = _reduce_cached_property

@@ -20,8 +20,9 @@ import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from dispy.payload import versions
 from dispy.payload.blocks import PROTOCOL
-from dispy.payload.by_value import bytecode, special_objects
+from dispy.payload.by_value import bytecode, special_objects, version_parts
 from dispy.payload.by_value.bytecode import Imported
 from dispy.payload.by_value.change_stamps import Limited, Sink, TooLarge, attributes_of
 from dispy.payload.by_value.functions import functions_in, is_code, is_generic
@@ -234,6 +235,8 @@ def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
             if value is not None:
                 values[name] = value
         elif is_code(value):
+            if versions.is_wanted() and version_parts.is_generated(cls, name):
+                continue
             if any(_is_patched(function, made) for function in functions_in(value)):
                 values[name] = value
         elif _is_plain(value) or not _why_not(value):

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 
+from dispy.payload import versions
 from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.modules import changed_globals
-from dispy.payload.modules.sent_modules import Module, root_of
+from dispy.payload.modules.sent_modules import TEXT, Module, root_of
 
 Note = Callable[[types.ModuleType], None]
 """Called with each module of the user's that was just imported, before the code that imports it goes on.
@@ -220,13 +221,26 @@ class Loader(SourceFileLoader):
         return None if source is None else importlib.util.decode_source(source)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """Returns the code of the module: as it ran in the program, or compiled now."""
+        """Returns the code of the module: as it ran in the program, or compiled now.
+
+        Raises:
+            ImportError: It uses syntax that this version of Python does not have.
+            SyntaxError: Its text is not Python in any version: that of a module that the program has not imported.
+        """
         module = self._module
-        if module.code:
+        if module.code and module.code != TEXT:
             code: types.CodeType = marshal.loads(module.code)
             return code
         assert module.source is not None
-        compiled: types.CodeType = compile(module.source, module.path, "exec", dont_inherit=True)
+        try:
+            compiled: types.CodeType = compile(module.source, module.path, "exec", dont_inherit=True)
+        except SyntaxError as error:
+            if not module.code:
+                raise
+            raise ImportError(
+                f"module {module.name} uses syntax that Python {versions.text_of(versions.HERE)} does not have "
+                f"({module.path}, line {error.lineno}: {error.msg}); the program runs on a later version"
+            ) from None
         return compiled
 
     def exec_module(self, module: types.ModuleType) -> None:

@@ -106,7 +106,7 @@ def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
         code = None
     if code is None:
         code = _compile(path)
-    if code is None or not _is_changed(path) or _made_by(code, module):
+    if code is None or not is_changed(path) or _made_by(code, module):
         return code
     try:
         with open(importlib.util.cache_from_source(path), "rb") as file:
@@ -159,7 +159,7 @@ def started_ns() -> float:
     return _started[0] * 1e9
 
 
-def _is_changed(path: str) -> bool:
+def is_changed(path: str) -> bool:
     """True if a file may have changed since the program began: its code may not be the one that runs.
 
     Times of change (of content and inode) count from 1 s before the program began. That of the inode cannot be set

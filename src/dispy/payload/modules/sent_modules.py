@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from dispy.payload.by_value import bytecode
 from dispy.payload.by_value.bytecode import Imported
-from dispy.payload.modules.loaded_code import can_be_sent, code_of, imported_by, started_ns
+from dispy.payload.modules.loaded_code import can_be_sent, code_of, imported_by, is_changed, started_ns
 from dispy.payload.modules.origins import (
     Origin,
     is_library,
@@ -290,6 +290,33 @@ def gather(names: Iterable[str], statements: Iterable[Imported]) -> list[Module]
         if name not in search.found:
             modules.append(_describe_unused(name, path))
     return modules
+
+
+TEXT = b"text"
+"""Stands for the code of a module that the program has loaded, where its text is to be compiled: for other minor
+versions of Python."""
+
+
+def as_text(module: Module) -> Module:
+    """Returns a module for other minor versions of Python: without compiled code.
+
+    One whose source is missing, or is not what runs, raises ImportError where it is imported; the text says why.
+    """
+    if not module.path or module.path.endswith(tuple(EXTENSION_SUFFIXES)):
+        return module
+    reason = ""
+    if module.source is None:
+        reason = "its source is missing"
+    elif module.code and is_changed(module.path):
+        code = _compiled_text(module.source, module.path)
+        if code is None or code != marshal.loads(module.code):
+            reason = "its file has changed since the program has imported it"
+    source = module.source
+    if reason:
+        version = ".".join(map(str, sys.version_info[:2]))
+        told = f"module {module.name} runs on Python {version} alone: {reason} ({module.path})"
+        source = f"raise ImportError({told!r})\n".encode()
+    return module._replace(source=source, code=TEXT if module.code else b"")
 
 
 def _describe_unused(name: str, path: str) -> Module:

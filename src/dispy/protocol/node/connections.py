@@ -111,7 +111,8 @@ class Welcome(Struct, array_like=True, tag=32):
     both sides reconcile. Results that the node keeps for the client follow at once: the batches whose numbers are in
     ``kept``. ``last`` is the number of the last batch of results that was ever made for the client: a batch up to it
     that is not in ``kept`` has arrived before, or is lost. ``before`` names earlier incarnations whose results this
-    one has taken over from their spool; all else that they had is lost.
+    one has taken over from their spool; all else that they had is lost. ``python`` is the minor version of Python
+    that jobs run on, such as "3.12": a program of another one sends its code in another form.
     """
 
     node: Identity
@@ -123,6 +124,7 @@ class Welcome(Struct, array_like=True, tag=32):
     kept: Annotated[list[Number], Meta(max_length=limits.OPEN_JOBS_MAX)] = []
     before: Annotated[list[Identity], Meta(max_length=limits.BATCH_MAX)] = []
     available: Available | None = None
+    python: Name = ""
 
 
 class Reconciled(Struct, array_like=True, tag=40):

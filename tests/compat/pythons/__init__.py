@@ -1,0 +1,1 @@
+"""Programs and nodes on different minor versions of Python, each with each."""
