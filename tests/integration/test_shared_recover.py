@@ -164,6 +164,7 @@ def test_two_programs_with_equal_numbers(
         "    return name, number\n"
         "cluster = dispy.SharedJobCluster(say)\n"
         "jobs = [cluster.submit(sys.argv[1], n, sys.argv[2]) for n in range(10)]\n"
+        "cluster.why(jobs[-1])\n"  # the scheduler answers when it has all that was sent before
         "print('submitted', flush=True)\n"
         "time.sleep(60)\n"
     )
