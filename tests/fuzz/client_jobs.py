@@ -71,4 +71,4 @@ if __name__ == "__main__":
     from dispy.client.code.computation import Computation
 
     for job in JOBS:
-        print(Computation(job, []).code_with(()).hex())
+        print(Computation(job, []).code.hex())

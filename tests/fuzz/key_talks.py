@@ -3,8 +3,8 @@
     python -m tests.fuzz keys --seconds 20 --seed 1
     python -m tests.fuzz keys --mutations            each known fault, put back, must be found
 
-The model is written by the words of ``docs/explanation/security.md``, and shares no code with what is tried: it makes identities,
-derived keys and the table of roles by itself. No process, no socket: some ten thousand talks a second.
+The model is written by the words of ``docs/explanation/security.md``, and shares no code with what is tried: it makes
+identities, derived keys and the table of roles by itself. No process, no socket: some ten thousand talks a second.
 """
 
 from __future__ import annotations

@@ -81,6 +81,21 @@ class Code:
     def __init__(self, code: bytes) -> None:
         self.code = code
 
+    def code_for(self, python: str, setup_args: tuple[Any, ...]) -> bytes:
+        """All nodes get the common code."""
+        return b""
+
+    def meet(self, python: str) -> None:
+        """All nodes have our version of Python."""
+
+    def waits_for(self, python: str) -> bool:
+        """No job has code of one version alone."""
+        return False
+
+    def noted(self) -> bytes:
+        """As of computations: what a journal keeps."""
+        return payload.pack_code(payload.Noted(payload.HERE, self.code, b""))
+
 
 class Cluster:
     """One computation, as its user has it.

@@ -173,7 +173,7 @@ def test_help_says_what_each_role_does(master: Path) -> None:
     assert "derive" in CliRunner().invoke(command, ["secret", "-h"]).stdout
 
 
-@pytest.mark.parametrize("page", ["security", "shared"])
+@pytest.mark.parametrize("page", ["explanation/security", "how-to/shared"])
 def test_the_commands_of_the_documents_work(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
