@@ -51,7 +51,7 @@ def check_reach(access: Access, wanted: list[NodeAllocate]) -> None:
 
     Args:
         access: How the cluster's nodes are dialed; nothing is checked if a shared scheduler dials them.
-        wanted: Elements of ``nodes``. Patterns are skipped: they match nodes of this machine only.
+        wanted: Elements of ``nodes``. Patterns are skipped: nodes that they find are checked when they are dialed.
 
     Raises:
         UsageError: A node is on another machine, and the secret is only this user's own; or it was typed, and there
