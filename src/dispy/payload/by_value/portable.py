@@ -132,6 +132,10 @@ def _reference(code: types.CodeType) -> tuple[Any, tuple[Any, ...]]:
         if same:
             break
     else:
+        if (
+            code.co_filename == "<string>"
+        ):  # as all that is given to eval and exec; from 3.13 on -c is kept under it
+            raise _refused(code, "its source cannot be read", "put it into a file")
         raise _refused(
             code, "its source is not what runs", "start the program again, so that it is read anew"
         )
