@@ -24,9 +24,11 @@ STAGED = (
     "integration/test_faults.py",
     "integration/test_plain_results.py",
     "integration/test_strangers.py",
-    # Namespaces: containers, and machines that share a home.
+    # Namespaces: containers, machines that share a home, and machines of one network.
     "integration/test_containers.py",
+    "integration/test_doctor.py",
     "integration/test_found.py",
+    "integration/test_found_on_network.py",
     "integration/test_tls_machines.py",
     "integration/test_tutorial.py",
     # Terminals that are hung up.
@@ -44,6 +46,7 @@ STAGED = (
     "integration/test_logs.py",
     # Whole programs, one process or more for each row of a table.
     "integration/test_examples.py",
+    "integration/test_executor_standard.py",
     "integration/test_heard.py",
     "integration/test_how_to.py",
     "integration/test_interrupts.py",
