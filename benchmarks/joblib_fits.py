@@ -38,7 +38,8 @@ def run(quick: bool) -> list[Row]:
             pairs = harness.interleave(repeats, lambda: seconds("loky"), lambda: seconds(ours["backend"]))
             ours.clear()
     finally:
-        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+        loky: Any = get_reusable_executor  # which has no type hints
+        loky(reuse=True).shutdown(wait=True, kill_workers=True)
     name = f"{fits} fits by a search on two CPUs"
     return [
         median_row(

@@ -54,9 +54,10 @@ def examine(
     is_well = _show(f"this machine ({here['host']})", [*_about_here(chosen), *check_machine(here)])
     heard = air.listen(chosen, uses_multicast=uses_multicast)
     is_well &= _show("its networks", heard.findings)
-    named = [_parse(text) for text in hosts]
-    listed = [(each.host, each.port) for each in Lookout().with_secret(chosen.fingerprint())]
-    for host, port in dict.fromkeys([*named, *heard.nodes, *([] if named else listed)]):
+    nodes = [_parse(text) for text in hosts]
+    if not nodes:
+        nodes = [(each.host, each.port) for each in Lookout().with_secret(chosen.fingerprint())]
+    for host, port in dict.fromkeys(nodes + heard.nodes):
         is_well &= _show(f"{host} port {port}", check_node(host, port, access, parameters, here))
     return is_well
 
