@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -312,7 +313,11 @@ def test_a_node_that_can_write_nowhere_says_where_it_tried_and_what_to_do(
 
 
 def children_of(pid: int) -> dict[int, str]:
-    return {child.pid: child.status() for child in psutil.Process(pid).children()}
+    found = {}
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            found[child.pid] = str(child.status())
+    return found
 
 
 @mounting
