@@ -65,10 +65,7 @@ def node_port() -> int:
     Raises:
         UsageError: The assigned value is not a port number.
     """
-    given: Any = globals().get("NodePort", _derived("NodePort"))
-    if isinstance(given, bool) or not isinstance(given, int) or not 0 < given < 65536:
-        raise UsageError(f"dispy.config.NodePort must be a port number, not {given!r}")
-    return given
+    return _port("NodePort")
 
 
 def client_port() -> int:
@@ -77,9 +74,18 @@ def client_port() -> int:
     Raises:
         UsageError: The assigned value is not a port number.
     """
-    given: Any = globals().get("ClientPort", _derived("ClientPort"))
+    return _port("ClientPort")
+
+
+def _port(name: str) -> int:
+    """Returns the port of a setting in ``_DERIVED``: the assigned one, else as it follows from the base port.
+
+    Raises:
+        UsageError: The assigned value is not a port number.
+    """
+    given: Any = globals().get(name, _derived(name))
     if isinstance(given, bool) or not isinstance(given, int) or not 0 < given < 65536:
-        raise UsageError(f"dispy.config.ClientPort must be a port number, not {given!r}")
+        raise UsageError(f"dispy.config.{name} must be a port number, not {given!r}")
     return given
 
 

@@ -117,7 +117,7 @@ class _Dialer:
         self._settle(error)
 
     def on_slow(self) -> None:
-        """There is time."""
+        """The node is slow to answer: ``_prove`` waits on."""
 
 
 async def _prove(address: str, port: int, host: str, access: Access) -> Finding | None:
