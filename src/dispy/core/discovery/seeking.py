@@ -67,11 +67,6 @@ class Seeker:
         """Keys of secrets by the tags that are taken in this hour."""
         self._hour = -1
 
-    @property
-    def is_idle(self) -> bool:
-        """True if nothing is sought."""
-        return not self._sought
-
     def seek(self, key: bytes, now_s: float) -> None:
         """Seek nodes with a secret from now on; if it is sought already, as if that began now.
 
